@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* checkpoint.h - a model folder: its configs and every tensor of its safetensors files.
+ *
+ * Files are mapped, never copied. An open checkpoint is read-only; any thread. */
+#ifndef TN_CHECKPOINT_H
+#define TN_CHECKPOINT_H
+
+#include <tenon/plugin.h>
+
+#include <stdbool.h>
+
+typedef struct tn_ckpt tn_ckpt;
+
+#define TN_CKPT_NO_WEIGHTS 1u   /* configs only (load-format dummy, plan) */
+
+/* TN_NOINPUT: no such folder or no config.json; TN_DATA: anything invalid, by name. */
+tn_status tn_ckpt_open(const char *dir, uint32_t flags, tn_ckpt **out, tn_err *err);
+void tn_ckpt_close(tn_ckpt *c);
+const tn_view *tn_ckpt_view(const tn_ckpt *c);      /* lives as long as the checkpoint */
+const tn_json *tn_ckpt_generation(const tn_ckpt *c); /* generation_config.json or NULL */
+uint64_t tn_ckpt_bytes(const tn_ckpt *c);            /* of all shards */
+/* Tells the kernel that the maps will be read front to back / are no longer needed. */
+void tn_ckpt_advise(const tn_ckpt *c, bool soon);
+/* Inode, size and mtime of every file are what they were at open, else TN_DATA (a file was replaced while loading). */
+tn_status tn_ckpt_unchanged(const tn_ckpt *c, tn_err *err);
+
+/* Any plain tensor of `count` elements as f32 (F32, F16, BF16); TN_DATA for another type or count, TN_NOINPUT when absent. */
+tn_status tn_ckpt_floats(const tn_ckpt *c, const char *name, uint64_t count, float *out, tn_err *err);
+
+#endif
