@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* log.h - one event, one line, on standard error, as text or as JSON.
  *
+ *   2026-01-31T12:00:00.000Z info http [req-7]: listening
+ *   {"time":"...","level":"info","part":"http","request":"req-7","text":"listening"}
+ *
  * A line carries time, level, the part that speaks ("core", a plugin's name, "engine") and,
  * where there is one, the request's id. Writing never blocks for long and never fails the
- * caller: what cannot be written is counted. Any thread. Control characters are escaped. */
+ * caller: what cannot be written is counted. Any thread. Control characters and bytes that
+ * are not UTF-8 are escaped. The process must ignore SIGPIPE if fd may be a pipe. */
 #ifndef TN_LOG_H
 #define TN_LOG_H
 
