@@ -5,10 +5,19 @@
  * Each level is one translation unit compiled with its own -m flags and nothing else of it
  * runs before cpu_kernels_pick has looked at the processor.
  *
- * Packed matrix ("R16"): strips of 16 rows; in a strip the columns follow in blocks of 32.
- * W4G block: 256 bytes of nibbles. Byte (j, r, c), j = 0..3, r = row 0..15, c = 0..3: low
- * nibble w[r][4j + c], high nibble w[r][16 + 4j + c]. Rows past n and columns past cols are
- * packed as code = zero. How scales and zeros lie beside the blocks is matrix.c's own. */
+ * Packed matrix ("R16"): strips of 16 rows, strip_size bytes apart. Rows past n and columns
+ * past the form's are packed as code = zero, or 0. Inside a strip:
+ *
+ *   F32 F16 BF16   value (c, r): column by column, 16 rows side by side
+ *   W4G, W8G       scale [ngroup][16 rows] in scale_kind, then from zero_at
+ *                  zero  [ngroup][16 rows] u8, absent unless `zeros` (then 8 or 128), then
+ *                  from code_at blocks of 32 columns:
+ *     W4G  256 B   byte (j, r, c), j = 0..3, r = 0..15, c = 0..3: low nibble w[r][4j + c],
+ *                  high nibble w[r][16 + 4j + c]
+ *     W8G  512 B   byte (j, r, c), j = 0..7: w[r][4j + c]
+ *
+ * Each part begins on 64 bytes. A dword of a block is four columns of one row, so a vector
+ * of dwords has rows for lanes and meets a broadcast dword of int8 activations. */
 #ifndef TN_CPU_KERNEL_H
 #define TN_CPU_KERNEL_H
 
@@ -29,8 +38,14 @@ typedef struct cpu_matrix {
     uint64_t nstrip;      /* ceil(n / 16) */
     uint64_t strip_size;  /* bytes from one strip to the next */
     uint8_t *data;
-    const int32_t *perm;  /* [cols], -1 = padding; NULL: column j multiplies input j */
-    float *scratch;       /* reserved for the owner of matrix.c */
+    const int32_t *perm;  /* [cols], -1 = padding; NULL: column j multiplies input j.
+                             Memory of the device, filled by cpu_matrix_perm */
+    float *scratch;       /* unused */
+    uint64_t ngroup;      /* W4G, W8G: groups a row */
+    uint64_t zero_at;     /* byte offsets inside a strip */
+    uint64_t code_at;
+    uint32_t scale_kind;  /* TN_F32, TN_F16 or TN_BF16: how scales are stored */
+    uint32_t zeros;       /* 1: zero points are stored */
 } cpu_matrix;
 
 /* Activations of m rows, made ready for one or more matrices with the same perm. */
@@ -89,7 +104,8 @@ typedef struct cpu_kernels {
     float (*max)(const float *x, uint32_t n, uint32_t *at);             /* first of equals */
     double (*sum_exp)(const float *x, float max, uint32_t n);           /* sum exp(x - max) */
     bool (*finite)(const float *x, uint32_t n);                         /* no NaN, no +inf */
-    /* Sum of bytes read, so that nothing is optimised away: the bandwidth measurement. */
+    /* Sum of the 8-byte words (and last bytes) read, so that nothing is optimised away: the
+     * bandwidth measurement. */
     uint64_t (*read)(const void *p, size_t size);
 } cpu_kernels;
 
@@ -98,10 +114,22 @@ const cpu_kernels *cpu_kernels_pick(const char *name);
 /* The i-th level compiled in that this processor runs, worst first; NULL past the end. */
 const cpu_kernels *cpu_kernels_at(uint32_t i);
 
-/* matrix.c - packing */
-/* The kind a form is packed as: W4G, W8G, plain kinds as they are; requant W8G on a 16- or
- * 32-bit form gives W8G with group 32 per row. False: not packable (PRIVATE). */
+/* matrix.c - packing: plan, then settle (optional), then pack; all [any].
+ *
+ * plan fixes kind, shape and an upper bound of the size without seeing data: scales take
+ * 4 bytes. W4G and W8G stay what they are, plain kinds too; requant W8G makes of a plain
+ * form W8G with group 32. A group that neither is a multiple of 32 nor covers the whole row
+ * is expanded to F32, exactly. False: not packable (PRIVATE, or an impossible form). */
 bool cpu_matrix_plan(const tn_form *f, uint64_t n, uint64_t k, uint32_t requant, cpu_matrix *out);
+/* Reads every scale of all `nexpert` matrices once and, when all are exact in 16 bits, moves
+ * `w` to 16-bit scales: up to a ninth less memory traffic. strip_size only ever shrinks, so a
+ * place of the planned size holds. To be called before the first strip is packed, or never. */
+tn_status cpu_matrix_settle(cpu_matrix *w, const tn_form *f, const tn_reader *r,
+                            uint32_t nexpert, tn_err *err);
+/* Fills perm [w->cols] from the reader, -1 past the form's columns; entries outside [-1, k)
+ * are refused. Only for forms with TN_FORM_PERM. */
+tn_status cpu_matrix_perm(const cpu_matrix *w, const tn_form *f, const tn_reader *r,
+                          uint32_t expert, int32_t *perm, tn_err *err);
 uint64_t cpu_matrix_bytes(const cpu_matrix *w);   /* of `data`, a multiple of 64 */
 /* Packs strips [strip0, strip1) from rows pulled through the reader; any thread. */
 tn_status cpu_matrix_pack(cpu_matrix *w, const tn_form *f, const tn_reader *r, uint32_t expert,
