@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* modelconf.c - config.json as numbers that have been checked. */
+#include "modelconf.h"
+
+#include "json.h"
+
+#include <math.h>
+#include <string.h>
+
+#define FILE_NAME "config.json"
+#define SIZE_MOST (1 << 24) /* any single size: products of three stay far below 2^64 */
+#define CONTEXT_MOST (1 << 27)
+
+typedef struct family {
+    const char *type;
+    bool qk_norm;
+    bool qkv_bias;      /* when the config does not say */
+    bool has_window;    /* sliding_window alone switches the window on (mistral) */
+    bool window_switch; /* use_sliding_window decides (qwen2, qwen3) */
+} family;
+
+static const family families[] = {
+    {.type = "llama"},
+    {.type = "mistral", .has_window = true},
+    {.type = "qwen2", .qkv_bias = true, .window_switch = true},
+    {.type = "qwen3", .qk_norm = true, .window_switch = true},
+};
+
+static tn_status read_size(const tn_json *c, const char *key, int64_t fallback, int64_t least,
+                           int64_t most, uint32_t *out, tn_err *err)
+{
+    int64_t v = 0;
+    tn_status st = tn_json_get_int(c, key, FILE_NAME, fallback, least, most, &v, err);
+    if (st != TN_OK)
+        return st;
+    if (v < least) /* the fallback of a key that must be there */
+        return tn_fail(err, TN_DATA, FILE_NAME ": %s: missing; expected %lld to %lld", key,
+                       (long long)least, (long long)most);
+    *out = (uint32_t)v;
+    return TN_OK;
+}
+
+static tn_status read_family(const tn_json *c, const family **f, tn_err *err)
+{
+    const char *type = NULL;
+    tn_status st = tn_json_get_text(c, "model_type", FILE_NAME, "", &type, err);
+    if (st != TN_OK)
+        return st;
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+        if (strcmp(type, families[i].type) == 0) {
+            *f = &families[i];
+            return TN_OK;
+        }
+    return tn_fail(err, TN_DATA, FILE_NAME ": model_type: \"%.64s\"; expected one of llama, "
+                   "mistral, qwen2, qwen3", type);
+}
+
+static tn_status read_shape(const tn_json *c, tn_model_conf *m, tn_err *err)
+{
+    static const struct { const char *key; size_t at; int64_t most; } size[] = {
+        {"hidden_size", offsetof(tn_model_conf, hidden), SIZE_MOST},
+        {"num_hidden_layers", offsetof(tn_model_conf, layers), TN_LAYERS_MAX},
+        {"num_attention_heads", offsetof(tn_model_conf, heads), 65536},
+        {"intermediate_size", offsetof(tn_model_conf, inter), SIZE_MOST},
+        {"vocab_size", offsetof(tn_model_conf, vocab), SIZE_MOST},
+        {"max_position_embeddings", offsetof(tn_model_conf, context), CONTEXT_MOST},
+    };
+    for (size_t i = 0; i < sizeof size / sizeof *size; i++) {
+        tn_status st = read_size(c, size[i].key, -1, 1, size[i].most,
+                                 (uint32_t *)((char *)m + size[i].at), err);
+        if (st != TN_OK)
+            return st;
+    }
+    tn_status st = read_size(c, "num_key_value_heads", m->heads, 1, 65536, &m->kv_heads, err);
+    if (st != TN_OK)
+        return st;
+    st = read_size(c, "head_dim", m->hidden / m->heads, 1, 4096, &m->head_dim, err);
+    if (st != TN_OK)
+        return st;
+    if (m->heads % m->kv_heads != 0)
+        return tn_fail(err, TN_DATA, FILE_NAME ": num_key_value_heads: %u; expected a divisor of "
+                       "num_attention_heads %u", m->kv_heads, m->heads);
+    if (m->head_dim % 2 != 0)
+        return tn_fail(err, TN_DATA, FILE_NAME ": head_dim: %u; expected an even number",
+                       m->head_dim);
+    return TN_OK;
+}
+
+static tn_status read_act(const tn_json *c, tn_model_conf *m, tn_err *err)
+{
+    static const struct { const char *name; uint32_t act; } known[] = {
+        {"silu", TN_ACT_SILU}, {"swish", TN_ACT_SILU}, {"gelu", TN_ACT_GELU},
+        {"gelu_pytorch_tanh", TN_ACT_GELU_TANH}, {"gelu_new", TN_ACT_GELU_TANH},
+    };
+    const char *name = NULL;
+    tn_status st = tn_json_get_text(c, "hidden_act", FILE_NAME, "silu", &name, err);
+    if (st != TN_OK)
+        return st;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(name, known[i].name) == 0) {
+            m->act = known[i].act;
+            return TN_OK;
+        }
+    return tn_fail(err, TN_DATA, FILE_NAME ": hidden_act: \"%.64s\"; expected silu, gelu, "
+                   "gelu_new or gelu_pytorch_tanh", name);
+}
+
+static tn_status read_dtype(const tn_json *c, tn_model_conf *m, tn_err *err)
+{
+    static const struct { const char *name; uint32_t dtype; } known[] = {
+        {"float16", TN_F16}, {"bfloat16", TN_BF16}, {"float32", TN_F32},
+        {"torch.float16", TN_F16}, {"torch.bfloat16", TN_BF16}, {"torch.float32", TN_F32},
+    };
+    const char *key = tn_json_find(c, "dtype") != NULL ? "dtype" : "torch_dtype", *name = NULL;
+    tn_status st = tn_json_get_text(c, key, FILE_NAME, "float16", &name, err);
+    if (st != TN_OK)
+        return st;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(name, known[i].name) == 0) {
+            m->dtype = known[i].dtype;
+            return TN_OK;
+        }
+    return tn_fail(err, TN_DATA, FILE_NAME ": %s: \"%.64s\"; expected float16, bfloat16 or "
+                   "float32", key, name);
+}
+
+/* One eos id, a list of them, or none. */
+static tn_status read_eos(const tn_json *c, tn_model_conf *m, tn_err *err)
+{
+    const tn_json *v = tn_json_find(c, "eos_token_id");
+    if (v == NULL || v->type == TN_JSON_NULL)
+        return TN_OK;
+    bool list = v->type == TN_JSON_LIST;
+    for (const tn_json *e = list ? v->child : v; e != NULL; e = list ? e->next : NULL) {
+        if (e->type != TN_JSON_INT || e->i < 0 || e->i >= m->vocab)
+            return tn_fail(err, TN_DATA, FILE_NAME ": eos_token_id: not a token id; expected 0 to "
+                           "%u", m->vocab - 1);
+        if (m->neos == TN_EOS_MAX)
+            return tn_fail(err, TN_DATA, FILE_NAME ": eos_token_id: %u ids; expected at most %u",
+                           v->count, TN_EOS_MAX);
+        m->eos[m->neos++] = (int32_t)e->i;
+    }
+    return TN_OK;
+}
+
+static tn_status read_tokens(const tn_json *c, tn_model_conf *m, tn_err *err)
+{
+    int64_t bos = -1;
+    const tn_json *v = tn_json_find(c, "bos_token_id");
+    if (v != NULL && v->type != TN_JSON_NULL) {
+        tn_status st = tn_json_get_int(c, "bos_token_id", FILE_NAME, -1, 0, m->vocab - 1, &bos,
+                                       err);
+        if (st != TN_OK)
+            return st;
+    }
+    m->bos = (int32_t)bos;
+    return read_eos(c, m, err);
+}
+
+/* Old configs keep rope_theta at the top and the stretching in rope_scaling; new ones keep
+ * both in rope_parameters. */
+static const tn_json *rope_object(const tn_json *c)
+{
+    const tn_json *o = tn_json_find(c, "rope_parameters");
+    if (o == NULL || o->type != TN_JSON_OBJECT)
+        o = tn_json_find(c, "rope_scaling");
+    return o != NULL && o->type == TN_JSON_OBJECT ? o : NULL;
+}
+
+static tn_status read_positive(const tn_json *o, const char *key, double fallback, double *out,
+                               tn_err *err)
+{
+    tn_status st = tn_json_get_float(o, key, FILE_NAME, fallback, out, err);
+    if (st == TN_OK && !(*out > 0 && *out < 1e12))
+        return tn_fail(err, TN_DATA, FILE_NAME ": %s: %g; expected a positive number", key, *out);
+    return st;
+}
+
+static tn_status read_yarn(const tn_json *o, tn_scaling *s, tn_err *err)
+{
+    double mscale = 0, mscale_all = 0;
+    tn_status st = read_positive(o, "beta_fast", 32, &s->beta_fast, err);
+    if (st == TN_OK)
+        st = read_positive(o, "beta_slow", 1, &s->beta_slow, err);
+    if (st == TN_OK)
+        st = tn_json_get_float(o, "mscale", FILE_NAME, 0, &mscale, err);
+    if (st == TN_OK)
+        st = tn_json_get_float(o, "mscale_all_dim", FILE_NAME, 0, &mscale_all, err);
+    if (st == TN_OK)
+        st = tn_json_get_bool(o, "truncate", FILE_NAME, true, &s->truncate, err);
+    if (st != TN_OK)
+        return st;
+    double grow = s->factor > 1 ? log(s->factor) : 0;
+    double usual = mscale != 0 && mscale_all != 0
+                       ? (0.1 * mscale * grow + 1) / (0.1 * mscale_all * grow + 1)
+                       : 0.1 * grow + 1;
+    return read_positive(o, "attention_factor", usual, &s->attention, err);
+}
+
+static tn_status read_scaling(const tn_json *o, tn_model_conf *m, tn_err *err)
+{
+    tn_scaling *s = &m->scaling;
+    const char *kind = NULL;
+    const char *key = tn_json_find(o, "rope_type") != NULL ? "rope_type" : "type";
+    tn_status st = tn_json_get_text(o, key, FILE_NAME, "default", &kind, err);
+    if (st != TN_OK || strcmp(kind, "default") == 0)
+        return st;
+    st = read_positive(o, "factor", -1, &s->factor, err);
+    if (st == TN_OK)
+        st = read_positive(o, "original_max_position_embeddings", m->context, &s->original, err);
+    if (st != TN_OK)
+        return st;
+    if (strcmp(kind, "linear") == 0) {
+        s->kind = TN_SCALING_LINEAR;
+        return TN_OK;
+    }
+    if (strcmp(kind, "llama3") == 0) {
+        s->kind = TN_SCALING_LLAMA3;
+        st = read_positive(o, "low_freq_factor", 1, &s->low_freq, err);
+        if (st == TN_OK)
+            st = read_positive(o, "high_freq_factor", 4, &s->high_freq, err);
+        if (st == TN_OK && !(s->high_freq > s->low_freq))
+            return tn_fail(err, TN_DATA, FILE_NAME ": high_freq_factor: %g; expected more than "
+                           "low_freq_factor %g", s->high_freq, s->low_freq);
+        return st;
+    }
+    if (strcmp(kind, "yarn") == 0) {
+        s->kind = TN_SCALING_YARN;
+        return read_yarn(o, s, err);
+    }
+    return tn_fail(err, TN_DATA, FILE_NAME ": %s: \"%.64s\"; expected default, linear, llama3 or "
+                   "yarn", key, kind);
+}
+
+static tn_status read_rope(const tn_json *c, tn_model_conf *m, tn_err *err)
+{
+    const tn_json *o = rope_object(c);
+    double partial = 1;
+    tn_status st = read_positive(tn_json_find(o, "rope_theta") != NULL ? o : c, "rope_theta",
+                                 10000, &m->rope_theta, err);
+    if (st == TN_OK)
+        st = read_positive(tn_json_find(o, "partial_rotary_factor") != NULL ? o : c,
+                           "partial_rotary_factor", 1, &partial, err);
+    if (st != TN_OK)
+        return st;
+    m->rope_dims = (uint32_t)(m->head_dim * partial);
+    if (partial > 1 || m->rope_dims % 2 != 0 || m->rope_dims == 0)
+        return tn_fail(err, TN_DATA, FILE_NAME ": partial_rotary_factor: %g; expected an even "
+                       "number of rotated dimensions out of head_dim %u", partial, m->head_dim);
+    st = o != NULL ? read_scaling(o, m, err) : TN_OK;
+    if (st != TN_OK)
+        return st;
+    /* transformers keeps max_position_embeddings at the stretched length for llama3; for
+     * linear and yarn configs in the wild it is the original one. */
+    double reach = m->scaling.original * m->scaling.factor;
+    if ((m->scaling.kind == TN_SCALING_YARN || m->scaling.kind == TN_SCALING_LINEAR) &&
+        reach > m->context && reach <= CONTEXT_MOST)
+        m->context = (uint32_t)reach;
+    return TN_OK;
+}
+
+/* layer_types says it layer by layer; older configs by use_sliding_window and
+ * max_window_layers (layers from there on have the window). */
+static tn_status read_windows(const tn_json *c, const family *f, tn_model_conf *m, tn_err *err)
+{
+    uint32_t window = 0, from = 0;
+    bool on = f->has_window;
+    tn_status st = read_size(c, "sliding_window", 0, 0, CONTEXT_MOST, &window, err);
+    if (st == TN_OK && f->window_switch)
+        st = tn_json_get_bool(c, "use_sliding_window", FILE_NAME, false, &on, err);
+    if (st == TN_OK && f->window_switch)
+        st = read_size(c, "max_window_layers", 28, 0, SIZE_MOST, &from, err);
+    if (st != TN_OK)
+        return st;
+    const tn_json *types = tn_json_find(c, "layer_types");
+    if (types != NULL && types->type == TN_JSON_LIST) {
+        if (types->count != m->layers)
+            return tn_fail(err, TN_DATA, FILE_NAME ": layer_types: %u entries; expected "
+                           "num_hidden_layers %u", types->count, m->layers);
+        uint32_t i = 0;
+        for (const tn_json *t = types->child; t != NULL; t = t->next, i++) {
+            bool slides = t->type == TN_JSON_TEXT && strcmp(t->text, "sliding_attention") == 0;
+            bool full = t->type == TN_JSON_TEXT && strcmp(t->text, "full_attention") == 0;
+            if (!slides && !full)
+                return tn_fail(err, TN_DATA, FILE_NAME ": layer_types[%u]: unknown; expected "
+                               "full_attention or sliding_attention", i);
+            m->window[i] = slides ? window : 0;
+        }
+        return TN_OK;
+    }
+    for (uint32_t i = 0; on && i < m->layers; i++)
+        m->window[i] = i >= from ? window : 0;
+    return TN_OK;
+}
+
+static tn_status read_switches(const tn_json *c, const family *f, tn_model_conf *m, tn_err *err)
+{
+    double eps = 0;
+    bool bias = false;
+    tn_status st = tn_json_get_float(c, "rms_norm_eps", FILE_NAME, 1e-6, &eps, err);
+    if (st == TN_OK && !(eps > 0 && eps < 1))
+        return tn_fail(err, TN_DATA, FILE_NAME ": rms_norm_eps: %g; expected between 0 and 1",
+                       eps);
+    if (st == TN_OK)
+        st = tn_json_get_bool(c, "tie_word_embeddings", FILE_NAME, false, &m->tied, err);
+    if (st == TN_OK)
+        st = tn_json_get_bool(c, "attention_bias", FILE_NAME, false, &bias, err);
+    if (st == TN_OK)
+        st = tn_json_get_bool(c, "mlp_bias", FILE_NAME, false, &m->mlp_bias, err);
+    m->eps = (float)eps;
+    m->qk_norm = f->qk_norm;
+    m->qkv_bias = f->qkv_bias || bias;
+    m->o_bias = bias && !f->qkv_bias;
+    return st;
+}
+
+tn_status tn_model_conf_read(const tn_json *config, tn_model_conf *out, tn_err *err)
+{
+    if (config == NULL || config->type != TN_JSON_OBJECT)
+        return tn_fail(err, TN_DATA, FILE_NAME ": not an object; expected a model configuration");
+    tn_model_conf m = {.bos = -1};
+    const family *f = NULL;
+    tn_status st = read_family(config, &f, err);
+    if (st == TN_OK)
+        st = read_shape(config, &m, err);
+    if (st == TN_OK)
+        st = read_act(config, &m, err);
+    if (st == TN_OK)
+        st = read_dtype(config, &m, err);
+    if (st == TN_OK)
+        st = read_tokens(config, &m, err);
+    if (st == TN_OK)
+        st = read_rope(config, &m, err);
+    if (st == TN_OK)
+        st = read_windows(config, f, &m, err);
+    if (st == TN_OK)
+        st = read_switches(config, f, &m, err);
+    if (st != TN_OK)
+        return st;
+    snprintf(m.type, sizeof m.type, "%s", f->type);
+    *out = m;
+    return TN_OK;
+}

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* recipe.h - building a recipe piece by piece, checking it, and printing it.
+ *
+ * A draft owns everything the finished recipe points to. Adding never fails on the spot: the
+ * first lack of memory marks the draft, and tn_draft_finish reports it. */
+#ifndef TN_RECIPE_H
+#define TN_RECIPE_H
+
+#include "arena.h"
+#include "modelconf.h"
+
+#include <stdbool.h>
+
+struct tn_buf;
+
+/* Where a weight's numbers come from. `module` is the name without ".weight" for matrices and
+ * the whole tensor name for vectors. */
+typedef struct tn_source {
+    const char *module;
+    const char *const *experts; /* [nexpert] module names of a stack, else NULL */
+    uint64_t n, k;              /* of the whole module, before sharding */
+    tn_rect rect;               /* this rank's part */
+    bool optional;              /* may be absent: the weight is then dropped (lm_head of a tied model) */
+} tn_source;
+
+typedef struct tn_draft {
+    tn_arena arena;
+    tn_recipe recipe;
+    tn_source *source;          /* [recipe.nweight] */
+    tn_buffer *buffer;
+    tn_weight_spec *weight;
+    tn_op *op;
+    tn_rope *rope;
+    tn_cache_spec *cache;
+    tn_section *section;
+    uint32_t cap_buffer, cap_weight, cap_op, cap_rope, cap_cache, cap_section;
+    bool failed;
+} tn_draft;
+
+void tn_draft_open(tn_draft *d, const char *name, uint32_t act_dtype, uint32_t vocab);
+void tn_draft_close(tn_draft *d);
+
+/* Each returns the new index, or TN_NONE once the draft has failed. Names are printf'd. */
+uint32_t tn_draft_buffer(tn_draft *d, uint32_t rows, uint32_t width, uint32_t dtype,
+                         const char *name);
+uint32_t tn_draft_matrix(tn_draft *d, uint32_t role, uint64_t n, uint64_t k, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+uint32_t tn_draft_vector(tn_draft *d, uint64_t k, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+uint32_t tn_draft_rope(tn_draft *d, const tn_model_conf *c, uint32_t npos);
+uint32_t tn_draft_cache(tn_draft *d, uint32_t heads, uint32_t k_dim, uint32_t v_dim);
+/* Copies args (its first member is its size). */
+void tn_draft_op(tn_draft *d, uint32_t kind, uint32_t layer, const void *args, const char *fmt,
+                 ...) __attribute__((format(printf, 5, 6)));
+/* Everything added since the last call becomes one section. */
+void tn_draft_section(tn_draft *d, const char *name);
+
+/* TN_OK and d->recipe is whole, or TN_NO_MEMORY. */
+tn_status tn_draft_finish(tn_draft *d, tn_err *err);
+
+/* The whole model on one screen: buffers, then one line per operation (layers that repeat are
+ * folded), with weights, shapes and forms. */
+void tn_recipe_print(const tn_recipe *r, struct tn_buf *out);
+
+/* dense.c: the forward pass of llama, mistral, qwen2 and qwen3 on one rank. */
+tn_status tn_dense_build(const tn_model_conf *c, uint32_t act_dtype, uint32_t npos, tn_draft *d,
+                         tn_err *err);
+
+#endif
