@@ -7,6 +7,8 @@
  * short wait, after that its lines are dropped at once until it reads again. */
 #include "log.h"
 
+#include "plain.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <stdarg.h>
@@ -48,28 +50,6 @@ static void put_text(line *o, const char *text)
     put_bytes(o, text, strlen(text));
 }
 
-/* Bytes of the UTF-8 character at s (n >= 1 left), 0 when it is none. */
-static size_t utf8_size(const unsigned char *s, size_t n)
-{
-    size_t size = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2
-                : (s[0] & 0xf0) == 0xe0 ? 3 : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
-    if (size == 0 || size > n)
-        return 0;
-    for (size_t i = 1; i < size; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f)
-        || (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
-        return 0;
-    return size;
-}
-
-static bool is_control(const unsigned char *s, size_t size)
-{
-    /* C0, DEL, and C1 in its two-byte spelling: a terminal obeys all three. */
-    return s[0] < 0x20 || s[0] == 0x7f || (size == 2 && s[0] == 0xc2 && s[1] < 0xa0);
-}
-
 static void put_escape(line *o, bool json, const unsigned char *s, size_t size)
 {
     static const char hex[] = "0123456789abcdef";
@@ -91,18 +71,18 @@ static void put_escape(line *o, bool json, const unsigned char *s, size_t size)
 /* Text on one line: controls and stray bytes are spelled out. */
 static void put_escaped(line *o, bool json, const char *text)
 {
-    const unsigned char *s = (const unsigned char *)text;
+    const char *s = text;
     size_t n = strlen(text);
     while (n > 0) {
-        size_t size = utf8_size(s, n);
+        size_t size = tn_plain_size(s, n);
         if (o->max - o->len < 8)
             return;
-        if (size == 0 || is_control(s, size)) {
-            put_escape(o, json, s, size);
+        if (size == 0 || tn_plain_is_control(s, size)) {
+            put_escape(o, json, (const unsigned char *)s, size);
         } else {
             if (json && (s[0] == '"' || s[0] == '\\'))
                 put_bytes(o, "\\", 1);
-            put_bytes(o, (const char *)s, size);
+            put_bytes(o, s, size);
         }
         s += size ? size : 1;
         n -= size ? size : 1;

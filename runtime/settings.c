@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* settings.c - the keys of [tenon] and [model NAME], and their values as structs. */
+#include "settings.h"
+
+#include <stdio.h>
+
+#ifndef TN_PLUGIN_DIR
+#define TN_PLUGIN_DIR "/usr/local/lib/tenon"
+#endif
+
+#define OPT(t, k, d, h) \
+    {.size = sizeof(tn_option), .type = TN_OPT_##t, .key = k, .fallback = d, .help = h}
+#define NUM(t, k, d, lo, hi, h) \
+    {.size = sizeof(tn_option), .type = TN_OPT_##t, .key = k, .fallback = d, .least = lo, \
+     .greatest = hi, .help = h}
+#define ENUM(k, d, c, h) \
+    {.size = sizeof(tn_option), .type = TN_OPT_ENUM, .key = k, .fallback = d, .choices = c, \
+     .help = h}
+
+static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL};
+static const char *const log_formats[] = {"text", "json", NULL};
+static const char *const dtypes[] = {"auto", "float16", "bfloat16", "float32", "half", "float",
+                                     NULL};
+static const char *const cache_dtypes[] = {"auto", "float16", "bfloat16", "float32", NULL};
+static const char *const requants[] = {"keep", "int8", NULL};
+
+static const tn_option tenon_options[] = {
+    OPT(LIST, "plugin_path", TN_PLUGIN_DIR,
+        "Absolute folders in which plugins are looked for, with commas between them."),
+    ENUM("log_level", "info", log_levels, "The least urgent events that are logged."),
+    ENUM("log_format", "text", log_formats, "How a log line is written."),
+    NUM(INT, "drain_timeout", "30", 0, 86400,
+        "Seconds that running requests get to finish at shutdown."),
+};
+
+#define GB (1024.0 * 1024.0 * 1024.0)
+#define BYTES_MAX (1048576.0 * GB)
+
+static const tn_option model_options[] = {
+    OPT(PATH, "path", "", "The model's folder."),
+    OPT(TEXT, "quant", "auto", "The quant plugin that reads the weights; auto asks all."),
+    OPT(TEXT, "device", "auto", "The device plugin that computes; auto takes the fastest."),
+    ENUM("dtype", "auto", dtypes, "Type of the activations."),
+    OPT(BOOL, "exact", "no", "Compute in float32 throughout, slowly, as the reference."),
+    NUM(INT, "max_model_len", "0", -1, 1048576,
+        "Tokens of prompt and reply together; 0 takes the model's own limit."),
+    NUM(INT, "max_num_seqs", "16", 1, 1024, "Sequences that run at once."),
+    NUM(INT, "max_num_batched_tokens", "512", 1, 1048576, "Tokens in one step."),
+    NUM(SIZE, "memory", "0", 0, BYTES_MAX,
+        "Budget for weights, cache and workspace; 0 takes what is free."),
+    NUM(SIZE, "kv_cache_memory", "0", 0, BYTES_MAX,
+        "Budget for the cache alone; 0 takes what the budget leaves."),
+    ENUM("kv_cache_dtype", "auto", cache_dtypes, "Type of the cached keys and values."),
+    NUM(INT, "block_size", "0", 0, 4096, "Tokens a cache block; 0 takes the device's own."),
+    OPT(BOOL, "prefix_caching", "yes", "Reuse the cache of prompts that begin alike."),
+    ENUM("head", "keep", requants, "Requantize a 16-bit output head at load."),
+    ENUM("dense", "keep", requants, "Requantize other 16-bit weights at load."),
+    NUM(INT, "tensor_parallel_size", "1", 1, 64, "Ranks that share the model."),
+    NUM(INT, "seed", "0", -9.2e18, 9.2e18, "Where unseeded requests draw their seeds from."),
+    OPT(LIST, "served_name", "", "Names that clients may use; empty: the section's name."),
+    OPT(TEXT, "chat_template", "", "A file with a template, or the template; empty: the "
+        "model's own."),
+    OPT(TEXT, "generation_config", "auto", "Where sampling defaults come from: auto (the "
+        "model's folder), vllm (nowhere), or a folder."),
+    OPT(TEXT, "override_generation_config", "", "A JSON object over those defaults."),
+    NUM(INT, "max_logprobs", "20", 0, 1024, "Most log-probabilities a request may ask for."),
+    NUM(INT, "queue", "0", 0, 65536, "Requests that may wait; 0 takes 4 x max_num_seqs."),
+    NUM(INT, "request_timeout", "300", 0, 86400,
+        "Seconds a request may take in all; 0 sets no limit."),
+};
+
+#define COUNT(a) ((uint32_t)(sizeof(a) / sizeof(a)[0]))
+
+const tn_option *tn_settings_options(uint32_t *n)
+{
+    *n = COUNT(tenon_options);
+    return tenon_options;
+}
+
+const tn_option *tn_model_options(uint32_t *n)
+{
+    *n = COUNT(model_options);
+    return model_options;
+}
+
+static tn_status values_of(const tn_conf *c, uint32_t kind, const char *name,
+                           const char *section, tn_values **out, tn_err *err)
+{
+    uint32_t n;
+    tn_values *v;
+    const tn_option *table =
+        kind == TN_CONF_MODEL ? tn_model_options(&n) : tn_settings_options(&n);
+    tn_status st = tn_values_open(section, &v, err);
+    if (st != TN_OK)
+        return st;
+    st = tn_values_add(v, table, n, err);
+    if (st == TN_OK)
+        st = tn_conf_fill(c, kind, name, false, v, err);
+    if (st != TN_OK) {
+        tn_values_close(v);
+        return st;
+    }
+    *out = v;
+    return TN_OK;
+}
+
+static const char *text_of(const tn_values *v, const char *key)
+{
+    return tn_values_find(v, key)->text;
+}
+
+static int64_t int_of(const tn_values *v, const char *key)
+{
+    return tn_values_find(v, key)->i;
+}
+
+/* An enum's value as its place among the choices. */
+static uint32_t place_of(const tn_values *v, const char *key)
+{
+    const tn_value *at = tn_values_find(v, key);
+    uint32_t i = 0;
+    while (strcmp(at->option.choices[i], at->text) != 0)
+        i++;
+    return i;
+}
+
+static tn_status check_folders(const tn_value *v, tn_err *err)
+{
+    for (uint32_t i = 0; i < v->count; i++)
+        if (v->item[i][0] != '/')
+            return tn_fail(err, TN_CONFIG, "%s: [tenon] plugin_path holds %s; expected an "
+                           "absolute folder", v->origin ? v->origin : "default", v->item[i]);
+    return TN_OK;
+}
+
+tn_status tn_settings_open(const tn_conf *c, tn_settings *out, tn_err *err)
+{
+    tn_settings s = {.values = NULL};
+    tn_status st = values_of(c, TN_CONF_TENON, "", "tenon", &s.values, err);
+    if (st != TN_OK)
+        return st;
+    const tn_value *path = tn_values_find(s.values, "plugin_path");
+    st = check_folders(path, err);
+    if (st != TN_OK) {
+        tn_values_close(s.values);
+        return st;
+    }
+    s.nplugin_path = path->count;
+    s.plugin_path = path->item;
+    s.log_level = TN_LOG_ERROR + place_of(s.values, "log_level");
+    s.log_json = place_of(s.values, "log_format") == 1;
+    s.drain_timeout = (uint32_t)int_of(s.values, "drain_timeout");
+    *out = s;
+    return TN_OK;
+}
+
+void tn_settings_close(tn_settings *s)
+{
+    tn_values_close(s->values);
+    *s = (tn_settings){.values = NULL};
+}
+
+static void fill_model(const tn_values *v, tn_model_settings *s)
+{
+    static const uint32_t types[] = {0, TN_F16, TN_BF16, TN_F32, TN_F16, TN_F32};
+    const tn_value *served = tn_values_find(v, "served_name");
+    s->path = text_of(v, "path");
+    s->quant = text_of(v, "quant");
+    s->device = text_of(v, "device");
+    s->dtype = types[place_of(v, "dtype")];
+    s->exact = int_of(v, "exact") != 0;
+    s->max_model_len = int_of(v, "max_model_len") < 0 ? 0 : int_of(v, "max_model_len");
+    s->max_num_seqs = (uint32_t)int_of(v, "max_num_seqs");
+    s->max_num_batched_tokens = (uint32_t)int_of(v, "max_num_batched_tokens");
+    s->memory = (uint64_t)int_of(v, "memory");
+    s->kv_cache_memory = (uint64_t)int_of(v, "kv_cache_memory");
+    s->kv_cache_dtype = types[place_of(v, "kv_cache_dtype")];
+    s->block_size = (uint32_t)int_of(v, "block_size");
+    s->prefix_caching = int_of(v, "prefix_caching") != 0;
+    s->head_int8 = place_of(v, "head") == 1;
+    s->dense_int8 = place_of(v, "dense") == 1;
+    s->tensor_parallel_size = (uint32_t)int_of(v, "tensor_parallel_size");
+    s->seed = int_of(v, "seed");
+    s->nserved_name = served->count;
+    s->served_name = served->item;
+    s->chat_template = text_of(v, "chat_template");
+    s->generation_config = text_of(v, "generation_config");
+    s->override_generation_config = text_of(v, "override_generation_config");
+    s->max_logprobs = (uint32_t)int_of(v, "max_logprobs");
+    s->queue = (uint32_t)int_of(v, "queue");
+    if (s->queue == 0)
+        s->queue = 4 * s->max_num_seqs;
+    s->request_timeout = (uint32_t)int_of(v, "request_timeout");
+}
+
+tn_status tn_model_settings_open(const tn_conf *c, const char *name, tn_model_settings *out,
+                                 tn_err *err)
+{
+    char section[160];
+    tn_model_settings s = {.name = name};
+    snprintf(section, sizeof section, "model %s", name);
+    tn_status st = values_of(c, TN_CONF_MODEL, name, section, &s.values, err);
+    if (st != TN_OK)
+        return st;
+    fill_model(s.values, &s);
+    *out = s;
+    return TN_OK;
+}
+
+void tn_model_settings_close(tn_model_settings *s)
+{
+    tn_values_close(s->values);
+    *s = (tn_model_settings){.values = NULL};
+}
