@@ -10,48 +10,63 @@
 #include "recipe.h"
 
 #include <math.h>
+#include <stdio.h>
 
-typedef struct names {
+typedef struct build {
+    tn_draft *d;
+    const tn_model_conf *c;
+    const tn_view *view;             /* may be NULL: nothing is known of the files */
     uint32_t x, h, qkv, att, gu, ff; /* token rows */
     uint32_t xo, ho, logits;         /* output rows */
     uint32_t rope;
-} names;
+} build;
 
-static uint32_t bias_of(tn_draft *d, bool has, uint64_t n, uint32_t layer, const char *module)
+/* A bias that the config names must be there; one that only the file holds is used as well
+ * (some quantizers write them for every linear). */
+static uint32_t bias_of(const build *b, bool named, uint64_t n, uint32_t layer,
+                        const char *module)
 {
-    return has ? tn_draft_vector(d, n, "model.layers.%u.%s.bias", layer, module) : TN_NONE;
+    char name[128];
+    tn_tensor t;
+    snprintf(name, sizeof name, "model.layers.%u.%s.bias", layer, module);
+    if (!named && (b->view == NULL || !b->view->find(b->view, name, &t)))
+        return TN_NONE;
+    return tn_draft_vector(b->d, n, "%s", name);
 }
 
-static tn_part part_of(tn_draft *d, uint32_t layer, const char *module, uint64_t n, uint64_t k,
-                       bool bias, uint32_t out, uint32_t col)
+static tn_part part_of(const build *b, uint32_t layer, const char *module, uint64_t n,
+                       uint64_t k, bool bias, uint32_t out, uint32_t col)
 {
     tn_part p = {.out = out, .col = col};
-    p.w = tn_draft_matrix(d, TN_ROLE_DENSE, n, k, "model.layers.%u.%s", layer, module);
-    p.bias = bias_of(d, bias, n, layer, module);
+    p.w = tn_draft_matrix(b->d, TN_ROLE_DENSE, n, k, "model.layers.%u.%s", layer, module);
+    p.bias = bias_of(b, bias, n, layer, module);
     return p;
 }
 
-static void add_norm(tn_draft *d, const tn_model_conf *c, uint32_t in, uint32_t out, uint32_t w,
+static void add_norm(const build *b, uint32_t in, uint32_t out, uint32_t w,
                      uint32_t layer, const char *name)
 {
-    tn_op_norm op = {.size = sizeof op, .in = in, .out = out, .w = w, .width = c->hidden,
-                     .groups = 1, .eps = c->eps, .offset = c->norm_offset};
+    tn_op_norm op = {.size = sizeof op, .in = in, .out = out, .w = w,
+                     .width = b->c->hidden, .groups = 1, .eps = b->c->eps,
+                     .offset = b->c->norm_offset};
     if (layer == TN_NONE)
-        tn_draft_op(d, TN_OP_NORM, layer, &op, "%s", name);
+        tn_draft_op(b->d, TN_OP_NORM, layer, &op, "%s", name);
     else
-        tn_draft_op(d, TN_OP_NORM, layer, &op, "layers.%u.%s", layer, name);
+        tn_draft_op(b->d, TN_OP_NORM, layer, &op, "layers.%u.%s", layer, name);
 }
 
-static void add_attention(tn_draft *d, const tn_model_conf *c, const names *b, uint32_t layer)
+static void add_attention(const build *b, uint32_t layer)
 {
+    tn_draft *d = b->d;
+    const tn_model_conf *c = b->c;
     uint32_t nq = c->heads * c->head_dim, nkv = c->kv_heads * c->head_dim;
-    add_norm(d, c, b->x, b->h,
+    add_norm(b, b->x, b->h,
              tn_draft_vector(d, c->hidden, "model.layers.%u.input_layernorm.weight", layer),
              layer, "attn_norm");
     tn_op_linear qkv = {.size = sizeof qkv, .in = b->h, .nparts = 3};
-    qkv.part[0] = part_of(d, layer, "self_attn.q_proj", nq, c->hidden, c->qkv_bias, b->qkv, 0);
-    qkv.part[1] = part_of(d, layer, "self_attn.k_proj", nkv, c->hidden, c->qkv_bias, b->qkv, nq);
-    qkv.part[2] = part_of(d, layer, "self_attn.v_proj", nkv, c->hidden, c->qkv_bias, b->qkv,
+    qkv.part[0] = part_of(b, layer, "self_attn.q_proj", nq, c->hidden, c->qkv_bias, b->qkv, 0);
+    qkv.part[1] = part_of(b, layer, "self_attn.k_proj", nkv, c->hidden, c->qkv_bias, b->qkv, nq);
+    qkv.part[2] = part_of(b, layer, "self_attn.v_proj", nkv, c->hidden, c->qkv_bias, b->qkv,
                           nq + nkv);
     tn_draft_op(d, TN_OP_LINEAR, layer, &qkv, "layers.%u.qkv", layer);
 
@@ -75,33 +90,37 @@ static void add_attention(tn_draft *d, const tn_model_conf *c, const names *b, u
     tn_draft_op(d, TN_OP_ATTEND, layer, &attend, "layers.%u.attend", layer);
 
     tn_op_linear out = {.size = sizeof out, .in = b->att, .nparts = 1, .add = 1};
-    out.part[0] = part_of(d, layer, "self_attn.o_proj", c->hidden, nq, c->o_bias, b->x, 0);
+    out.part[0] = part_of(b, layer, "self_attn.o_proj", c->hidden, nq, c->o_bias, b->x, 0);
     tn_draft_op(d, TN_OP_LINEAR, layer, &out, "layers.%u.o", layer);
 }
 
-static void add_mlp(tn_draft *d, const tn_model_conf *c, const names *b, uint32_t layer)
+static void add_mlp(const build *b, uint32_t layer)
 {
-    add_norm(d, c, b->x, b->h,
+    tn_draft *d = b->d;
+    const tn_model_conf *c = b->c;
+    add_norm(b, b->x, b->h,
              tn_draft_vector(d, c->hidden, "model.layers.%u.post_attention_layernorm.weight",
                              layer), layer, "mlp_norm");
     tn_op_linear up = {.size = sizeof up, .in = b->h, .nparts = 2};
-    up.part[0] = part_of(d, layer, "mlp.gate_proj", c->inter, c->hidden, c->mlp_bias, b->gu, 0);
-    up.part[1] = part_of(d, layer, "mlp.up_proj", c->inter, c->hidden, c->mlp_bias, b->gu,
+    up.part[0] = part_of(b, layer, "mlp.gate_proj", c->inter, c->hidden, c->mlp_bias, b->gu, 0);
+    up.part[1] = part_of(b, layer, "mlp.up_proj", c->inter, c->hidden, c->mlp_bias, b->gu,
                          c->inter);
     tn_draft_op(d, TN_OP_LINEAR, layer, &up, "layers.%u.gate_up", layer);
     tn_op_act_mul act = {.size = sizeof act, .in = b->gu, .b_col = c->inter, .out = b->ff,
                          .width = c->inter, .act = c->act};
     tn_draft_op(d, TN_OP_ACT_MUL, layer, &act, "layers.%u.act", layer);
     tn_op_linear down = {.size = sizeof down, .in = b->ff, .nparts = 1, .add = 1};
-    down.part[0] = part_of(d, layer, "mlp.down_proj", c->hidden, c->inter, c->mlp_bias, b->x, 0);
+    down.part[0] = part_of(b, layer, "mlp.down_proj", c->hidden, c->inter, c->mlp_bias, b->x, 0);
     tn_draft_op(d, TN_OP_LINEAR, layer, &down, "layers.%u.down", layer);
 }
 
-static void add_head(tn_draft *d, const tn_model_conf *c, const names *b, uint32_t embed)
+static void add_head(const build *b, uint32_t embed)
 {
+    tn_draft *d = b->d;
+    const tn_model_conf *c = b->c;
     tn_op_pick pick = {.size = sizeof pick, .in = b->x, .out = b->xo, .width = c->hidden};
     tn_draft_op(d, TN_OP_PICK, TN_NONE, &pick, "pick");
-    add_norm(d, c, b->xo, b->ho, tn_draft_vector(d, c->hidden, "model.norm.weight"), TN_NONE,
+    add_norm(b, b->xo, b->ho, tn_draft_vector(d, c->hidden, "model.norm.weight"), TN_NONE,
              "norm");
     uint32_t w = embed;
     if (c->tied && embed != TN_NONE)
@@ -118,12 +137,15 @@ static void add_head(tn_draft *d, const tn_model_conf *c, const names *b, uint32
     tn_draft_op(d, TN_OP_SAMPLE, TN_NONE, &sample, "sample");
 }
 
-tn_status tn_dense_build(const tn_model_conf *c, uint32_t act, uint32_t npos, tn_draft *d,
-                         tn_err *err)
+tn_status tn_dense_build(const tn_model_conf *c, const tn_view *view, uint32_t act,
+                         uint32_t npos, tn_draft *d, tn_err *err)
 {
     uint32_t nq = c->heads * c->head_dim, nkv = c->kv_heads * c->head_dim;
     tn_draft_open(d, c->type, act, c->vocab);
-    names b = {
+    build b = {
+        .d = d,
+        .c = c,
+        .view = view,
         .x = tn_draft_buffer(d, TN_ROWS_TOKENS, c->hidden, TN_F32, "x"),
         .h = tn_draft_buffer(d, TN_ROWS_TOKENS, c->hidden, act, "h"),
         .qkv = tn_draft_buffer(d, TN_ROWS_TOKENS, nq + 2 * nkv, act, "qkv"),
@@ -139,10 +161,10 @@ tn_status tn_dense_build(const tn_model_conf *c, uint32_t act, uint32_t npos, tn
     tn_op_embed op = {.size = sizeof op, .w = embed, .out = b.x, .scale = 1};
     tn_draft_op(d, TN_OP_EMBED, TN_NONE, &op, "embed");
     for (uint32_t i = 0; i < c->layers; i++) {
-        add_attention(d, c, &b, i);
-        add_mlp(d, c, &b, i);
+        add_attention(&b, i);
+        add_mlp(&b, i);
     }
-    add_head(d, c, &b, embed);
+    add_head(&b, embed);
     tn_draft_section(d, "model");
     return tn_draft_finish(d, err);
 }

@@ -20,7 +20,6 @@ typedef struct tn_source {
     const char *const *experts; /* [nexpert] module names of a stack, else NULL */
     uint64_t n, k;              /* of the whole module, before sharding */
     tn_rect rect;               /* this rank's part */
-    bool optional;              /* may be absent: the weight is then dropped (lm_head of a tied model) */
 } tn_source;
 
 typedef struct tn_draft {
@@ -62,8 +61,10 @@ tn_status tn_draft_finish(tn_draft *d, tn_err *err);
  * folded), with weights, shapes and forms. */
 void tn_recipe_print(const tn_recipe *r, struct tn_buf *out);
 
-/* dense.c: the forward pass of llama, mistral, qwen2 and qwen3 on one rank. */
-tn_status tn_dense_build(const tn_model_conf *c, uint32_t act_dtype, uint32_t npos, tn_draft *d,
-                         tn_err *err);
+/* dense.c: the forward pass of llama, mistral, qwen2 and qwen3 on one rank, for positions
+ * below npos. `view` (may be NULL) tells which optional tensors exist. Opens the draft; close
+ * it also after a failure. */
+tn_status tn_dense_build(const tn_model_conf *c, const tn_view *view, uint32_t act_dtype,
+                         uint32_t npos, tn_draft *d, tn_err *err);
 
 #endif

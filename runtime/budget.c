@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* budget.c - how a model's memory is shared out before any of it is taken. */
+#include "budget.h"
+
+#include "buf.h"
+
+#include <stdio.h>
+
+void tn_budget_bytes(uint64_t bytes, char out[32])
+{
+    static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double v = (double)bytes;
+    int u = 0;
+    for (; v >= 1024 && u < 4; u++)
+        v /= 1024;
+    snprintf(out, 32, u == 0 ? "%.0f %s" : "%.2f %s", v, unit[u]);
+}
+
+/* Bytes the cache may have. Asked for nothing, it takes what full sequences need, but never
+ * more than half of what is free beside the weights: other programs live here too. */
+static uint64_t cache_bytes(const tn_budget_ask *a, uint64_t fixed, uint64_t want)
+{
+    if (a->cache != 0)
+        return a->cache;
+    if (a->memory != 0)
+        return a->memory > fixed ? a->memory - fixed : 0;
+    uint64_t left = a->free_memory > fixed ? (a->free_memory - fixed) / 2 : 0;
+    return want < left ? want : left;
+}
+
+tn_status tn_budget_make(const tn_budget_ask *a, const tn_need *need, tn_budget *out,
+                         tn_err *err)
+{
+    tn_budget b = {.weights = need->weight_bytes, .workspace = need->workspace_bytes,
+                   .host = need->host_bytes, .block_tokens = a->block_tokens,
+                   .block_bytes = need->block_bytes};
+    uint64_t fixed = b.weights + b.workspace;
+    uint64_t seq_blocks = ((uint64_t)a->context + a->block_tokens - 1) / a->block_tokens;
+    uint64_t most = seq_blocks * a->seqs;
+    uint64_t bytes = cache_bytes(a, fixed, most * need->block_bytes);
+    uint64_t n = need->block_bytes > 0 ? bytes / need->block_bytes : most;
+    if (a->cache == 0 && n > most)
+        n = most;
+    if (n > INT32_MAX)
+        n = INT32_MAX;
+    b.nblock = (uint32_t)n;
+    b.cache = n * need->block_bytes;
+    b.total = fixed + b.cache + b.host;
+    uint64_t fits = n * a->block_tokens;
+    b.context_fits = fits < a->context ? (uint32_t)fits : a->context;
+    if (n > 0) {
+        *out = b;
+        return TN_OK;
+    }
+    char w[32], ws[32], block[32], have[32];
+    tn_budget_bytes(b.weights, w);
+    tn_budget_bytes(b.workspace, ws);
+    tn_budget_bytes(need->block_bytes, block);
+    tn_budget_bytes(a->memory != 0 ? a->memory : a->free_memory, have);
+    return tn_fail(err, TN_UNAVAILABLE, "memory: weights %s, workspace %s and one cache block of "
+                   "%s do not fit; found %s", w, ws, block, have);
+}
+
+void tn_budget_print(const tn_budget *b, tn_buf *out)
+{
+    char w[32], ws[32], c[32], t[32];
+    tn_budget_bytes(b->weights, w);
+    tn_budget_bytes(b->workspace, ws);
+    tn_budget_bytes(b->cache, c);
+    tn_budget_bytes(b->total, t);
+    tn_buf_printf(out, "weights %s + workspace %s + cache %s (%u blocks of %u tokens) = %s", w,
+                  ws, c, b->nblock, b->block_tokens, t);
+}

@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* loader.c - from a checkpoint's tensors to a device's packed weights. */
+#include "loader.h"
+
+#include "buf.h"
+
+#include <string.h>
+
+#define NAME_SIZE 320
+
+typedef struct row_source {
+    const tn_loader *l;
+    const tn_weight_spec *spec;
+    const tn_source *src;
+} row_source;
+
+static uint32_t form_of_dtype(uint32_t dtype)
+{
+    switch (dtype) {
+    case TN_F32: return TN_FORM_F32;
+    case TN_F16: return TN_FORM_F16;
+    case TN_BF16: return TN_FORM_BF16;
+    default: return 0;
+    }
+}
+
+static uint64_t dtype_size(uint32_t form)
+{
+    return form == TN_FORM_F32 ? 4 : 2;
+}
+
+static const char *method_of(const tn_view *v)
+{
+    const tn_json *m = tn_json_find(v->quant, "quant_method");
+    return m != NULL && m->type == TN_JSON_TEXT ? m->text : "(none named)";
+}
+
+static tn_status pick_named(const tn_view *v, const tn_quant_ref *q, uint32_t nq,
+                            const char *wanted, uint32_t *out, tn_err *err)
+{
+    tn_err why = {{0}, {0}, {0}};
+    for (uint32_t i = 0; i < nq; i++) {
+        if (strcmp(q[i].name, wanted) != 0)
+            continue;
+        if (v->quant == NULL)
+            return tn_fail(err, TN_DATA, "model %s: quant = %s, but the checkpoint is not "
+                           "quantized; expected quant = auto or a %s checkpoint", v->dir, wanted,
+                           wanted);
+        if (q[i].table->claims(q[i].self, v, &why) == 0)
+            return tn_fail(err, TN_DATA, "model %s: quant = %s, but the checkpoint's "
+                           "quant_method is %s: %s", v->dir, wanted, method_of(v), why.text);
+        *out = i;
+        return TN_OK;
+    }
+    tn_buf names;
+    tn_buf_open(&names, 4096);
+    for (uint32_t i = 0; i < nq; i++)
+        tn_buf_printf(&names, "%s%s", i > 0 ? ", " : "", q[i].name);
+    tn_status st = tn_fail(err, TN_CONFIG, "model %s: quant = %s: no such quantization is "
+                           "loaded; expected auto%s%s", v->dir, wanted, nq > 0 ? ", " : "",
+                           names.len > 0 ? names.data : "");
+    tn_buf_close(&names);
+    return st;
+}
+
+tn_status tn_loader_pick(const tn_view *v, const tn_quant_ref *q, uint32_t nq,
+                         const char *wanted, uint32_t *out, tn_err *err)
+{
+    if (strcmp(wanted, "auto") != 0)
+        return pick_named(v, q, nq, wanted, out, err);
+    if (v->quant == NULL) {
+        *out = TN_NONE;
+        return TN_OK;
+    }
+    uint32_t best = TN_NONE, score = 0, rival = TN_NONE;
+    tn_buf why_not;
+    tn_buf_open(&why_not, 2048);
+    for (uint32_t i = 0; i < nq; i++) {
+        tn_err why = {{0}, {0}, {0}};
+        uint32_t s = q[i].table->claims(q[i].self, v, &why);
+        if (s == 0)
+            tn_buf_printf(&why_not, "; %s: %.300s", q[i].name, why.text);
+        if (s > score) {
+            best = i;
+            score = s;
+            rival = TN_NONE;
+        } else if (s == score && s > 0) {
+            rival = i;
+        }
+    }
+    tn_status st = TN_OK;
+    if (best == TN_NONE)
+        st = tn_fail(err, TN_DATA, "model %s: %s: quant_method %s is read by none of the loaded "
+                     "quantizations%s", v->dir, v->quant_file, method_of(v),
+                     why_not.len > 0 ? why_not.data : "; none is loaded");
+    else if (rival != TN_NONE)
+        st = tn_fail(err, TN_CONFIG, "model %s: both %s and %s claim quant_method %s; expected "
+                     "quant = one of them in the INI", v->dir, q[best].name, q[rival].name,
+                     method_of(v));
+    else
+        *out = best;
+    tn_buf_close(&why_not);
+    return st;
+}
+
+static void shape_text(const tn_tensor *t, char *out, size_t size)
+{
+    size_t at = (size_t)snprintf(out, size, "[");
+    for (uint32_t i = 0; i < t->ndim && at + 24 < size; i++)
+        at += (size_t)snprintf(out + at, size - at, "%s%llu", i > 0 ? ", " : "",
+                               (unsigned long long)t->dim[i]);
+    snprintf(out + at, size - at, "]");
+}
+
+/* The plain tensor of a weight: NAME for vectors, NAME.weight for matrices. */
+static tn_status find_plain(const tn_view *v, const char *module, bool vector, uint64_t n,
+                            uint64_t k, tn_tensor *t, tn_err *err)
+{
+    char name[NAME_SIZE];
+    snprintf(name, sizeof name, vector ? "%s" : "%s.weight", module);
+    if (!v->find(v, name, t))
+        return tn_fail(err, TN_DATA, "model %s: tensor %s is missing; expected it for a %s", v->dir,
+                       name, vector ? "vector of the model" : "matrix of the model");
+    if (form_of_dtype(t->dtype) == 0)
+        return tn_fail(err, TN_DATA, "%s: tensor %s: data type %u; expected F32, F16 or BF16",
+                       t->file, name, t->dtype);
+    uint64_t count = 1;
+    for (uint32_t i = 0; i < t->ndim; i++)
+        count *= t->dim[i];
+    bool fits = vector ? count == n * k : t->ndim == 2 && t->dim[0] == n && t->dim[1] == k;
+    if (!fits) {
+        char found[160];
+        shape_text(t, found, sizeof found);
+        return tn_fail(err, TN_DATA, "%s: tensor %s: shape %s; config.json wants [%llu, %llu]",
+                       t->file, name, found, (unsigned long long)n, (unsigned long long)k);
+    }
+    return TN_OK;
+}
+
+static tn_status plain_form(const tn_loader *l, const tn_weight_spec *w, const tn_source *s,
+                            tn_form *f, tn_err *err)
+{
+    tn_tensor t;
+    bool vector = w->role == TN_ROLE_VECTOR;
+    tn_status st = find_plain(l->view, s->module, vector, s->n, s->k, &t, err);
+    if (st != TN_OK)
+        return st;
+    uint64_t rows = s->rect.row1 - s->rect.row0, cols = s->rect.col1 - s->rect.col0;
+    *f = (tn_form){.size = sizeof *f, .kind = form_of_dtype(t.dtype), .rows = rows,
+                   .cols = cols, .file_bytes = t.data_size};
+    f->bits = (uint32_t)dtype_size(f->kind) * 8;
+    return TN_OK;
+}
+
+static tn_module module_of(const tn_source *s, uint32_t expert)
+{
+    return (tn_module){.size = sizeof(tn_module), .n = s->n, .k = s->k,
+                       .name = s->experts != NULL ? s->experts[expert] : s->module};
+}
+
+/* What a device may rely on, whoever wrote the plugin. */
+static tn_status check_form(const tn_quant_ref *q, const tn_module *m, const tn_rect *r,
+                            const tn_form *f, tn_err *err)
+{
+    uint64_t rows = r->row1 - r->row0, cols = r->col1 - r->col0;
+    bool plain = f->kind == TN_FORM_F32 || f->kind == TN_FORM_F16 || f->kind == TN_FORM_BF16;
+    bool grouped = f->kind == TN_FORM_W4G || f->kind == TN_FORM_W8G;
+    const char *wrong = NULL;
+    if (!plain && !grouped && f->kind != TN_FORM_PRIVATE)
+        wrong = "a kind that does not exist";
+    else if (f->rows != rows)
+        wrong = "a wrong number of rows";
+    else if (grouped && (f->group == 0 || f->cols % f->group != 0))
+        wrong = "columns that are no multiple of the group";
+    else if (f->kind == TN_FORM_W4G && f->cols % 2 != 0)
+        wrong = "an odd number of 4-bit columns";
+    else if (f->cols < cols || f->cols > 16 * cols + 65536)
+        wrong = "a wrong number of columns";
+    else if (f->cols != cols && !(f->flags & TN_FORM_PERM))
+        wrong = "padded columns without a permutation";
+    else if (f->kind == TN_FORM_PRIVATE && q->table->nmultiply == 0)
+        wrong = "a private form without a multiply";
+    if (wrong == NULL)
+        return TN_OK;
+    return tn_fail(err, TN_UNAVAILABLE, "plugin %s: module %s: its form has %s (kind %u, %llu x "
+                   "%llu, group %u)", q->name, m->name, wrong, f->kind,
+                   (unsigned long long)f->rows, (unsigned long long)f->cols, f->group);
+}
+
+static bool same_form(const tn_form *a, const tn_form *b)
+{
+    return a->kind == b->kind && a->group == b->group && a->cols == b->cols &&
+           ((a->flags ^ b->flags) & TN_FORM_PERM) == 0;
+}
+
+static tn_status quant_form(const tn_loader *l, tn_weight_spec *w, const tn_source *s,
+                            tn_err *err)
+{
+    const tn_quant *t = l->q->table;
+    for (uint32_t e = 0; e < w->nexpert; e++) {
+        tn_module m = module_of(s, e);
+        tn_form f = {.size = sizeof f};
+        tn_status st = t->form_of(l->q->self, l->view, &m, &s->rect, &f, err);
+        if (st != TN_OK)
+            return st == TN_NOINPUT ? TN_DATA : st;
+        st = check_form(l->q, &m, &s->rect, &f, err);
+        if (st != TN_OK)
+            return st;
+        if (e == 0)
+            w->form = f;
+        else if (!same_form(&w->form, &f))
+            return tn_fail(err, TN_DATA, "model %s: experts %s and %s differ in form; expected "
+                           "one form for a whole stack", l->view->dir, s->experts[0], m.name);
+        w->form.flags |= f.flags;
+        if (e > 0)
+            w->form.file_bytes += f.file_bytes;
+    }
+    w->quant_self = l->q->self;
+    w->multiply = t->multiply;
+    w->nmultiply = t->nmultiply;
+    return TN_OK;
+}
+
+static void choose_requant(const tn_loader *l, tn_weight_spec *w)
+{
+    bool wide = w->form.kind == TN_FORM_F32 || w->form.kind == TN_FORM_F16 ||
+                w->form.kind == TN_FORM_BF16;
+    if (!wide)
+        return;
+    if (w->role == TN_ROLE_HEAD || w->role == TN_ROLE_EMBED)
+        w->requant = l->requant_head;
+    else if (w->role == TN_ROLE_DENSE)
+        w->requant = l->requant_dense;
+}
+
+tn_status tn_loader_forms(tn_loader *l, tn_err *err)
+{
+    l->file_bytes = 0;
+    for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
+        tn_weight_spec *w = &l->draft->weight[i];
+        const tn_source *s = &l->draft->source[i];
+        tn_status st = l->q != NULL && w->role != TN_ROLE_VECTOR
+                           ? quant_form(l, w, s, err)
+                           : plain_form(l, w, s, &w->form, err);
+        if (st != TN_OK)
+            return st;
+        choose_requant(l, w);
+        l->file_bytes += w->form.file_bytes;
+    }
+    return TN_OK;
+}
+
+static tn_status plain_rows(const row_source *r, uint64_t row0, uint64_t row1, tn_block *out,
+                            tn_err *err)
+{
+    const tn_source *s = r->src;
+    tn_tensor t;
+    tn_status st = find_plain(r->l->view, s->module, r->spec->role == TN_ROLE_VECTOR, s->n, s->k,
+                              &t, err);
+    if (st != TN_OK || out->codes == NULL)
+        return st;
+    uint64_t item = dtype_size(r->spec->form.kind), cols = s->rect.col1 - s->rect.col0;
+    const uint8_t *from = (const uint8_t *)t.data +
+                          ((s->rect.row0 + row0) * s->k + s->rect.col0) * item;
+    uint8_t *to = out->codes;
+    if (cols == s->k) {
+        memcpy(to, from, (row1 - row0) * cols * item);
+        return TN_OK;
+    }
+    for (uint64_t i = row0; i < row1; i++, from += s->k * item, to += cols * item)
+        memcpy(to, from, cols * item);
+    return TN_OK;
+}
+
+static tn_status read_rows(void *ctx, uint32_t expert, uint64_t row0, uint64_t row1,
+                           tn_block *out, tn_err *err)
+{
+    const row_source *r = ctx;
+    const tn_quant_ref *q = r->l->q;
+    if (q == NULL || r->spec->role == TN_ROLE_VECTOR)
+        return plain_rows(r, row0, row1, out, err);
+    tn_module m = module_of(r->src, expert);
+    uint64_t base = r->src->rect.row0;
+    return q->table->read(q->self, r->l->view, &m, &r->src->rect, base + row0, base + row1, out,
+                          err);
+}
+
+tn_status tn_loader_pack(tn_loader *l, const tn_device *device, void *program,
+                         tn_loader_progress progress, void *user, tn_err *err)
+{
+    uint64_t done = 0;
+    for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
+        row_source r = {.l = l, .spec = &l->draft->weight[i], .src = &l->draft->source[i]};
+        tn_reader reader = {.size = sizeof reader, .ctx = &r, .rows = read_rows};
+        tn_status st = device->pack(program, i, &reader, err);
+        if (st != TN_OK)
+            return st;
+        done += r.spec->form.file_bytes;
+        if (progress != NULL)
+            progress(user, done, l->file_bytes);
+    }
+    return TN_OK;
+}
+
+uint64_t tn_loader_token_bytes(const tn_loader *l, const tn_device *device, void *program)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
+        const tn_weight_spec *w = &l->draft->weight[i];
+        if (w->role != TN_ROLE_EMBED || (w->flags & TN_WEIGHT_TIED))
+            sum += device->weight_bytes(program, i);
+    }
+    return sum;
+}
+
+void tn_loader_print(const tn_loader *l, const tn_device *device, void *program,
+                     struct tn_buf *out)
+{
+    static const char *const name[] = {"?", "f32", "f16", "bf16", "w4g", "w8g", "private"};
+    tn_buf_printf(out, "%-52s %-12s %-20s %-10s %12s %12s\n", "tensor", "form", "shape", "owner",
+                  "file bytes", "packed bytes");
+    for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
+        const tn_weight_spec *w = &l->draft->weight[i];
+        char form[32], shape[48];
+        uint32_t kind = w->form.kind <= TN_FORM_PRIVATE ? w->form.kind : 0;
+        int n = snprintf(form, sizeof form, "%s", name[kind]);
+        if (w->form.group > 0)
+            snprintf(form + n, sizeof form - (size_t)n, "/%u%s%s", w->form.group,
+                     w->form.flags & TN_FORM_ZEROS ? "z" : "",
+                     w->form.flags & TN_FORM_PERM ? "p" : "");
+        snprintf(shape, sizeof shape, "%llu x %llu", (unsigned long long)w->n,
+                 (unsigned long long)w->k);
+        bool plain = l->q == NULL || w->role == TN_ROLE_VECTOR;
+        tn_buf_printf(out, "%-52s %-12s %-20s %-10s %12llu %12llu\n", w->name, form, shape,
+                      plain ? "core" : l->q->name, (unsigned long long)w->form.file_bytes,
+                      (unsigned long long)(program != NULL ? device->weight_bytes(program, i)
+                                                           : 0));
+    }
+}

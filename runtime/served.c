@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* served.c - one model brought up. */
+#include "served.h"
+
+#include "buf.h"
+#include "json.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#define OUTS_LEAST 64u     /* rows of prompt scoring a step, however few sequences run */
+#define TEMPLATE_MOST ((size_t)1 << 20)
+#define GENCONF_MOST ((size_t)1 << 20)
+
+const char *tn_served_name(const tn_served *s, uint32_t i)
+{
+    const tn_model_settings *m = s->settings;
+    if (m->nserved_name == 0)
+        return i == 0 ? m->name : NULL;
+    return i < m->nserved_name ? m->served_name[i] : NULL;
+}
+
+static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *err)
+{
+    const tn_model_settings *m = s->settings;
+    if (m->path[0] == 0)
+        return tn_fail(err, TN_CONFIG, "[model %s]: path: missing; expected a model folder",
+                       m->name);
+    tn_status st = tn_ckpt_open(m->path, TN_CKPT_FOLLOW, &s->ckpt, err);
+    if (st != TN_OK)
+        return st;
+    const tn_view *v = tn_ckpt_view(s->ckpt);
+    st = tn_model_conf_read(v->config, &s->conf, err);
+    if (st != TN_OK)
+        return st;
+    uint32_t q = TN_NONE;
+    st = tn_loader_pick(v, setup->quant, setup->nquant, m->quant, &q, err);
+    if (st == TN_OK)
+        s->quant = q != TN_NONE ? &setup->quant[q] : NULL;
+    return st;
+}
+
+/* The named device, or with "auto" the first that opens. */
+static tn_status open_device(tn_served *s, const tn_served_setup *setup, tn_err *err)
+{
+    const char *wanted = s->settings->device;
+    bool any = strcmp(wanted, "auto") == 0;
+    tn_status st = tn_fail(err, TN_CONFIG, "[model %s]: device: %s; no such device plugin is "
+                           "loaded", s->settings->name, wanted);
+    for (uint32_t i = 0; i < setup->ndevice; i++) {
+        const tn_device_ref *d = &setup->device[i];
+        if (!any && strcmp(d->name, wanted) != 0)
+            continue;
+        st = d->table->open(d->self, 0, &s->dev, err);
+        if (st != TN_OK && any)
+            continue;
+        if (st != TN_OK)
+            return st;
+        s->device = d;
+        s->info = (tn_device_info){.size = sizeof s->info};
+        return d->table->info(s->dev, &s->info, err);
+    }
+    return st;
+}
+
+/* What max_model_len asks for, held against what the model was made for. */
+static tn_status pick_context(const tn_served *s, uint32_t *context, tn_err *err)
+{
+    int64_t asked = s->settings->max_model_len;
+    if (asked > s->conf.context)
+        return tn_fail(err, TN_CONFIG, "[model %s]: max_model_len: %lld; the model's config.json "
+                       "allows at most %u (a YaRN rope_scaling would extend it)",
+                       s->settings->name, (long long)asked, s->conf.context);
+    *context = asked > 0 ? (uint32_t)asked : s->conf.context;
+    return TN_OK;
+}
+
+static tn_limits make_limits(const tn_served *s, uint32_t context, uint32_t flags)
+{
+    const tn_model_settings *m = s->settings;
+    tn_limits l = {.size = sizeof l, .rows_max = m->max_num_batched_tokens,
+                   .seqs_max = m->max_num_seqs, .context_max = context, .nrank = 1,
+                   .exact = m->exact, .profile = flags & TN_SERVED_PROFILE ? 1 : 0};
+    if (l.rows_max < l.seqs_max)
+        l.rows_max = l.seqs_max;
+    l.outs_max = l.seqs_max > OUTS_LEAST ? l.seqs_max : OUTS_LEAST;
+    l.block_tokens = m->block_size != 0 ? m->block_size : s->info.block_tokens;
+    if (l.block_tokens == 0)
+        l.block_tokens = 32;
+    l.blocks_max = (context + l.block_tokens - 1) / l.block_tokens * l.seqs_max;
+    l.top_max = m->max_logprobs;
+    l.cache_dtype = m->exact ? TN_F32 : m->kv_cache_dtype;
+    return l;
+}
+
+/* Builds and compiles for one context length, and makes the budget. */
+static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_err *err)
+{
+    const tn_model_settings *m = s->settings;
+    const tn_view *v = tn_ckpt_view(s->ckpt);
+    uint32_t act = m->dtype != 0 ? m->dtype : s->conf.dtype;
+    s->has_draft = true;
+    tn_status st = tn_dense_build(&s->conf, v, act, context, &s->draft, err);
+    if (st != TN_OK)
+        return st;
+    s->loader = (tn_loader){.view = v, .q = s->quant, .draft = &s->draft,
+                            .requant_head = m->head_int8 ? TN_FORM_W8G : 0,
+                            .requant_dense = m->dense_int8 ? TN_FORM_W8G : 0};
+    st = tn_loader_forms(&s->loader, err);
+    if (st != TN_OK)
+        return st;
+    s->limits = make_limits(s, context, flags);
+    s->need = (tn_need){.size = sizeof s->need};
+    st = s->device->table->compile(s->dev, &s->draft.recipe, &s->limits, &s->program, &s->need,
+                                   err);
+    if (st != TN_OK)
+        return st;
+    tn_budget_ask ask = {.memory = m->memory, .cache = m->kv_cache_memory,
+                         .seqs = m->max_num_seqs, .context = context,
+                         .block_tokens = s->limits.block_tokens,
+                         .free_memory = s->info.memory_free};
+    return tn_budget_make(&ask, &s->need, &s->budget, err);
+}
+
+static void drop_program(tn_served *s)
+{
+    if (s->program != NULL)
+        s->device->table->release(s->program);
+    s->program = NULL;
+    if (s->has_draft)
+        tn_draft_close(&s->draft);
+    s->has_draft = false;
+}
+
+/* A context that was asked for must fit; one that only config.json names is cut to what does. */
+static tn_status compile_model(tn_served *s, uint32_t flags, tn_err *err)
+{
+    uint32_t context = 0;
+    tn_status st = pick_context(s, &context, err);
+    if (st == TN_OK)
+        st = compile_for(s, context, flags, err);
+    if (st != TN_OK || s->budget.context_fits >= context)
+        return st;
+    uint32_t fits = s->budget.context_fits;
+    if (s->settings->max_model_len > 0) {
+        char have[32];
+        tn_budget_bytes(s->budget.cache, have);
+        return tn_fail(err, TN_UNAVAILABLE, "[model %s]: max_model_len: %u tokens do not fit the "
+                       "cache of %s; %u would (or give more with kv_cache_memory)",
+                       s->settings->name, context, have, fits);
+    }
+    tn_log_put(s->log, TN_LOG_WARN, "core", NULL, "model %s: context cut from %u to %u tokens: "
+               "more does not fit the cache", s->settings->name, context, fits);
+    drop_program(s);
+    return compile_for(s, fits, flags, err);
+}
+
+static tn_status load_weights(tn_served *s, const tn_served_setup *setup, tn_err *err)
+{
+    const tn_device *d = s->device->table;
+    tn_pools pools = {.size = sizeof pools, .nblock = s->budget.nblock};
+    tn_status st = d->reserve(s->program, &pools, err);
+    if (st != TN_OK)
+        return st;
+    tn_ckpt_advise(s->ckpt, true);
+    st = tn_loader_pack(&s->loader, d, s->program, setup->progress, setup->user, err);
+    if (st != TN_OK)
+        return st;
+    s->token_bytes = tn_loader_token_bytes(&s->loader, d, s->program);
+    tn_loader_print(&s->loader, d, s->program, &s->table);
+    return tn_ckpt_unchanged(s->ckpt, err);
+}
+
+static tn_status read_override(tn_served *s, tn_err *err)
+{
+    const char *text = s->settings->override_generation_config;
+    if (text[0] == 0)
+        return TN_OK;
+    tn_json_doc *doc = NULL;
+    const char *what = "override_generation_config";
+    tn_status st = tn_json_open(text, strlen(text), what, TN_JSON_DEPTH_REQUEST, &doc, err);
+    if (st == TN_OK)
+        st = tn_genconf_read(&s->gen, tn_json_root(doc), what, s->conf.vocab, err);
+    tn_json_close(doc);
+    return st == TN_DATA ? TN_CONFIG : st;
+}
+
+static tn_status read_generation(tn_served *s, tn_err *err)
+{
+    const char *from = s->settings->generation_config;
+    tn_genconf_open(&s->gen);
+    tn_status st = TN_OK;
+    if (strcmp(from, "auto") == 0) {
+        st = tn_genconf_read(&s->gen, tn_ckpt_generation(s->ckpt), "generation_config.json",
+                             s->conf.vocab, err);
+    } else if (strcmp(from, "vllm") != 0) {
+        char path[4096];
+        tn_json_doc *doc = NULL;
+        snprintf(path, sizeof path, "%s/generation_config.json", from);
+        st = tn_json_open_file(path, GENCONF_MOST, &doc, err);
+        if (st == TN_OK)
+            st = tn_genconf_read(&s->gen, tn_json_root(doc), path, s->conf.vocab, err);
+        tn_json_close(doc);
+    }
+    for (uint32_t i = 0; i < s->conf.neos; i++)
+        tn_genconf_add_eos(&s->gen, s->conf.eos[i]);
+    return st == TN_OK ? read_override(s, err) : st;
+}
+
+/* chat_template names a file, or is the template itself; without it the model's own. */
+static tn_status open_chat(tn_served *s, tn_err *err)
+{
+    const char *given = s->settings->chat_template;
+    if (given[0] == 0) {
+        tn_status st = tn_chat_open(s->settings->path, &s->chat, err);
+        return st == TN_NOINPUT ? TN_OK : st;
+    }
+    if (strchr(given, '{') != NULL)
+        return tn_chat_open_text(given, strlen(given), "chat_template", &s->chat, err);
+    FILE *f = fopen(given, "rbe");
+    struct stat fs;
+    if (f == NULL || fstat(fileno(f), &fs) != 0 || !S_ISREG(fs.st_mode)) {
+        if (f != NULL)
+            fclose(f);
+        return tn_fail(err, TN_NOINPUT, "chat_template: cannot read the file %s", given);
+    }
+    char *text = malloc(TEMPLATE_MOST + 1);
+    size_t n = text != NULL ? fread(text, 1, TEMPLATE_MOST + 1, f) : 0;
+    fclose(f);
+    tn_status st;
+    if (text == NULL)
+        st = tn_fail(err, TN_NO_MEMORY, "chat_template: no memory for %s", given);
+    else if (n > TEMPLATE_MOST)
+        st = tn_fail(err, TN_DATA, "%s: more than 1 MiB; expected a chat template", given);
+    else
+        st = tn_chat_open_text(text, n, given, &s->chat, err);
+    free(text);
+    return st;
+}
+
+static tn_status open_text(tn_served *s, tn_err *err)
+{
+    tn_status st = tn_tok_open(s->settings->path, s->conf.vocab, &s->tok, err);
+    if (st == TN_OK)
+        st = read_generation(s, err);
+    if (st == TN_OK)
+        st = open_chat(s, err);
+    return st;
+}
+
+static tn_status open_engine(tn_served *s, const tn_served_setup *setup, tn_err *err)
+{
+    const tn_model_settings *m = s->settings;
+    tn_pools pools = {.size = sizeof pools, .nblock = s->budget.nblock};
+    int32_t eos = tn_tok_eos(s->tok);
+    if (eos < 0 && s->conf.neos > 0)
+        eos = s->conf.eos[0];
+    tn_engine_setup e = {
+        .device = s->device->table, .program = s->program, .limits = &s->limits, .pools = &pools,
+        .tok = s->tok, .chat = s->chat, .name = tn_served_name(s, 0), .vocab = s->conf.vocab,
+        .eos = eos, .eos_more = s->gen.eos, .neos_more = s->gen.neos,
+        .defaults = s->gen.defaults, .max_running = m->max_num_seqs, .queue_max = m->queue,
+        .request_timeout_ms = m->request_timeout * 1000u, .max_logprobs = m->max_logprobs,
+        .prefix_caching = m->prefix_caching, .log = setup->log, .metrics = setup->metrics,
+    };
+    return tn_engine_open(&e, &s->engine, err);
+}
+
+tn_status tn_served_open(const tn_served_setup *setup, tn_served *out, tn_err *err)
+{
+    tn_served *s = out;
+    *s = (tn_served){.settings = setup->settings, .log = setup->log,
+                     .created = (int64_t)time(NULL)};
+    tn_buf_open(&s->table, (size_t)1 << 30);
+    tn_status st = open_files(s, setup, err);
+    if (st == TN_OK)
+        st = open_device(s, setup, err);
+    if (st == TN_OK)
+        st = compile_model(s, setup->flags, err);
+    if (st == TN_OK)
+        st = open_text(s, err);
+    if (st == TN_OK && (setup->flags & TN_SERVED_NO_ENGINE)) {
+        tn_loader_print(&s->loader, s->device->table, s->program, &s->table);
+        return TN_OK;
+    }
+    if (st == TN_OK)
+        st = load_weights(s, setup, err);
+    if (st == TN_OK) { /* the maps count as resident: let them go */
+        tn_ckpt_close(s->ckpt);
+        s->ckpt = NULL;
+        st = open_engine(s, setup, err);
+    }
+    if (st != TN_OK)
+        tn_served_close(s);
+    return st;
+}
+
+void tn_served_close(tn_served *s)
+{
+    if (s->engine != NULL)
+        tn_engine_close(s->engine);
+    drop_program(s);
+    if (s->dev != NULL)
+        s->device->table->close(s->dev);
+    tn_chat_close(s->chat);
+    tn_tok_close(s->tok);
+    if (s->ckpt != NULL)
+        tn_ckpt_close(s->ckpt);
+    tn_buf_close(&s->table);
+    *s = (tn_served){0};
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* served.h - one model brought up: files, forms, device, cache, tokenizer, engine.
+ *
+ * Bringing up runs top to bottom in served.c: read the configs, pick the quantization and
+ * the device, build the recipe, compile it, make the budget, take the memory, pack, start. */
+#ifndef TN_SERVED_H
+#define TN_SERVED_H
+
+#include "budget.h"
+#include "chat.h"
+#include "checkpoint.h"
+#include "engine.h"
+#include "genconf.h"
+#include "loader.h"
+#include "log.h"
+#include "metric.h"
+#include "modelconf.h"
+#include "recipe.h"
+#include "settings.h"
+#include "tokenizer.h"
+
+typedef struct tn_device_ref {
+    const char *name;
+    const tn_device *table; /* the core's own copy */
+    void *self;
+} tn_device_ref;
+
+#define TN_SERVED_PROFILE 1u    /* time every operation */
+#define TN_SERVED_NO_ENGINE 2u  /* stop before reserving: recipe, forms and budget only */
+
+typedef struct tn_served_setup {
+    const tn_model_settings *settings; /* borrowed until close */
+    const tn_quant_ref *quant;         /* [nquant], borrowed until close */
+    const tn_device_ref *device;       /* [ndevice] */
+    uint32_t nquant, ndevice;
+    uint32_t flags;
+    tn_log *log;                       /* borrowed, may be NULL */
+    tn_metrics *metrics;               /* borrowed, may be NULL */
+    tn_loader_progress progress;       /* may be NULL */
+    void *user;
+} tn_served_setup;
+
+typedef struct tn_served {
+    const tn_model_settings *settings;
+    tn_model_conf conf;
+    tn_genconf gen;
+    tn_draft draft;
+    bool has_draft;
+    const tn_quant_ref *quant;         /* NULL: a plain checkpoint */
+    const tn_device_ref *device;
+    void *dev, *program;
+    tn_device_info info;
+    tn_limits limits;
+    tn_need need;
+    tn_budget budget;
+    uint64_t token_bytes;              /* packed weight bytes that one token reads */
+    tn_tok *tok;
+    tn_chat *chat;                     /* NULL: no template */
+    tn_ckpt *ckpt;                     /* open while loading */
+    tn_loader loader;
+    tn_engine *engine;
+    int64_t created;
+    tn_log *log;
+    tn_buf table;                      /* the loader's table, tn_loader_print */
+} tn_served;
+
+tn_status tn_served_open(const tn_served_setup *setup, tn_served *out, tn_err *err);
+void tn_served_close(tn_served *s);    /* also a half-open one */
+/* The i-th name the model answers to, NULL past the end. */
+const char *tn_served_name(const tn_served *s, uint32_t i);
+
+#endif
