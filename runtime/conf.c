@@ -6,6 +6,7 @@
 
 #include "option.h"
 #include "plain.h"
+#include "quote.h"
 
 #include <stdlib.h>
 
@@ -183,12 +184,12 @@ bool tn_conf_is_name(uint32_t kind, const char *s)
 tn_status tn_conf_add(tn_conf *c, uint32_t kind, const char *name, const char *origin,
                       tn_err *err)
 {
-    char quoted[TN_PLAIN_QUOTE];
+    tn_quoted quoted;
     if (find_section(c, kind, name) != NULL)
         return TN_OK;
     if (kind > TN_CONF_MODEL || !tn_conf_is_name(kind, name))
         return tn_fail(err, TN_USAGE, "%s: %s is no name for a section", origin,
-                       tn_plain_quote(name, quoted));
+                       tn_quote_text(&quoted, name));
     return new_section(c, kind, name, origin) != NULL ? TN_OK : no_memory(err);
 }
 

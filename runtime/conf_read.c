@@ -13,6 +13,7 @@
 #include "nearest.h"
 #include "option.h"
 #include "plain.h"
+#include "quote.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -128,13 +129,13 @@ static bool is_key(const char *s)
 
 static tn_status check_key(const reading *r, tn_err *err)
 {
-    char quoted[TN_PLAIN_QUOTE];
+    tn_quoted quoted;
     if (r->bad_key)
         return fail_line(r, err, "a key that is empty or longer than 64 bytes; expected "
                          "key = value");
     if (!is_key(r->key))
         return tn_fail(err, TN_CONFIG, "%s: key %s; expected small letters, digits and _",
-                       r->origin, tn_plain_quote(r->key, quoted));
+                       r->origin, tn_quote_text(&quoted, r->key));
     if (r->kind == TN_NONE)
         return tn_fail(err, TN_CONFIG, "%s: key %s before any section; expected [tenon], "
                        "[plugin NAME] or [model NAME] above it", r->origin, r->key);
@@ -152,9 +153,9 @@ static tn_status read_pair(reading *r, const char *text, size_t n, tn_err *err)
     while (head < n && text[head] != '=' && text[head] != ':')
         head++;
     if (head == n) {
-        char quoted[TN_PLAIN_QUOTE];
+        tn_quoted quoted;
         return tn_fail(err, TN_CONFIG, "%s: %s; expected key = value or [section]", r->origin,
-                       tn_plain_quote(text, quoted));
+                       tn_quote_text(&quoted, text));
     }
     if (head > TN_OPTION_KEY_MAX + 64)
         return fail_line(r, err, "a key that is longer than 64 bytes; expected key = value");
@@ -181,13 +182,13 @@ static tn_status read_pair(reading *r, const char *text, size_t n, tn_err *err)
 
 static tn_status say_unknown_section(const reading *r, const char *word, tn_err *err)
 {
-    char quoted[TN_PLAIN_QUOTE];
+    tn_quoted quoted;
     tn_nearest near;
     tn_nearest_open(&near, word);
     for (int i = 0; i < 3; i++)
         tn_nearest_try(&near, kind_name[i]);
     return tn_fail(err, TN_CONFIG, "%s: unknown section [%s]; expected [tenon], [plugin NAME] "
-                   "or [model NAME]%s%s", r->origin, tn_plain_quote(word, quoted),
+                   "or [model NAME]%s%s", r->origin, tn_quote_text(&quoted, word),
                    near.best ? ", nearest: " : "", near.best ? near.best : "");
 }
 
@@ -203,7 +204,7 @@ static tn_status check_room(const reading *r, uint32_t kind, tn_err *err)
 /* `word` is the inside of the brackets, terminated, blanks trimmed. */
 static tn_status open_section(reading *r, char *word, tn_err *err)
 {
-    char quoted[TN_PLAIN_QUOTE];
+    tn_quoted quoted;
     uint32_t kind = 0;
     size_t n = strcspn(word, " \t");
     char *name = word + n + strspn(word + n, " \t");
@@ -214,7 +215,7 @@ static tn_status open_section(reading *r, char *word, tn_err *err)
         return say_unknown_section(r, word, err);
     if (!tn_conf_is_name(kind, name))
         return tn_fail(err, TN_CONFIG, "%s: [%s] with the name %s; expected %s", r->origin,
-                       kind_name[kind], tn_plain_quote(name, quoted),
+                       kind_name[kind], tn_quote_text(&quoted, name),
                        kind == TN_CONF_TENON ? "no name"
                        : kind == TN_CONF_PLUGIN ? "[a-z][a-z0-9_-]* of at most 32 bytes"
                        : "letters, digits and ._-/:@+ of at most 128 bytes");

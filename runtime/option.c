@@ -5,7 +5,7 @@
 #include "buf.h"
 #include "nearest.h"
 #include "number.h"
-#include "plain.h"
+#include "quote.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -83,7 +83,7 @@ static void drop_value(tn_value *v);
 tn_status tn_option_check(const tn_option *table, uint32_t n, const char *const *reserved,
                           const char *who, tn_err *err)
 {
-    char quoted[TN_PLAIN_QUOTE];
+    tn_quoted quoted;
     if (n == 0)
         return TN_OK;
     if (table == NULL || n > TN_OPTIONS_MAX)
@@ -104,7 +104,7 @@ tn_status tn_option_check(const tn_option *table, uint32_t n, const char *const 
         if (read_value(&v, v.option.fallback) != TN_OK)
             return tn_fail(err, TN_UNAVAILABLE,
                            "%s: option %s: its fallback %s breaks its own rule", who,
-                           v.option.key, tn_plain_quote(v.option.fallback, quoted));
+                           v.option.key, tn_quote_text(&quoted, v.option.fallback));
         drop_value(&v);
     }
     return TN_OK;
@@ -147,11 +147,11 @@ static const char *blanks_end(const char *s)
 static tn_status read_list(tn_value *v, const char *s)
 {
     size_t n = strlen(s);
-    uint32_t count = 0;
+    uint32_t count = 1;
     if (*blanks_end(s) == 0)
         return TN_OK;
-    for (const char *c = s; c != NULL; c = strchr(c, ','), c += c != NULL)
-        count++;
+    for (size_t i = 0; i < n; i++)
+        count += s[i] == ',';
     char **item = malloc(count * sizeof *item + n + 1);
     if (item == NULL)
         return TN_OS;
@@ -271,7 +271,7 @@ void tn_option_rule(const tn_option *o, struct tn_buf *out)
 static tn_status say_bad(const tn_values *v, const tn_option *o, const char *written,
                          const char *origin, tn_status st, tn_err *err)
 {
-    char quoted[TN_PLAIN_QUOTE];
+    tn_quoted quoted;
     tn_nearest near;
     tn_buf rule;
     tn_buf_open(&rule, 800);
@@ -282,7 +282,7 @@ static tn_status say_bad(const tn_values *v, const tn_option *o, const char *wri
     if (near.best != NULL)
         tn_buf_printf(&rule, " (nearest: %s)", near.best);
     st = tn_fail(err, st, "%s: [%s] %s = %s; expected %s", origin, v->section, o->key,
-                 tn_plain_quote(written, quoted), rule.data ? rule.data : "another value");
+                 tn_quote_text(&quoted, written), rule.data ? rule.data : "another value");
     tn_buf_close(&rule);
     return st;
 }
@@ -344,13 +344,13 @@ tn_value *tn_values_find(const tn_values *v, const char *key)
 static tn_status say_unknown(const tn_values *v, const char *key, const char *origin,
                              tn_status st, tn_err *err)
 {
-    char quoted[TN_PLAIN_QUOTE];
+    tn_quoted quoted;
     tn_nearest near;
     tn_nearest_open(&near, key);
     for (uint32_t i = 0; i < v->n; i++)
         tn_nearest_try(&near, v->value[i].option.key);
     return tn_fail(err, st, "%s: unknown key %s in [%s]; expected one of its %u keys%s%s",
-                   origin, tn_plain_quote(key, quoted), v->section, v->n,
+                   origin, tn_quote_text(&quoted, key), v->section, v->n,
                    near.best ? ", nearest: " : "", near.best ? near.best : "");
 }
 

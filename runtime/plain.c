@@ -4,8 +4,6 @@
 
 #include <string.h>
 
-#define QUOTE_BYTES 64u
-
 size_t tn_plain_size(const char *text, size_t n)
 {
     const unsigned char *s = (const unsigned char *)text;
@@ -42,32 +40,4 @@ void tn_plain_make(char *text, size_t cap)
         memset(text + i, '?', bad);
         i += bad;
     }
-}
-
-const char *tn_plain_quote(const char *text, char out[TN_PLAIN_QUOTE])
-{
-    static const char hex[] = "0123456789abcdef";
-    size_t n = strlen(text), o = 0, i = 0;
-    out[o++] = '"';
-    while (i < n && i < QUOTE_BYTES) {
-        size_t size = tn_plain_size(text + i, n - i);
-        if (size != 0 && !tn_plain_is_control(text + i, size) && text[i] != '"') {
-            memcpy(out + o, text + i, size);
-            o += size;
-            i += size;
-            continue;
-        }
-        unsigned char c = (unsigned char)text[i++];
-        out[o++] = '\\';
-        out[o++] = 'x';
-        out[o++] = hex[c >> 4];
-        out[o++] = hex[c & 15];
-    }
-    if (i < n) {
-        memcpy(out + o, "...", 3);
-        o += 3;
-    }
-    out[o++] = '"';
-    out[o] = 0;
-    return out;
 }

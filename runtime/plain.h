@@ -16,9 +16,4 @@ bool tn_plain_is_control(const char *s, size_t size);
 /* In place: terminates within `cap` bytes and turns controls and stray bytes into '?'. */
 void tn_plain_make(char *text, size_t cap);
 
-/* The text between double quotes for a message: at most 64 bytes of it, controls, quotes and
- * stray bytes as \xNN, "..." where cut. Returns `out`. */
-#define TN_PLAIN_QUOTE 272
-const char *tn_plain_quote(const char *text, char out[TN_PLAIN_QUOTE]);
-
 #endif
