@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* http_call.c - one HTTP request and the generation requests behind it. */
+#include "http.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+uint64_t http_now(const http_server *s)
+{
+    return s->h->clock(s->h->ctx);
+}
+
+static bool is_id_char(char c)
+{
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+           c == '-' || c == '_' || c == '.';
+}
+
+/* The client's own X-Request-Id when it is a plain word, else a number nobody guesses. */
+static void make_id(http_call *c)
+{
+    const char *given = MHD_lookup_connection_value(c->connection, MHD_HEADER_KIND,
+                                                    "X-Request-Id");
+    size_t n = given != NULL ? strlen(given) : 0;
+    bool plain = n > 0 && n < HTTP_ID_SIZE;
+    for (size_t i = 0; plain && i < n; i++)
+        plain = is_id_char(given[i]);
+    if (plain) {
+        memcpy(c->id, given, n + 1);
+        return;
+    }
+    uint64_t k = atomic_fetch_add(&c->s->next_id, 1), v = (k + 1) * 0x9E3779B97F4A7C15u;
+    v ^= c->s->id_salt;
+    v = (v ^ v >> 31) * 0xBF58476D1CE4E5B9u;
+    snprintf(c->id, sizeof c->id, "%016llx%08llx", (unsigned long long)(v ^ v >> 29),
+             (unsigned long long)(k & 0xffffffffu));
+}
+
+http_call *http_call_new(http_server *s, struct MHD_Connection *connection)
+{
+    http_call *c = calloc(1, sizeof *c);
+    if (c == NULL)
+        return NULL;
+    if (pthread_mutex_init(&c->lock, NULL) != 0) {
+        free(c);
+        return NULL;
+    }
+    c->s = s;
+    c->connection = connection;
+    c->users = 1;
+    c->begun_ns = http_now(s);
+    c->created = (int64_t)time(NULL);
+    c->fd = -1;
+    http_text_open(&c->body, s->opt.body_max);
+    http_text_open(&c->out, HTTP_REPLY_MAX);
+    make_id(c);
+    return c;
+}
+
+static void free_choices(http_call *c)
+{
+    for (uint32_t i = 0; c->choice != NULL && i < c->nchoice; i++) {
+        http_text_close(&c->choice[i].text);
+        http_text_close(&c->choice[i].logprobs);
+        http_text_close(&c->choice[i].ids);
+        http_text_close(&c->choice[i].stop_text);
+    }
+    for (uint32_t i = 0; c->part != NULL && i < c->npart; i++) {
+        http_text_close(&c->part[i].prompt_logprobs);
+        http_text_close(&c->part[i].prompt_ids);
+    }
+    free(c->choice);
+    free(c->part);
+}
+
+static void free_call(http_call *c)
+{
+    for (uint32_t i = 0; c->part != NULL && i < c->npart; i++)
+        if (c->part[i].request != NULL)
+            c->s->front->release(c->s->h->ctx, c->part[i].request);
+    if (c->generating)
+        atomic_fetch_sub(&c->s->ncall, 1);
+    free_choices(c);
+    http_ask_close(c->s, &c->a);
+    http_text_close(&c->body);
+    http_text_close(&c->out);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+}
+
+void http_call_drop(http_call *c)
+{
+    pthread_mutex_lock(&c->lock);
+    bool last = --c->users == 0;
+    pthread_mutex_unlock(&c->lock);
+    if (last)
+        free_call(c);
+}
+
+void http_call_wake(http_call *c)
+{
+    if (!c->suspended)
+        return;
+    c->suspended = false;
+    MHD_resume_connection(c->connection);
+}
+
+/* All parts have said their last piece: what is left to write is written now. */
+static void finish(http_call *c)
+{
+    c->finished = true;
+    if (c->gone)
+        return;
+    if (c->streaming && c->begun_stream) {
+        if (c->st == TN_OK)
+            http_reply_end(c);
+    } else if (c->st == TN_OK && !c->streaming) {
+        http_reply_whole(c);
+    }
+    if (c->out.failed && c->st == TN_OK) {
+        c->st = tn_fail(&c->err, TN_NO_MEMORY, "no memory for the reply");
+        c->out.len = 0;
+    }
+}
+
+static bool all_last(const http_call *c)
+{
+    for (uint32_t i = 0; i < c->npart; i++)
+        if (!c->part[i].last)
+            return false;
+    return true;
+}
+
+static void cancel_parts(http_call *c)
+{
+    for (uint32_t i = 0; i < c->npart; i++)
+        if (!c->part[i].last && c->part[i].request != NULL)
+            c->s->front->cancel(c->s->h->ctx, c->part[i].request);
+}
+
+/* From the core's output thread. A part's use of the call ends with its last piece. */
+static void on_piece(void *user, const tn_piece *p)
+{
+    http_part *part = user;
+    http_call *c = part->call;
+    pthread_mutex_lock(&c->lock);
+    if (!c->gone) {
+        if (c->out.len == 0)
+            c->progress_ns = http_now(c->s);
+        http_reply_piece(c, part, p);
+        if (c->streaming && c->out.len > HTTP_QUEUE_MAX) /* nobody reads it */
+            c->gone = true;
+        if (c->gone || c->st != TN_OK)
+            cancel_parts(c);
+    }
+    bool done = false;
+    if (p->last) {
+        part->last = true;
+        done = all_last(c);
+    }
+    if (done)
+        finish(c);
+    if (done || (c->streaming && (c->out.len > 0 || c->st != TN_OK)) || c->gone)
+        http_call_wake(c);
+    pthread_mutex_unlock(&c->lock);
+    if (p->last)
+        http_call_drop(c);
+}
+
+void http_call_abandon(http_call *c)
+{
+    pthread_mutex_lock(&c->lock);
+    if (!c->gone) {
+        c->gone = true;
+        cancel_parts(c);
+        http_call_wake(c);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+static tn_status make_parts(http_call *c, tn_err *err)
+{
+    c->npart = c->a.nprompt;
+    c->nchoice = c->a.nprompt * c->a.ask.n;
+    c->part = calloc(c->npart, sizeof *c->part);
+    c->choice = calloc(c->nchoice, sizeof *c->choice);
+    if (c->part == NULL || c->choice == NULL)
+        return tn_fail(err, TN_NO_MEMORY, "no memory for the reply");
+    for (uint32_t i = 0; i < c->npart; i++) {
+        c->part[i] = (http_part){.call = c, .index = i};
+        http_text_open(&c->part[i].prompt_logprobs, HTTP_REPLY_MAX);
+        http_text_open(&c->part[i].prompt_ids, HTTP_REPLY_MAX);
+    }
+    for (uint32_t i = 0; i < c->nchoice; i++) {
+        http_choice *ch = &c->choice[i];
+        http_text_open(&ch->text, HTTP_REPLY_MAX);
+        http_text_open(&ch->logprobs, HTTP_REPLY_MAX);
+        http_text_open(&ch->ids, HTTP_REPLY_MAX);
+        http_text_open(&ch->stop_text, 4096);
+    }
+    return TN_OK;
+}
+
+/* The name that replies carry: as asked for, else the first model's. */
+static void name_model(http_call *c)
+{
+    tn_model_info m = {.size = sizeof m};
+    const char *name = c->a.ask.model;
+    if (name == NULL && c->s->front->model(c->s->h->ctx, 0, &m) == TN_OK)
+        name = m.name;
+    snprintf(c->model, sizeof c->model, "%s", name != NULL ? name : "");
+}
+
+/* The prefix cache's name space: the key's own, narrowed by what the request names. */
+static tn_status make_salt(http_call *c, tn_err *err)
+{
+    const tn_json *v = tn_json_find(c->a.body, "cache_salt");
+    const char *own = v != NULL && v->type != TN_JSON_NULL ? "" : NULL;
+    tn_status st = http_get_text(c->a.body, "cache_salt", &own, err);
+    if (st != TN_OK)
+        return st;
+    if (own != NULL && (own[0] == 0 || strlen(own) > HTTP_SALT_MAX))
+        return http_refuse(err, "value_out_of_range", "cache_salt", "%zu bytes; expected 1 to %u",
+                           strlen(own), HTTP_SALT_MAX);
+    snprintf(c->cache_salt, sizeof c->cache_salt, "%s%s%s", c->salt, own != NULL ? "/" : "",
+             own != NULL ? own : "");
+    return TN_OK;
+}
+
+/* Submits part i. Its pieces may come before this returns, so the use is counted first and
+ * c->part[i].request is set under the lock; a piece that wants to cancel finds it or not,
+ * and http_call_generate looks again. */
+static tn_status submit_part(http_call *c, uint32_t i, tn_err *err)
+{
+    tn_ask ask = c->a.ask;
+    tn_request *r = NULL;
+    ask.on_piece = on_piece;
+    ask.user = &c->part[i];
+    ask.request_id = c->id;
+    ask.cache_salt = c->cache_salt[0] != 0 ? c->cache_salt : NULL;
+    pthread_mutex_lock(&c->lock);
+    c->users++;
+    pthread_mutex_unlock(&c->lock);
+    tn_status st = c->s->front->submit(c->s->h->ctx, &ask, &r, err);
+    pthread_mutex_lock(&c->lock);
+    if (st == TN_OK) {
+        c->part[i].request = r;
+        if (c->gone || c->st != TN_OK)
+            cancel_parts(c);
+    } else {
+        c->users--; /* never the last: the connection holds one */
+        c->part[i].last = true;
+    }
+    pthread_mutex_unlock(&c->lock);
+    return st;
+}
+
+/* Some parts run and one was refused: cancel those and let their last pieces come. */
+static void give_up_rest(http_call *c, uint32_t from)
+{
+    pthread_mutex_lock(&c->lock);
+    for (uint32_t i = from; i < c->npart; i++)
+        c->part[i].last = true;
+    c->gone = true; /* pieces are not gathered any more */
+    cancel_parts(c);
+    pthread_mutex_unlock(&c->lock);
+}
+
+tn_status http_call_generate(http_call *c, bool chat, tn_err *err)
+{
+    if (atomic_load(&c->s->draining)) {
+        tn_fail(err, TN_UNAVAILABLE, "the server is shutting down; expected a retry elsewhere");
+        snprintf(err->code, sizeof err->code, "draining");
+        return TN_UNAVAILABLE;
+    }
+    tn_status st = http_ask_open(c->s, c->body.data != NULL ? c->body.data : "", c->body.len,
+                                 chat, &c->a, err);
+    if (st == TN_OK)
+        st = make_parts(c, err);
+    if (st != TN_OK)
+        return st;
+    c->streaming = c->a.stream;
+    name_model(c);
+    st = make_salt(c, err);
+    if (st != TN_OK)
+        return st;
+    c->generating = true;
+    atomic_fetch_add(&c->s->ncall, 1);
+    for (uint32_t i = 0; i < c->npart; i++) {
+        st = chat ? TN_OK : http_ask_prompt(&c->a, i, err);
+        if (st == TN_OK)
+            st = submit_part(c, i, err);
+        if (st != TN_OK) {
+            give_up_rest(c, i);
+            return st;
+        }
+    }
+    return TN_OK;
+}
