@@ -37,7 +37,6 @@ void tn_kv_close(tn_kv *kv);
 
 uint32_t tn_kv_idle(const tn_kv *kv);           /* blocks that take can still give */
 uint32_t tn_kv_used(const tn_kv *kv);
-uint64_t tn_kv_given(const tn_kv *kv);          /* how often a block became idle */
 bool tn_kv_is_cached(const tn_kv *kv);          /* as opened */
 
 int32_t tn_kv_take(tn_kv *kv);                  /* a block for one user; -1: none idle */

@@ -42,6 +42,7 @@
 #define TN_END_NAN 5u
 #define TN_END_ENGINE 6u
 #define TN_END_MEMORY 7u     /* no memory while making a piece */
+#define TN_END_BUG 8u        /* the device drew what is no token */
 
 #define TN_CHOICE_RESTING 0u
 #define TN_CHOICE_WAITING 1u
@@ -83,10 +84,11 @@ typedef struct tn_choice {
     tn_report *report;           /* ring [report_cap], NULL: no log-probabilities */
     tn_top *top;                 /* ring [report_cap, ntop] */
     atomic_uint nready;          /* reply tokens published */
-    atomic_uint ended;           /* 1: no more come; the three below say why */
+    atomic_uint ended;           /* 1: the five below stand; stored before the last nready */
+    uint32_t nfinal;             /* reply tokens in all */
     uint32_t finish, stop_kind;
     int32_t stop_token;
-    uint64_t first_ns, last_ns;  /* when the first and the last token were drawn */
+    uint64_t first_ns;           /* when the first token was drawn; with it */
     /* crossing: output -> step */
     atomic_uint nseen;           /* reply tokens whose reports may be overwritten */
     atomic_uint drop;            /* 1: a stop string ended it, run it no further */
@@ -94,7 +96,7 @@ typedef struct tn_choice {
     /* output */
     tn_reply reply;
     uint32_t nsent;              /* reply tokens that were turned into pieces */
-    bool sent_last;
+    bool echo_sent, sent_last;
     uint64_t piece_ns;           /* when its latest piece went out */
 } tn_choice;
 
@@ -105,12 +107,12 @@ typedef struct tn_request {
     char id[TN_REQUEST_ID_SIZE];
     tn_choice *choice;           /* [nchoice], in the arena */
     uint32_t nchoice;
-    int32_t *prompt;             /* [nprompt], owned */
     uint32_t nprompt, max_tokens;
     uint32_t flags;              /* TN_ASK_* */
     bool logprobs;               /* report[] is wanted */
     int32_t prompt_logprobs;     /* -1: none */
     uint32_t report_cap;
+    tn_kv_key root;              /* of its cache name space */
     tn_sampler sampler;
     tn_stops *stops;             /* owned, NULL: none */
     char *echo;                  /* owned, the prompt's text; NULL unless asked for */
@@ -121,7 +123,7 @@ typedef struct tn_request {
 
     /* step */
     uint32_t nopen;              /* choices that are not DONE */
-    uint32_t nscored;            /* prompt tokens whose reports are in */
+    uint32_t nscored;            /* prompt tokens 1 .. nscored have their reports */
     bool begun;                  /* has been scheduled: no longer in the queue's count */
     bool news;                   /* in the scheduler's list of requests to tell about */
     struct tn_request *news_next;
@@ -131,8 +133,7 @@ typedef struct tn_request {
     tn_top *prompt_top;          /* [nprompt, prompt_logprobs] */
     uint32_t ncached;            /* prompt tokens found in the cache; with the first token */
     uint64_t begun_ns;           /* first scheduled; with the first token */
-    atomic_uint failed;          /* TN_END_NAN or TN_END_ENGINE */
-    atomic_uint retired;         /* the step thread knows it no more */
+    atomic_uint failed;          /* TN_END_NAN, TN_END_ENGINE or TN_END_BUG */
     /* crossing: any -> both */
     atomic_uint cancelled;
     atomic_uint over;            /* the last piece went out: free its blocks */
@@ -141,11 +142,14 @@ typedef struct tn_request {
     struct tn_request *inbox_next;
     struct tn_request *outlet_next;
     bool outlet_queued;
+    bool retired;                /* the step thread knows it no more */
+    bool is_live;                /* in the engine's list */
     struct tn_request *live_prev, *live_next;
 
     /* output */
     uint32_t end;                /* TN_END_*, NONE while it goes on */
-    bool prompt_sent;
+    bool prompt_sent, prompt_counted;
+    uint32_t ncached_seen;       /* ncached, once it may be read */
     uint64_t nreply;             /* reply tokens of all choices */
 } tn_request;
 
@@ -158,9 +162,9 @@ typedef struct tn_request_plan {
     uint32_t block_tokens;       /* 0: no keys */
 } tn_request_plan;
 
-/* Takes over `prompt` (malloc, [nprompt]) on TN_OK. TN_NO_MEMORY. The caller fills in the
- * other fixed fields and opens the replies. Held once by the frontend, once by the engine. */
-tn_status tn_request_new(const tn_request_plan *plan, int32_t *prompt, uint32_t nprompt,
+/* Copies `prompt` ([nprompt]) into each choice. TN_NO_MEMORY. The caller fills in the other
+ * fixed fields and opens the replies. Held once by the frontend, once by the engine. */
+tn_status tn_request_new(const tn_request_plan *plan, const int32_t *prompt, uint32_t nprompt,
                          tn_request **out, tn_err *err);
 /* [any] Lets go of one hold; the last one frees. A frontend calls it exactly once, whenever it
  * likes: pieces keep coming until the last, so `user` must outlive that, not the hold. */
