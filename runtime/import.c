@@ -288,8 +288,8 @@ static tn_status make_dir(const job *j)
         return tn_fail(j->err, TN_CANTCREATE, "%s: a path of %d bytes; expected fewer than 4096",
                        shown, n);
     if (!j->o.overwrite && access(path, F_OK) == 0)
-        return tn_fail(j->err, TN_CANTCREATE, "%s: holds a model already; expected an empty folder, "
-                       "or leave to overwrite", shown);
+        return tn_fail(j->err, TN_CANTCREATE, "%s: holds a model already; expected an empty "
+                       "folder, or leave to overwrite", shown);
     return TN_OK;
 }
 

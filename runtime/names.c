@@ -127,7 +127,8 @@ bool tn_names_add(tn_names *t, const char *name, size_t len, uint32_t value, uin
     struct tn_name_slot *s = probe(t, name, len, hash);
     *found = s->name != NULL ? s->value : TN_NAMES_NONE;
     if (s->name == NULL) {
-        *s = (struct tn_name_slot){.name = name, .len = (uint32_t)len, .value = value, .hash = hash};
+        *s = (struct tn_name_slot){
+            .name = name, .len = (uint32_t)len, .value = value, .hash = hash};
         t->used++;
     }
     return true;
