@@ -7,6 +7,9 @@
 #include "kernel.h"
 
 extern const cpu_kernels cpu_level_scalar;
+#if defined(__x86_64__)
+extern const cpu_kernels cpu_level_avx2;
+#endif
 
 typedef struct level {
     const cpu_kernels *kernels;
@@ -18,9 +21,20 @@ static bool always(void)
     return true;
 }
 
+#if defined(__x86_64__)
+static bool runs_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
+#endif
+
 /* Worst first. */
 static const level levels[] = {
     {&cpu_level_scalar, always},
+#if defined(__x86_64__)
+    {&cpu_level_avx2, runs_avx2},
+#endif
 };
 
 #define NLEVEL (sizeof levels / sizeof levels[0])

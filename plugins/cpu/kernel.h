@@ -2,8 +2,9 @@
 /* kernel.h - the inner loops of the cpu device, one table per instruction set.
  *
  * The scalar table is plain C and the specification; every other level is held against it.
- * Each level is one translation unit compiled with its own -m flags and nothing else of it
- * runs before cpu_kernels_pick has looked at the processor.
+ * Each level is one translation unit level_NAME.c compiled with its own -m flags (named at
+ * its head; on other processors than x86-64 it is empty) and nothing else of it runs before
+ * cpu_kernels_pick has looked at the processor.
  *
  * Packed matrix ("R16"): strips of 16 rows, strip_size bytes apart. Rows past n and columns
  * past the form's are packed as code = zero, or 0. Inside a strip:

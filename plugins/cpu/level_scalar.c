@@ -182,7 +182,9 @@ static void scalar_multiply(const cpu_matrix *w, const cpu_act *a, uint32_t m, u
     }
 }
 
-static void scalar_row(const cpu_matrix *w, uint64_t r, float *out)
+/* Shared with the vector levels. */
+extern void cpu_scalar_row(const cpu_matrix *w, uint64_t r, float *out);
+void cpu_scalar_row(const cpu_matrix *w, uint64_t r, float *out)
 {
     const uint8_t *strip = w->data + r / CPU_STRIP * w->strip_size;
     uint32_t lane = (uint32_t)(r % CPU_STRIP);
@@ -384,7 +386,7 @@ const cpu_kernels cpu_level_scalar = {
     .name = "scalar",
     .prepare = scalar_prepare,
     .multiply = scalar_multiply,
-    .row = scalar_row,
+    .row = cpu_scalar_row,
     .norm = scalar_norm,
     .act_mul = scalar_act_mul,
     .add = scalar_add,

@@ -217,7 +217,9 @@ static void row_codes(pull *p, const cpu_matrix *w, uint64_t i)
     } else {
         memcpy(p->byte, from, p->row_size);
     }
-    memset(p->byte + p->f->cols, p->zero[(i + 1) * p->ngroup - 1], w->cols - p->f->cols);
+    uint8_t last = p->zero[(i + 1) * p->ngroup - 1]; /* 16 in some 4-bit files: no code */
+    memset(p->byte + p->f->cols, w->kind == TN_FORM_W4G ? last & 15 : last,
+           w->cols - p->f->cols);
 }
 
 /* The values of row i as f32, exact when the scale has 16 bits. */
