@@ -1,59 +1,97 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* dispatch.c - which levels of the kernels this processor runs.
  *
- * The only place that looks at the processor. __builtin_cpu_supports reads CPUID and also
- * asks whether the operating system saves the wide registers. This file is compiled for the
- * baseline, so nothing wider runs before the question is answered. */
+ * The only place that looks at the processor: CPUID for what it can do, XGETBV for whether
+ * the operating system saves the registers it does it with. The compilers' own builtins do
+ * not know all names needed here. This file is compiled for the baseline, so nothing wider
+ * runs before the question is answered. */
 #include "kernel.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+typedef struct level {
+    const cpu_kernels *kernels;
+    uint32_t needs;
+} level;
+
+#define HAS_AVX2 1u        /* with FMA and F16C */
+#define HAS_AVXVNNI 2u
+#define HAS_AVX512 4u      /* F, BW, VL and DQ */
+#define HAS_AVX512VNNI 8u
 
 extern const cpu_kernels cpu_level_scalar;
 #if defined(__x86_64__)
 extern const cpu_kernels cpu_level_avx2;
 #endif
 
-typedef struct level {
-    const cpu_kernels *kernels;
-    bool (*runs)(void);
-} level;
-
-static bool always(void)
-{
-    return true;
-}
-
-#if defined(__x86_64__)
-static bool runs_avx2(void)
-{
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
-}
-#endif
-
 /* Worst first. */
 static const level levels[] = {
-    {&cpu_level_scalar, always},
+    {&cpu_level_scalar, 0},
 #if defined(__x86_64__)
-    {&cpu_level_avx2, runs_avx2},
+    {&cpu_level_avx2, HAS_AVX2},
 #endif
 };
 
 #define NLEVEL (sizeof levels / sizeof levels[0])
 
+#if defined(__x86_64__)
+static bool has(uint32_t word, uint32_t bits)
+{
+    return (word & bits) == bits;
+}
+
+/* Register sets that the operating system saves: bit 1 sse, 2 avx, 5 to 7 avx512. */
+static uint32_t saved_registers(void)
+{
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+
+static uint32_t features(void)
+{
+    uint32_t a, b, c, d, found = 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !has(c, bit_OSXSAVE | bit_AVX))
+        return 0;
+    uint32_t saved = saved_registers(), one = c;
+    if (!has(saved, 0x06) || !__get_cpuid_count(7, 0, &a, &b, &c, &d))
+        return 0;
+    uint32_t wide = b, more = c;
+    if (!has(wide, bit_AVX2) || !has(one, bit_FMA | bit_F16C))
+        return 0;
+    found |= HAS_AVX2;
+    if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, 1u << 4))
+        found |= HAS_AVXVNNI;
+    if (!has(saved, 0xe6) || !has(wide, bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ))
+        return found;
+    found |= HAS_AVX512;
+    if (has(more, bit_AVX512VNNI))
+        found |= HAS_AVX512VNNI;
+    return found;
+}
+#else
+static uint32_t features(void)
+{
+    return 0;
+}
+#endif
+
 const cpu_kernels *cpu_kernels_at(uint32_t i)
 {
+    uint32_t found = features();
     for (size_t j = 0; j < NLEVEL; j++)
-        if (levels[j].runs() && i-- == 0)
+        if ((levels[j].needs & ~found) == 0 && i-- == 0)
             return levels[j].kernels;
     return NULL;
 }
 
 const cpu_kernels *cpu_kernels_pick(const char *name)
 {
-    const cpu_kernels *best = NULL;
-    for (size_t j = 0; j < NLEVEL; j++) {
-        bool wanted = name == NULL || strcmp(name, levels[j].kernels->name) == 0;
-        if (wanted && levels[j].runs())
-            best = levels[j].kernels;
-    }
+    const cpu_kernels *best = NULL, *at;
+    for (uint32_t i = 0; (at = cpu_kernels_at(i)) != NULL; i++)
+        if (name == NULL || strcmp(name, at->name) == 0)
+            best = at;
     return best;
 }
