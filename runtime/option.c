@@ -5,6 +5,7 @@
 #include "buf.h"
 #include "nearest.h"
 #include "number.h"
+#include "plain.h"
 #include "quote.h"
 
 #include <math.h>
@@ -13,6 +14,7 @@
 
 #define CHOICES_MAX 64u
 #define HELP_MAX_BYTES 1024u
+#define LINE_MAX_BYTES 4096u /* of an INI */
 #define OPTION_SIZE_1_0 (offsetof(tn_option, help) + sizeof(const char *))
 
 /* ----------------------------------------------------------------------------- the tables */
@@ -376,31 +378,34 @@ tn_status tn_values_set(tn_values *v, const char *key, const char *written,
 }
 
 /* Would the INI reader give back this text after "key = "? */
-static bool is_writable(const char *s)
+static bool is_writable(const char *key, const char *s)
 {
     size_t n = strlen(s);
     if (n == 0)
         return true;
-    if (s[0] == ' ' || s[0] == ';' || s[n - 1] == ' ' || n > 3500)
+    if (s[0] == ' ' || s[0] == ';' || s[n - 1] == ' ' || n + strlen(key) + 3 > LINE_MAX_BYTES)
         return false;
     for (size_t i = 0; i < n; i++)
-        if ((unsigned char)s[i] < 0x20 || s[i] == 0x7f || (s[i] == ';' && s[i - 1] == ' '))
+        if (tn_plain_is_control(s + i, s[i + 1] != 0 ? 2 : 1)
+            || (s[i] == ';' && s[i - 1] == ' '))
             return false;
     return true;
 }
 
 void tn_values_print(const tn_values *v, struct tn_buf *out)
 {
+    tn_quoted quoted;
     tn_buf_printf(out, "[%s]\n", v->section);
     for (uint32_t i = 0; i < v->n; i++) {
         const tn_value *at = &v->value[i];
-        const char *origin = at->origin ? at->origin : "default";
-        if (is_writable(at->written)) {
-            tn_buf_printf(out, "%s = %s ; from %s\n", at->option.key, at->written, origin);
-            continue;
-        }
-        tn_buf_printf(out, "; %s from %s holds what an INI cannot: ", at->option.key, origin);
-        tn_buf_put_json(out, at->written, strlen(at->written));
-        tn_buf_putc(out, '\n');
+        const char *key = at->option.key, *origin = at->origin ? at->origin : "default";
+        bool fits = strlen(key) + strlen(at->written) + strlen(origin) + 16 < LINE_MAX_BYTES;
+        if (!is_writable(key, at->written))
+            tn_buf_printf(out, "; %s from %.200s holds what an INI cannot: %s\n", key, origin,
+                          tn_quote_text(&quoted, at->written));
+        else if (fits)
+            tn_buf_printf(out, "%s = %s ; from %s\n", key, at->written, origin);
+        else
+            tn_buf_printf(out, "%s = %s\n", key, at->written);
     }
 }
