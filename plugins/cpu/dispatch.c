@@ -23,7 +23,8 @@ typedef struct level {
 
 extern const cpu_kernels cpu_level_scalar;
 #if defined(__x86_64__)
-extern const cpu_kernels cpu_level_avx2;
+extern const cpu_kernels cpu_level_avx2, cpu_level_avxvnni;
+extern const cpu_kernels cpu_level_avx512, cpu_level_avx512vnni;
 #endif
 
 /* Worst first. */
@@ -31,6 +32,9 @@ static const level levels[] = {
     {&cpu_level_scalar, 0},
 #if defined(__x86_64__)
     {&cpu_level_avx2, HAS_AVX2},
+    {&cpu_level_avxvnni, HAS_AVX2 | HAS_AVXVNNI},
+    {&cpu_level_avx512, HAS_AVX2 | HAS_AVX512},
+    {&cpu_level_avx512vnni, HAS_AVX2 | HAS_AVX512 | HAS_AVX512VNNI},
 #endif
 };
 

@@ -338,7 +338,12 @@ WIDE void tile_pick(const bool quant, const uint32_t kind, const tile *t, uint64
     case 3: tile_of(3, quant, kind, t); break;
     case 4: tile_of(4, quant, kind, t); break;
     case 5: tile_of(5, quant, kind, t); break;
-    default: tile_of(6, quant, kind, t); break;
+    case 6: tile_of(6, quant, kind, t); break;
+#if TILE > 6
+    case 7: tile_of(7, quant, kind, t); break;
+    case 8: tile_of(8, quant, kind, t); break;
+#endif
+    default: break;
     }
 }
 

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* level_avx512.c - the kernels for AVX-512 F, BW, VL and DQ: Skylake-X onwards.
+ *
+ * Flags of this unit: -mavx2 -mfma -mf16c
+ *   -mavx512f -mavx512bw -mavx512vl -mavx512dq. */
+#if defined(__x86_64__)
+#if !defined(__AVX512BW__) || !defined(__AVX512VL__) || !defined(__AVX512DQ__)
+#error "level_avx512.c wants -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq"
+#endif
+
+#include "lanes512.h"
+#include "wide_linear.h"
+#include "wide_vector.h"
+#include "wide_attend.h"
+#include "wide_table.h"
+
+extern const cpu_kernels cpu_level_avx512;
+const cpu_kernels cpu_level_avx512 = WIDE_TABLE("avx512");
+
+#else
+typedef int level_avx512_is_for_x86;
+#endif
