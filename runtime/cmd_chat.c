@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cmd_chat.c - `tenon chat DIR`: a conversation on the terminal.
+ *
+ * Lines are edited with libedit and remembered for the session (and in --history FILE). The
+ * reply streams; Ctrl-C stops it and keeps what was said. /help lists the commands. */
+#include "collect.h"
+#include "command.h"
+#include "house.h"
+#include "json.h"
+
+#include <editline/readline.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define TALK_MAX ((size_t)64 << 20)
+#define HISTORY_LINES 1000
+
+static const tn_flag own[] = {
+    {"system", "-s", 1, "A system message to begin with."},
+    {"max-tokens", "-n", 1, "Longest reply in tokens (what fits)."},
+    {"temperature", NULL, 1, "0 is greedy; default: the model's own."},
+    {"top-p", NULL, 1, "Nucleus: the share of probability that is kept."},
+    {"history", NULL, 1, "A file that keeps the lines typed."},
+};
+
+typedef struct talk {
+    tn_house *h;
+    tn_buf messages;     /* JSON objects, comma separated, without the brackets */
+    size_t begin;        /* length of `messages` with the system message alone */
+    const char *system;
+    int64_t max_tokens;
+    float temperature, top_p;
+} talk;
+
+static void add_message(talk *t, const char *role, const char *text, size_t size)
+{
+    if (t->messages.len > 0)
+        tn_buf_puts(&t->messages, ",");
+    tn_buf_printf(&t->messages, "{\"role\":\"%s\",\"content\":", role);
+    tn_buf_put_json(&t->messages, text, size);
+    tn_buf_puts(&t->messages, "}");
+}
+
+static void begin_talk(talk *t)
+{
+    tn_buf_reset(&t->messages);
+    if (t->system != NULL)
+        add_message(t, "system", t->system, strlen(t->system));
+    t->begin = t->messages.len;
+}
+
+static void print_piece(void *user, const tn_piece *p)
+{
+    tn_err err;
+    (void)user;
+    (void)tn_command_print(p->text, p->text_size, &err);
+}
+
+/* Waits for the reply, or for Ctrl-C, which is blocked everywhere and taken here. */
+static tn_status wait_reply(tn_collect *c, tn_err *err)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    struct timespec tick = {.tv_nsec = 20000000}, none = {0};
+    while (sigtimedwait(&set, NULL, &none) == SIGINT)
+        ; /* typed at the prompt: not meant for this reply */
+    for (;;) {
+        pthread_mutex_lock(&c->lock);
+        bool last = c->last;
+        pthread_mutex_unlock(&c->lock);
+        if (last)
+            return tn_collect_wait(c, err);
+        if (sigtimedwait(&set, NULL, &tick) == SIGINT)
+            tn_collect_cancel(c);
+    }
+}
+
+static void print_speed(const tn_collect *c)
+{
+    double s = (double)(c->last_ns - c->first_ns) / 1e9;
+    if (isatty(STDOUT_FILENO) && c->ntoken > 1 && s > 0)
+        fprintf(stderr, "\033[2m[%zu tokens, %.1f tok/s, first after %.2f s]\033[0m\n", c->ntoken,
+                (double)(c->ntoken - 1) / s, (double)(c->first_ns - c->begun_ns) / 1e9);
+}
+
+static tn_status reply(talk *t, const tn_json *messages, tn_err *err)
+{
+    tn_collect c;
+    tn_ask a = tn_ask_default();
+    a.prompt.kind = TN_PROMPT_CHAT;
+    a.prompt.messages = messages;
+    a.prompt.add_generation = 1;
+    a.temperature = t->temperature;
+    a.top_p = t->top_p;
+    a.max_tokens = t->max_tokens;
+    tn_status st = tn_collect_open(&c, err);
+    if (st != TN_OK)
+        return st;
+    c.each = print_piece;
+    st = tn_collect_start(&c, t->h->served[0].engine, &a, err);
+    if (st == TN_OK)
+        st = wait_reply(&c, err);
+    putchar('\n');
+    fflush(stdout);
+    if (st == TN_OK || st == TN_CANCELLED) {
+        add_message(t, "assistant", c.text.data != NULL ? c.text.data : "", c.text.len);
+        print_speed(&c);
+        st = TN_OK;
+    }
+    tn_collect_close(&c);
+    return st;
+}
+
+/* One turn. On failure the line is taken back, so that the talk can go on. */
+static tn_status turn(talk *t, const char *line, tn_err *err)
+{
+    size_t before = t->messages.len;
+    add_message(t, "user", line, strlen(line));
+    tn_buf list;
+    tn_buf_open(&list, TALK_MAX + 16);
+    tn_buf_puts(&list, "[");
+    tn_buf_put(&list, t->messages.data, t->messages.len);
+    tn_buf_puts(&list, "]");
+    tn_json_doc *doc = NULL;
+    tn_status st = t->messages.failed || list.failed
+                       ? tn_fail(err, TN_NO_MEMORY, "chat: the conversation is too long")
+                       : tn_json_open(list.data, list.len, "chat", TN_JSON_DEPTH_REQUEST, &doc,
+                                      err);
+    if (st == TN_OK)
+        st = reply(t, tn_json_root(doc), err);
+    tn_json_close(doc);
+    tn_buf_close(&list);
+    if (st != TN_OK) {
+        t->messages.len = before;
+        t->messages.failed = false;
+    }
+    return st;
+}
+
+/* True when the line was one; *over when the talk ends. */
+static bool take_command(talk *t, const char *line, bool *over)
+{
+    if (line[0] != '/')
+        return false;
+    if (strcmp(line, "/exit") == 0 || strcmp(line, "/quit") == 0) {
+        *over = true;
+    } else if (strcmp(line, "/reset") == 0) {
+        t->messages.len = t->begin;
+    } else if (strcmp(line, "/help") == 0) {
+        fputs("/reset  begins a new conversation\n/exit   ends (also Ctrl-D)\nCtrl-C  stops the "
+              "reply\n", stderr);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static char *next_line(void)
+{
+    if (isatty(STDIN_FILENO))
+        return readline("> ");
+    char *line = NULL;
+    size_t cap = 0;
+    ssize_t n = getline(&line, &cap, stdin);
+    if (n < 0) {
+        free(line);
+        return NULL;
+    }
+    if (n > 0 && line[n - 1] == '\n')
+        line[n - 1] = 0;
+    return line;
+}
+
+static tn_status talk_on(talk *t, tn_err *err)
+{
+    bool over = false, terminal = isatty(STDIN_FILENO) == 1;
+    char *line;
+    tn_status st = TN_OK;
+    while (!over && (line = next_line()) != NULL) {
+        if (line[0] != 0) {
+            if (terminal)
+                add_history(line);
+            st = TN_OK;
+            if (!take_command(t, line, &over))
+                st = turn(t, line, err);
+            if (st != TN_OK)
+                fprintf(stderr, "tenon: %s\n", err->text);
+        }
+        free(line);
+    }
+    return terminal ? TN_OK : st; /* a script learns of its last failure */
+}
+
+static tn_status run(tn_house *h, tn_err *err)
+{
+    talk t = {.h = h, .system = tn_flags_value(h->flags, "system")};
+    const char *file = tn_flags_value(h->flags, "history");
+    tn_buf_open(&t.messages, TALK_MAX);
+    tn_status st = tn_command_int(h->flags, "max-tokens", -1, 1, INT32_MAX, &t.max_tokens, err);
+    if (st == TN_OK)
+        st = tn_command_float(h->flags, "temperature", NAN, &t.temperature, err);
+    if (st == TN_OK)
+        st = tn_command_float(h->flags, "top-p", NAN, &t.top_p, err);
+    if (st == TN_OK && h->served[0].chat == NULL)
+        st = tn_fail(err, TN_DATA, "chat: %s has no chat template; expected one, or "
+                     "--chat-template FILE", h->served[0].settings->path);
+    if (st == TN_OK) {
+        if (isatty(STDIN_FILENO))
+            fprintf(stderr, "%s, %s. /help lists the commands.\n",
+                    tn_served_name(&h->served[0], 0), h->served[0].info.name);
+        using_history();
+        stifle_history(HISTORY_LINES);
+        if (file != NULL)
+            read_history(file); /* a first time has none */
+        begin_talk(&t);
+        st = talk_on(&t, err);
+        if (file != NULL && write_history(file) != 0)
+            fprintf(stderr, "tenon: %s: cannot keep the history there\n", file);
+    }
+    tn_buf_close(&t.messages);
+    return st;
+}
+
+int tn_cmd_chat(int argc, char *const *argv)
+{
+    tn_err err = {{0}, {0}, {0}};
+    tn_house h;
+    sigset_t set;
+    static const char *const fixed[] = {"max_num_seqs", "1", NULL};
+    tn_house_setup setup = {.command = "chat", .argc = argc, .argv = argv, .own = own,
+                            .nown = sizeof own / sizeof *own, .words_most = 1, .set = fixed,
+                            .flags = TN_HOUSE_QUIET | TN_HOUSE_MODEL_WORD};
+    sigemptyset(&set); /* before any thread is made: they all inherit it */
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    tn_status st = tn_house_open(&setup, &h, &err);
+    if (st == TN_CANCELLED)
+        return 0; /* --help */
+    if (st != TN_OK)
+        return tn_command_fail(st, &err);
+    st = run(&h, &err);
+    tn_house_close(&h);
+    return st == TN_OK ? 0 : tn_command_fail(st, &err);
+}

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cmd_serve.c - `tenon serve`: models up, frontends live, until a signal says stop. */
+#include "buf.h"
+#include "command.h"
+#include "guard.h"
+#include "house.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static const tn_flag own[] = {
+    {"print-config", NULL, 0, "Prints the effective configuration and where it came from."},
+    {"print-recipe", NULL, 0, "Prints the model's recipe: buffers and operations."},
+    {"print-tensors", NULL, 0, "Prints the loader's table: tensor, form, owner, bytes."},
+    {"check", NULL, 0, "Checks the configuration, loads no model, and ends."},
+};
+
+/* The signals that end or steer the server are taken by sigwait alone, so no handler runs. */
+static void block_signals(sigset_t *set)
+{
+    sigemptyset(set);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGINT);
+    sigaddset(set, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static tn_status print_text(void (*print)(const tn_house *, tn_buf *), const tn_house *h,
+                            tn_err *err)
+{
+    tn_buf out;
+    tn_buf_open(&out, (size_t)1 << 28);
+    print(h, &out);
+    tn_status st = out.failed ? tn_fail(err, TN_NO_MEMORY, "no memory for the output")
+                              : tn_command_print(out.data != NULL ? out.data : "", out.len, err);
+    tn_buf_close(&out);
+    return st;
+}
+
+static void put_recipes(const tn_house *h, tn_buf *out)
+{
+    for (uint32_t i = 0; i < h->nserved; i++)
+        tn_recipe_print(&h->served[i].draft.recipe, out);
+}
+
+static void put_tensors(const tn_house *h, tn_buf *out)
+{
+    for (uint32_t i = 0; i < h->nserved; i++)
+        tn_buf_put(out, h->served[i].table.data, h->served[i].table.len);
+}
+
+/* Waits for the end. SIGHUP only re-checks the INI: what runs keeps its configuration. */
+static int wait_for_end(const sigset_t *set, tn_house *h, const tn_house_setup *setup)
+{
+    for (;;) {
+        int sig = 0;
+        int e = sigwait(set, &sig);
+        if (e != 0)
+            return e;
+        if (sig != SIGHUP)
+            return sig;
+        tn_err err = {{0}, {0}, {0}};
+        tn_conf *c = NULL;
+        const char *path = tn_flags_early(setup->argc, setup->argv, "config");
+        tn_status st = tn_conf_open(path != NULL ? path : TN_CONF_FILE, &c, &err);
+        if (st != TN_OK)
+            tn_log_put(h->log, TN_LOG_ERROR, "core", NULL, "SIGHUP: %s; the old configuration "
+                       "stays", err.text);
+        else
+            tn_log_put(h->log, TN_LOG_INFO, "core", NULL, "SIGHUP: the INI is sound; a restart "
+                       "takes it over");
+        if (c != NULL)
+            tn_conf_close(c);
+    }
+}
+
+static tn_status serve(tn_house *h, const tn_house_setup *setup, const sigset_t *set, tn_err *err)
+{
+    if (tn_wall_of(h->wall, TN_KIND_FRONT, 0) == NULL)
+        return tn_fail(err, TN_CONFIG, "serve: no frontend is loaded; expected a [plugin NAME] "
+                       "section for one");
+    tn_status st = tn_house_start(h, err);
+    if (st != TN_OK)
+        return st;
+    int sig = wait_for_end(set, h, setup);
+    tn_log_put(h->log, TN_LOG_INFO, "core", NULL, "%s: draining, up to %u s", strsignal(sig),
+               h->settings.drain_timeout);
+    st = tn_house_drain(h, h->settings.drain_timeout * 1000u, err);
+    if (st != TN_OK)
+        tn_log_put(h->log, TN_LOG_WARN, "core", NULL, "%s", err->text);
+    return st;
+}
+
+/* --print-config and --check need no model; --print-recipe and --print-tensors no memory. */
+static uint32_t house_flags(int argc, char *const *argv)
+{
+    uint32_t flags = TN_HOUSE_FRONTS | TN_HOUSE_MODEL_WORD;
+    for (int i = 0; i < argc; i++) {
+        const char *a = argv[i];
+        if (strcmp(a, "--check") == 0 || strcmp(a, "--print-config") == 0 ||
+            strcmp(a, "--print_config") == 0)
+            flags |= TN_HOUSE_CHECK | TN_HOUSE_QUIET;
+        if (strcmp(a, "--print-recipe") == 0 || strcmp(a, "--print-tensors") == 0 ||
+            strcmp(a, "--print_recipe") == 0 || strcmp(a, "--print_tensors") == 0)
+            flags |= TN_HOUSE_PLAN | TN_HOUSE_QUIET;
+    }
+    return flags;
+}
+
+static tn_status run(tn_house *h, const tn_house_setup *setup, const sigset_t *set, tn_err *err)
+{
+    tn_status st = TN_OK;
+    bool printed = false;
+    if (tn_flags_value(h->flags, "print-config") != NULL) {
+        st = print_text(tn_house_print_config, h, err);
+        printed = true;
+    }
+    if (st == TN_OK && tn_flags_value(h->flags, "print-recipe") != NULL) {
+        st = print_text(put_recipes, h, err);
+        printed = true;
+    }
+    if (st == TN_OK && tn_flags_value(h->flags, "print-tensors") != NULL) {
+        st = print_text(put_tensors, h, err);
+        printed = true;
+    }
+    if (st == TN_OK && tn_flags_value(h->flags, "check") != NULL && !printed) {
+        fputs("tenon: the configuration is sound\n", stderr);
+        printed = true;
+    }
+    return st != TN_OK || printed ? st : serve(h, setup, set, err);
+}
+
+int tn_cmd_serve(int argc, char *const *argv)
+{
+    tn_err err = {{0}, {0}, {0}};
+    tn_house h;
+    sigset_t set;
+    tn_guard *guard = NULL;
+    block_signals(&set);
+    tn_status st = tn_guard_open(&guard, &err);
+    if (st != TN_OK)
+        return tn_command_fail(st, &err);
+    tn_house_setup setup = {.command = "serve", .argc = argc, .argv = argv, .own = own,
+                            .nown = sizeof own / sizeof *own, .words_most = 1,
+                            .flags = house_flags(argc, argv), .guard = guard};
+    st = tn_house_open(&setup, &h, &err);
+    if (st == TN_OK) {
+        st = run(&h, &setup, &set, &err);
+        tn_house_close(&h);
+    } else if (st == TN_CANCELLED) {
+        st = TN_OK; /* --help */
+        err.text[0] = 0;
+    }
+    tn_guard_close(guard);
+    return st == TN_OK ? 0 : tn_command_fail(st, &err);
+}

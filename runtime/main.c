@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* main.c - `tenon COMMAND ...`. */
+#include "command.h"
+#include "nearest.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef struct command {
+    const char *name;
+    int (*run)(int argc, char *const *argv);
+    const char *help;
+} command;
+
+static const command commands[] = {
+    {"serve", tn_cmd_serve, "Serves models to OpenAI clients."},
+    {"chat", tn_cmd_chat, "Talks to a model on the terminal."},
+    {"complete", tn_cmd_complete, "Completes one prompt."},
+    {"eval", tn_cmd_eval, "Measures how well a model predicts a text."},
+    {"bench", tn_cmd_bench, "Measures latency or throughput."},
+    {"import", tn_cmd_import, "Turns a GGUF file into a model folder."},
+    {"quantize", tn_cmd_quantize, "Writes a model in a quantization's format."},
+    {"plugin", tn_cmd_plugin, "Lists, checks and begins plugins."},
+};
+#define NCOMMAND (sizeof commands / sizeof *commands)
+
+static int print_usage(FILE *to)
+{
+    fputs("tenon COMMAND [ARGUMENTS]\n\n", to);
+    for (size_t i = 0; i < NCOMMAND; i++)
+        fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].help);
+    fputs("\n`tenon COMMAND --help` lists the flags of one; `tenon --version` prints the "
+          "version.\n", to);
+    return fflush(to) == 0 && !ferror(to) ? 0 : TN_IO;
+}
+
+static int unknown_command(const char *name)
+{
+    tn_nearest n;
+    tn_nearest_open(&n, name);
+    for (size_t i = 0; i < NCOMMAND; i++)
+        tn_nearest_try(&n, commands[i].name);
+    const char *near = n.best;
+    fprintf(stderr, "tenon: unknown command \"%.64s\"%s%s%s\n", name,
+            near != NULL ? "; did you mean " : "; `tenon --help` lists them",
+            near != NULL ? near : "", near != NULL ? "?" : "");
+    return TN_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    signal(SIGPIPE, SIG_IGN); /* a closed pipe is a write error, not a death */
+    if (argc < 2) {
+        print_usage(stderr);
+        return TN_USAGE;
+    }
+    const char *name = argv[1];
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0)
+        return print_usage(stdout);
+    if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0) {
+        printf("tenon %s\n", TN_VERSION);
+        return fflush(stdout) == 0 ? 0 : TN_IO;
+    }
+    for (size_t i = 0; i < NCOMMAND; i++)
+        if (strcmp(name, commands[i].name) == 0)
+            return commands[i].run(argc - 2, argv + 2);
+    return unknown_command(name);
+}
