@@ -5,8 +5,8 @@
 #include "conf.h"
 
 #include "option.h"
-#include "plain.h"
 #include "quote.h"
+#include "utf8seq.h"
 
 #include <stdlib.h>
 
@@ -193,19 +193,10 @@ tn_status tn_conf_add(tn_conf *c, uint32_t kind, const char *name, const char *o
     return new_section(c, kind, name, origin) != NULL ? TN_OK : no_memory(err);
 }
 
-static bool is_utf8(const char *s)
-{
-    size_t n = strlen(s);
-    for (size_t i = 0, size; i < n; i += size)
-        if ((size = tn_plain_size(s + i, n - i)) == 0)
-            return false;
-    return true;
-}
-
 tn_status tn_conf_set(tn_conf *c, uint32_t kind, const char *name, const char *key,
                       const char *value, const char *origin, tn_err *err)
 {
-    if (!is_utf8(value))
+    if (!tn_is_utf8(value, strlen(value)))
         return tn_fail(err, TN_USAGE, "%s: bytes that are not UTF-8; expected text", origin);
     tn_status st = tn_conf_add(c, kind, name, origin, err);
     if (st != TN_OK)

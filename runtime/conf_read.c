@@ -14,6 +14,7 @@
 #include "option.h"
 #include "plain.h"
 #include "quote.h"
+#include "utf8seq.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -250,7 +251,7 @@ static tn_status read_heading(reading *r, char *text, size_t n, tn_err *err)
 static tn_status check_bytes(const reading *r, const char *s, size_t n, tn_err *err)
 {
     for (size_t i = 0; i < n;) {
-        size_t size = tn_plain_size(s + i, n - i);
+        size_t size = tn_utf8_size(s + i, n - i);
         if (size == 0)
             return fail_line(r, err, "bytes that are not UTF-8; expected text");
         if (s[i] != '\t' && tn_plain_is_control(s + i, size))

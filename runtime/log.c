@@ -8,6 +8,7 @@
 #include "log.h"
 
 #include "plain.h"
+#include "utf8seq.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -74,7 +75,7 @@ static void put_escaped(line *o, bool json, const char *text)
     const char *s = text;
     size_t n = strlen(text);
     while (n > 0) {
-        size_t size = tn_plain_size(s, n);
+        size_t size = tn_utf8_size(s, n);
         if (o->max - o->len < 8)
             return;
         if (size == 0 || tn_plain_is_control(s, size)) {

@@ -128,6 +128,8 @@ static void put_number(tn_buf *out, double v)
         tn_buf_puts(out, "NaN");
     else if (isinf(v))
         tn_buf_puts(out, v > 0 ? "+Inf" : "-Inf");
+    else if (v == floor(v) && fabs(v) < 1e15)
+        tn_buf_printf(out, "%lld", (long long)v); /* 100, where the shortest is 1e+02 */
     else
         tn_buf_put_double(out, v);
 }

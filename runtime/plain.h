@@ -6,11 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Bytes of the UTF-8 character at s (n >= 1 bytes left), 0 when there is none: too long,
- * cut, a surrogate or past U+10FFFF. */
-size_t tn_plain_size(const char *s, size_t n);
-
-/* Is this character one a terminal would obey (C0, DEL, C1)? `size` as from tn_plain_size. */
+/* Is this character one a terminal would obey (C0, DEL, C1)? `size` as from tn_utf8_size. */
 bool tn_plain_is_control(const char *s, size_t size);
 
 /* In place: terminates within `cap` bytes and turns controls and stray bytes into '?'. */

@@ -7,6 +7,7 @@
 #include "option.h"
 #include "wall.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #define TN_MULTIPLIES_MAX 16u
@@ -30,6 +31,8 @@ typedef struct guest {
     tn_option *options;         /* owned, strings in the library */
     tn_values *values;          /* owned */
     tn_host host;
+    pthread_mutex_t lock;       /* guards `held` */
+    struct tn_held *held;       /* blocks taken through the host and not given back */
     _Atomic uint64_t held_bytes, held_blocks;
     uint32_t memory_gauge;      /* metric */
 } guest;
@@ -62,6 +65,7 @@ void tn_guest_drop(guest *g);
 
 /* wall_host.c: the host table of one plugin. */
 void tn_wall_lend(guest *g);
+void tn_wall_reclaim(guest *g);   /* frees what the plugin still holds; nothing of it runs */
 
 /* wall_visit.c: one call of the life cycle, guarded and looked after. */
 typedef struct visit visit;

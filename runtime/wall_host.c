@@ -2,7 +2,8 @@
 /* wall_host.c - what the core lends one plugin: log, memory, settings, metrics, JSON, clock.
  *
  * Memory is counted per plugin. Each block has a 64-byte head with its size and a mark, so
- * that a plugin that gives back what it never took is told so instead of trusted. */
+ * that a plugin that gives back what it never took is told so instead of trusted; the blocks
+ * are chained, so that what a plugin forgot is given back when it is unloaded. */
 #include "wall_guest.h"
 
 #include "json.h"
@@ -15,10 +16,13 @@
 #define HEAD_SIZE 64u
 #define MARK 0x746e6d656d6f7279ull
 
-typedef struct head {
+struct tn_held {
     uint64_t mark, size;
     guest *owner;
-} head;
+    struct tn_held *next, *last; /* what this plugin holds, under its lock */
+};
+typedef struct tn_held head;
+_Static_assert(sizeof(head) <= HEAD_SIZE, "the head fits");
 
 static void host_log(void *ctx, uint32_t level, const char *text)
 {
@@ -48,39 +52,61 @@ static void *host_alloc(void *ctx, uint64_t size)
     guest *g = ctx;
     if (size > SIZE_MAX / 2)
         return NULL;
-    size_t whole = HEAD_SIZE + (((size_t)size + 63) & ~(size_t)63);
-    char *block = aligned_alloc(64, whole);
-    if (block == NULL)
+    head *h = aligned_alloc(64, HEAD_SIZE + (((size_t)size + 63) & ~(size_t)63));
+    if (h == NULL)
         return NULL;
-    head h = {.mark = MARK, .size = size, .owner = g};
-    memcpy(block, &h, sizeof h);
+    *h = (head){.mark = MARK, .size = size, .owner = g};
+    pthread_mutex_lock(&g->lock);
+    h->next = g->held;
+    if (h->next != NULL)
+        h->next->last = h;
+    g->held = h;
+    pthread_mutex_unlock(&g->lock);
     atomic_fetch_add(&g->held_bytes, size);
     atomic_fetch_add(&g->held_blocks, 1);
     tell_held(g);
-    return block + HEAD_SIZE;
+    return (char *)h + HEAD_SIZE;
+}
+
+static void unlink_held(guest *g, head *h)
+{
+    pthread_mutex_lock(&g->lock);
+    if (h->last != NULL)
+        h->last->next = h->next;
+    else
+        g->held = h->next;
+    if (h->next != NULL)
+        h->next->last = h->last;
+    pthread_mutex_unlock(&g->lock);
 }
 
 static void host_release(void *ctx, void *p)
 {
     guest *g = ctx;
-    head h, gone = {.mark = 0};
     if (p == NULL)
         return;
-    if ((uintptr_t)p % 64 != 0) {
+    head *h = (head *)((char *)p - HEAD_SIZE);
+    if ((uintptr_t)p % 64 != 0 || h->mark != MARK || h->owner != g) {
         say_bug(g, "releases memory it never took", "");
         return;
     }
-    char *block = (char *)p - HEAD_SIZE;
-    memcpy(&h, block, sizeof h);
-    if (h.mark != MARK || h.owner != g) {
-        say_bug(g, "releases memory it never took", "");
-        return;
-    }
-    memcpy(block, &gone, sizeof gone);
-    free(block);
-    atomic_fetch_sub(&g->held_bytes, h.size);
+    unlink_held(g, h);
+    h->mark = 0;
+    atomic_fetch_sub(&g->held_bytes, h->size);
     atomic_fetch_sub(&g->held_blocks, 1);
+    free(h);
     tell_held(g);
+}
+
+void tn_wall_reclaim(guest *g)
+{
+    while (g->held != NULL) {
+        head *h = g->held;
+        g->held = h->next;
+        free(h);
+    }
+    atomic_store(&g->held_bytes, 0);
+    atomic_store(&g->held_blocks, 0);
 }
 
 /* -------------------------------------------------------------------------------- settings */

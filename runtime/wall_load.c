@@ -174,6 +174,7 @@ tn_status tn_guest_new(tn_wall *w, const char *name, bool required, guest **out,
         free(g);
         return tn_fail(err, TN_OS, "plugins: out of memory");
     }
+    pthread_mutex_init(&g->lock, NULL);
     g->wall = w;
     g->required = required;
     g->pub.name = g->name;
@@ -232,6 +233,8 @@ void tn_guest_drop(guest *g)
     tn_values_close(g->values); /* borrows from the library */
     close_library(g);
     tn_wall_disown(g);
+    tn_wall_reclaim(g);
+    pthread_mutex_destroy(&g->lock);
     free(g->name);
     free(g->file);
     free(g->away);
