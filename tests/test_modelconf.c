@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_modelconf.c - config.json: what is read, what is refused, and the rotary tables. */
+#include "json.h"
+#include "modelconf.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#define LLAMA "\"model_type\":\"llama\",\"hidden_size\":64,\"num_hidden_layers\":2," \
+              "\"num_attention_heads\":4,\"intermediate_size\":128,\"vocab_size\":1000," \
+              "\"max_position_embeddings\":512"
+
+static tn_status read_text(const char *text, tn_model_conf *c, tn_err *err)
+{
+    tn_json_doc *doc = NULL;
+    tn_status st = tn_json_open(text, strlen(text), "config.json", 64, &doc, err);
+    if (st == TN_OK)
+        st = tn_model_conf_read(tn_json_root(doc), c, err);
+    tn_json_close(doc);
+    return st;
+}
+
+static tn_model_conf good(const char *text)
+{
+    tn_model_conf c;
+    tn_err err = {{0}, {0}, {0}};
+    if (read_text(text, &c, &err) != TN_OK)
+        fail_msg("%s: %s", text, err.text);
+    return c;
+}
+
+static void reads_what_matters(void **state)
+{
+    (void)state;
+    tn_model_conf c = good("{" LLAMA ",\"num_key_value_heads\":2,\"rms_norm_eps\":1e-5,"
+                           "\"rope_theta\":100000.0,\"tie_word_embeddings\":true,"
+                           "\"torch_dtype\":\"bfloat16\",\"bos_token_id\":1,\"eos_token_id\":[2,3],"
+                           "\"rope_scaling\":null,\"num_experts\":8}");
+    assert_string_equal(c.type, "llama");
+    assert_int_equal(c.kv_heads, 2);
+    assert_int_equal(c.head_dim, 16);
+    assert_true(c.eps == 1e-5f);
+    assert_true(c.tied);
+    assert_int_equal(c.dtype, TN_BF16);
+    assert_int_equal(c.neos, 2);
+    assert_int_equal(c.eos[1], 3);
+    assert_false(c.qkv_bias);
+    assert_false(c.qk_norm);
+}
+
+static void families_differ(void **state)
+{
+    (void)state;
+    tn_model_conf q2 = good("{\"model_type\":\"qwen2\",\"hidden_size\":64,\"num_hidden_layers\":2,"
+                            "\"num_attention_heads\":4,\"intermediate_size\":128,\"vocab_size\":9,"
+                            "\"max_position_embeddings\":512,\"sliding_window\":8,"
+                            "\"use_sliding_window\":false}");
+    assert_true(q2.qkv_bias);
+    assert_false(q2.o_bias);
+    assert_int_equal(q2.window[0], 0);
+    tn_model_conf q3 = good("{\"model_type\":\"qwen3\",\"hidden_size\":64,\"num_hidden_layers\":2,"
+                            "\"num_attention_heads\":4,\"head_dim\":32,\"intermediate_size\":128,"
+                            "\"vocab_size\":9,\"max_position_embeddings\":512,"
+                            "\"use_sliding_window\":true,\"sliding_window\":8,"
+                            "\"max_window_layers\":1}");
+    assert_true(q3.qk_norm);
+    assert_int_equal(q3.head_dim, 32);
+    assert_int_equal(q3.window[0], 0);
+    assert_int_equal(q3.window[1], 8);
+    tn_model_conf m = good("{\"model_type\":\"mistral\",\"hidden_size\":64,\"num_hidden_layers\":2,"
+                           "\"num_attention_heads\":4,\"intermediate_size\":128,\"vocab_size\":9,"
+                           "\"max_position_embeddings\":512,\"sliding_window\":16}");
+    assert_int_equal(m.window[0], 16);
+    tn_model_conf t = good("{" LLAMA ",\"sliding_window\":8,\"layer_types\":"
+                           "[\"sliding_attention\",\"full_attention\"]}");
+    assert_int_equal(t.window[0], 8);
+    assert_int_equal(t.window[1], 0);
+}
+
+static void refuses_by_name(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {"[]", "not an object"},
+        {"{}", "model_type"},
+        {"{\"model_type\":\"gpt2\"}", "llama, mistral, qwen2, qwen3"},
+        {"{\"model_type\":5}", "model_type"},
+        {"{\"model_type\":\"llama\"}", "hidden_size: missing"},
+        {"{" LLAMA ",\"num_key_value_heads\":3}", "num_key_value_heads"},
+        {"{" LLAMA ",\"head_dim\":7}", "head_dim"},
+        {"{" LLAMA ",\"hidden_act\":\"relu7\"}", "hidden_act"},
+        {"{" LLAMA ",\"rms_norm_eps\":0}", "rms_norm_eps"},
+        {"{" LLAMA ",\"rms_norm_eps\":-1e-5}", "rms_norm_eps"},
+        {"{" LLAMA ",\"rope_theta\":0}", "rope_theta"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}}", "dynamic"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":0}}", "factor"},
+        {"{" LLAMA ",\"eos_token_id\":1000}", "eos_token_id"},
+        {"{" LLAMA ",\"eos_token_id\":[1,-1]}", "eos_token_id"},
+        {"{" LLAMA ",\"torch_dtype\":\"int4\"}", "torch_dtype"},
+        {"{" LLAMA ",\"layer_types\":[\"full_attention\"]}", "layer_types"},
+        {"{\"model_type\":\"llama\",\"hidden_size\":4611686018427387904}", "hidden_size"},
+        {"{\"model_type\":\"llama\",\"hidden_size\":64.5}", "hidden_size"},
+        {"{\"model_type\":\"llama\",\"hidden_size\":64,\"num_hidden_layers\":100000}",
+         "num_hidden_layers"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        tn_model_conf c;
+        tn_err err = {{0}, {0}, {0}};
+        tn_status st = read_text(bad[i][0], &c, &err);
+        if (st != TN_DATA || strstr(err.text, bad[i][1]) == NULL ||
+            strncmp(err.text, "config.json: ", 13) != 0)
+            fail_msg("%s: status %d, \"%s\"; wanted \"%s\"", bad[i][0], st, err.text, bad[i][1]);
+    }
+}
+
+static void near(double found, double wanted)
+{
+    if (fabs(found - wanted) > 1e-9 * fabs(wanted))
+        fail_msg("found %.12g, wanted %.12g", found, wanted);
+}
+
+/* Values computed independently, in double precision, from the definitions. */
+static void yarn_table(void **state)
+{
+    (void)state;
+    tn_model_conf c = {.rope_dims = 64, .rope_theta = 1e7,
+                       .scaling = {.kind = TN_SCALING_YARN, .factor = 4, .original = 262144,
+                                   .beta_fast = 32, .beta_slow = 1, .truncate = true,
+                                   .attention = 0.1 * log(4) + 1}};
+    double inv[32], scale = tn_rope_fill(&c, inv);
+    near(scale, 1.1386294361119891);
+    near(inv[0], 1);
+    assert_true(fabs(inv[14] - 8.659643234e-4) < 1e-13);
+    assert_true(fabs(inv[15] - 4.742398227e-4) < 1e-13);
+    assert_true(fabs(inv[18] - 7.217387404e-5) < 1e-14);
+    assert_true(fabs(inv[22] - 3.849816315e-6) < 1e-15);
+    assert_true(fabs(inv[31] - 4.137042750e-8) < 1e-17);
+}
+
+static void llama3_and_linear_tables(void **state)
+{
+    (void)state;
+    tn_model_conf c = good("{" LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,"
+                           "\"low_freq_factor\":1,\"high_freq_factor\":4,"
+                           "\"original_max_position_embeddings\":8192}}");
+    c.rope_dims = 128;
+    c.rope_theta = 500000;
+    double inv[64], pi = acos(-1.0);
+    assert_true(tn_rope_fill(&c, inv) == 1);
+    for (int i = 0; i < 64; i++) {
+        double plain = pow(500000, -2.0 * i / 128), wave = 2 * pi / plain, want;
+        if (wave < 8192 / 4.0)
+            want = plain;
+        else if (wave > 8192)
+            want = plain / 8;
+        else {
+            double s = (8192 / wave - 1) / 3;
+            want = (1 - s) * plain / 8 + s * plain;
+        }
+        near(inv[i], want);
+    }
+    tn_model_conf l = good("{" LLAMA ",\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2,"
+                           "\"rope_theta\":10000}}");
+    assert_int_equal(l.context, 1024);
+    tn_rope_fill(&l, inv);
+    near(inv[0], 0.5);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reads_what_matters), cmocka_unit_test(families_differ),
+        cmocka_unit_test(refuses_by_name), cmocka_unit_test(yarn_table),
+        cmocka_unit_test(llama3_and_linear_tables),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

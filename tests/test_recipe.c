@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_recipe.c - the dense model as a recipe: every index is in range, widths agree, and the
+ * printed page folds what repeats. Also the budget that is made from a program's needs. */
+#include "budget.h"
+#include "buf.h"
+#include "json.h"
+#include "recipe.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <cmocka.h>
+
+static tn_model_conf conf_of(const char *type, bool tied)
+{
+    tn_model_conf c = {.hidden = 64, .layers = 3, .heads = 4, .kv_heads = 2, .head_dim = 16,
+                       .inter = 128, .vocab = 1000, .context = 512, .rope_dims = 16,
+                       .rope_theta = 1e4, .eps = 1e-5f, .act = TN_ACT_SILU, .tied = tied};
+    snprintf(c.type, sizeof c.type, "%s", type);
+    return c;
+}
+
+static void check_linear(const tn_recipe *r, const tn_op_linear *a)
+{
+    assert_in_range(a->nparts, 1, TN_LINEAR_PARTS);
+    for (uint32_t p = 0; p < a->nparts; p++) {
+        const tn_part *t = &a->part[p];
+        assert_true(t->w < r->nweight && t->out < r->nbuffer);
+        assert_int_equal(r->weight[t->w].k, r->buffer[a->in].width - a->in_col);
+        assert_true(t->col + r->weight[t->w].n <= r->buffer[t->out].width);
+        if (t->bias != TN_NONE)
+            assert_int_equal(r->weight[t->bias].k, r->weight[t->w].n);
+    }
+}
+
+static void indices_are_whole(void **state)
+{
+    (void)state;
+    for (int tied = 0; tied < 2; tied++) {
+        tn_model_conf c = conf_of("qwen3", tied != 0);
+        c.qk_norm = true;
+        c.qkv_bias = true;
+        tn_draft d;
+        tn_err err;
+        assert_int_equal(tn_dense_build(&c, NULL, TN_F16, 512, &d, &err), TN_OK);
+        const tn_recipe *r = &d.recipe;
+        assert_int_equal(r->ncache, 3);
+        assert_int_equal(r->nop, 1 + 3 * 9 + 5);
+        assert_int_equal(r->nsection, 1);
+        assert_int_equal(r->section[0].nop, r->nop);
+        assert_int_equal(r->weight[0].flags & TN_WEIGHT_TIED, tied ? TN_WEIGHT_TIED : 0);
+        uint32_t heads = 0;
+        for (uint32_t i = 0; i < r->nweight; i++)
+            heads += r->weight[i].role == TN_ROLE_HEAD;
+        assert_int_equal(heads, tied ? 0 : 1);
+        for (uint32_t i = 0; i < r->nop; i++) {
+            uint32_t size;
+            memcpy(&size, r->op[i].args, sizeof size);
+            assert_in_range(size, 8, 256);
+            if (r->op[i].kind == TN_OP_LINEAR)
+                check_linear(r, r->op[i].args);
+        }
+        tn_draft_close(&d);
+    }
+}
+
+static void page_folds_layers(void **state)
+{
+    (void)state;
+    tn_model_conf c = conf_of("llama", true);
+    c.window[2] = 8;
+    tn_draft d;
+    tn_err err;
+    tn_buf out;
+    tn_buf_open(&out, 65536);
+    assert_int_equal(tn_dense_build(&c, NULL, TN_F16, 512, &d, &err), TN_OK);
+    tn_recipe_print(&d.recipe, &out);
+    assert_non_null(strstr(out.data, "layers 0 to 1, each"));
+    assert_non_null(strstr(out.data, "layer 2\n")); /* its window sets it apart */
+    assert_non_null(strstr(out.data, "window 8"));
+    tn_buf_close(&out);
+    tn_draft_close(&d);
+}
+
+static void budget_shares_memory(void **state)
+{
+    (void)state;
+    tn_need need = {.weight_bytes = 1000, .workspace_bytes = 100, .block_bytes = 10};
+    tn_budget_ask ask = {.seqs = 2, .context = 64, .block_tokens = 16, .free_memory = 5000};
+    tn_budget b;
+    tn_err err;
+    assert_int_equal(tn_budget_make(&ask, &need, &b, &err), TN_OK);
+    assert_int_equal(b.nblock, 8); /* two full sequences, though more would fit */
+    assert_int_equal(b.total, 1180);
+    assert_int_equal(b.context_fits, 64);
+    ask.memory = 1130; /* three blocks */
+    assert_int_equal(tn_budget_make(&ask, &need, &b, &err), TN_OK);
+    assert_int_equal(b.nblock, 3);
+    assert_int_equal(b.context_fits, 48);
+    ask.memory = 1105;
+    assert_int_equal(tn_budget_make(&ask, &need, &b, &err), TN_UNAVAILABLE);
+    assert_non_null(strstr(err.text, "do not fit"));
+    ask.memory = 0;
+    ask.cache = 500; /* asked for in bytes: taken, even past full sequences */
+    assert_int_equal(tn_budget_make(&ask, &need, &b, &err), TN_OK);
+    assert_int_equal(b.nblock, 50);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(indices_are_whole), cmocka_unit_test(page_folds_layers),
+        cmocka_unit_test(budget_shares_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
