@@ -9,6 +9,8 @@
  *  - Structs that cross begin with `size`, the sizeof their author knew. Members are only
  *    ever added at the end. A member that an older author lacked reads as zero or NULL;
  *    NULL means "not offered". Arrays of structs step by the `size` of their first element.
+ *    The few without a `size` (tn_err, tn_json, tn_tensor, tn_rect, and the elements of a
+ *    step and of its results) are frozen within a major version.
  *  - No enum, bit-field, bool or long in a struct that crosses.
  *  - A call that can fail returns a tn_status, writes its outputs only on TN_OK, and on
  *    failure writes one sentence into `err`: what failed, on what, found and wanted.
@@ -33,11 +35,15 @@ extern "C" {
 /* Same major: compatible. A plugin's minor may not be newer than the core's. */
 #define TN_ABI_MAJOR 1u
 #define TN_ABI_MINOR 0u
-
 #define TN_NONE 0xffffffffu   /* "no such index" in every uint32_t index below */
 
-/* ------------------------------------------------------------------ status and errors */
+#if defined(__GNUC__)
+#define TN_GNU(attribute) __attribute__((attribute))
+#else
+#define TN_GNU(attribute)
+#endif
 
+/* ------------------------------------------------------------------ status and errors */
 typedef int32_t tn_status;
 
 /* Values from 64 on are the exit codes of sysexits.h that a command ends with. */
@@ -59,7 +65,6 @@ typedef int32_t tn_status;
 #define TN_CUT 75         /* stopped with work cut off */
 #define TN_NOPERM 77
 #define TN_CONFIG 78      /* the INI is invalid */
-
 typedef struct tn_err {
     char text[1024];  /* one sentence, always terminated */
     char code[48];    /* short machine name ("context_length_exceeded"), may be empty */
@@ -67,9 +72,8 @@ typedef struct tn_err {
 } tn_err;
 
 /* Writes the sentence and returns `st`: `return tn_fail(err, TN_DATA, "...")`. */
-#if defined(__GNUC__)
-__attribute__((format(printf, 3, 4), unused))
-#endif
+TN_GNU(format(printf, 3, 4))
+TN_GNU(unused)
 static tn_status tn_fail(tn_err *err, tn_status st, const char *fmt, ...)
 {
     if (err != NULL) {
@@ -84,33 +88,18 @@ static tn_status tn_fail(tn_err *err, tn_status st, const char *fmt, ...)
 }
 
 /* ------------------------------------------------------------------------- data types */
-
-#define TN_F32 1u
-#define TN_F16 2u
-#define TN_BF16 3u
-#define TN_F64 4u
-#define TN_I8 5u
-#define TN_U8 6u
-#define TN_I16 7u
-#define TN_U16 8u
-#define TN_I32 9u
-#define TN_U32 10u
-#define TN_I64 11u
-#define TN_U64 12u
-#define TN_BOOL 13u
-#define TN_F8_E4M3 14u
-#define TN_F8_E5M2 15u
+enum {
+    TN_F32 = 1, TN_F16 = 2, TN_BF16 = 3, TN_F64 = 4, TN_I8 = 5, TN_U8 = 6, TN_I16 = 7,
+    TN_U16 = 8, TN_I32 = 9, TN_U32 = 10, TN_I64 = 11, TN_U64 = 12, TN_BOOL = 13,
+    TN_F8_E4M3 = 14, TN_F8_E5M2 = 15
+};
 
 /* --------------------------------------------------------------------------- JSON tree */
-
-#define TN_JSON_NULL 0u
-#define TN_JSON_FALSE 1u
-#define TN_JSON_TRUE 2u
-#define TN_JSON_INT 3u    /* written without fraction or exponent and fits int64 */
-#define TN_JSON_FLOAT 4u  /* any other number */
-#define TN_JSON_TEXT 5u
-#define TN_JSON_LIST 6u
-#define TN_JSON_OBJECT 7u
+/* INT: written without fraction or exponent and fits int64; FLOAT: any other number. */
+enum {
+    TN_JSON_NULL = 0, TN_JSON_FALSE = 1, TN_JSON_TRUE = 2, TN_JSON_INT = 3, TN_JSON_FLOAT = 4,
+    TN_JSON_TEXT = 5, TN_JSON_LIST = 6, TN_JSON_OBJECT = 7
+};
 
 /* One node of a parsed document, read-only, owned by the document. Members of an object and
  * elements of a list are chained by `next` in the order they were written. */
@@ -128,11 +117,8 @@ typedef struct tn_json {
 } tn_json;
 
 typedef struct tn_json_doc tn_json_doc;
-
 /* The member called `key`, or NULL (also when `o` is NULL or no object). */
-#if defined(__GNUC__)
-__attribute__((unused))
-#endif
+TN_GNU(unused)
 static const tn_json *tn_json_find(const tn_json *o, const char *key)
 {
     size_t n = strlen(key);
@@ -145,7 +131,6 @@ static const tn_json *tn_json_find(const tn_json *o, const char *key)
 }
 
 /* ---------------------------------------------------------------------------- options */
-
 #define TN_OPT_INT 1u
 #define TN_OPT_SIZE 2u    /* bytes; K, M, G, KiB, MiB, GiB accepted */
 #define TN_OPT_FLOAT 3u
@@ -154,10 +139,8 @@ static const tn_json *tn_json_find(const tn_json *o, const char *key)
 #define TN_OPT_TEXT 6u
 #define TN_OPT_PATH 7u
 #define TN_OPT_LIST 8u    /* comma separated text */
-
 typedef struct tn_option {
-    uint32_t size;
-    uint32_t type;
+    uint32_t size, type;         /* TN_OPT_* */
     const char *key;             /* [a-z][a-z0-9_]*, unique in the table */
     const char *fallback;        /* as written in the INI; never NULL */
     double least, greatest;      /* numbers and sizes; both 0: unbounded */
@@ -166,22 +149,13 @@ typedef struct tn_option {
 } tn_option;
 
 /* ------------------------------------------------------------------------------- host */
+enum { TN_LOG_ERROR = 1, TN_LOG_WARN = 2, TN_LOG_INFO = 3, TN_LOG_DEBUG = 4 };
 
-#define TN_LOG_ERROR 1u
-#define TN_LOG_WARN 2u
-#define TN_LOG_INFO 3u
-#define TN_LOG_DEBUG 4u
-
-#define TN_METRIC_COUNTER 1u
-#define TN_METRIC_GAUGE 2u
-#define TN_METRIC_HISTOGRAM 3u
-
+enum { TN_METRIC_COUNTER = 1, TN_METRIC_GAUGE = 2, TN_METRIC_HISTOGRAM = 3 };
 typedef struct tn_front_host tn_front_host;
-
 /* What the core lends a plugin; valid from probe until stop returns. */
 typedef struct tn_host {
-    uint32_t size;
-    uint32_t reserved;
+    uint32_t size, reserved;
     void *ctx;                   /* the first argument of every call below */
 
     /* [any] One event, one line, no newline. */
@@ -221,11 +195,7 @@ typedef struct tn_host {
 } tn_host;
 
 /* ------------------------------------------------------------------------- descriptor */
-
-#define TN_KIND_QUANT 1u
-#define TN_KIND_DEVICE 2u
-#define TN_KIND_COMM 3u
-#define TN_KIND_FRONT 4u
+enum { TN_KIND_QUANT = 1, TN_KIND_DEVICE = 2, TN_KIND_COMM = 3, TN_KIND_FRONT = 4 };
 
 /* Life cycle, all [control]: probe -> init -> start -> drain -> stop. probe and drain may be
  * NULL. stop is called once after a successful init, whatever came between; after a failed
@@ -250,16 +220,10 @@ typedef struct tn_plugin {
     void (*stop)(void *self);
 } tn_plugin;
 
-#if defined(__GNUC__)
-#define TN_EXPORT __attribute__((visibility("default")))
-#else
-#define TN_EXPORT
-#endif
-
+#define TN_EXPORT TN_GNU(visibility("default"))
 extern TN_EXPORT const tn_plugin tn_plugin_entry;
 
 /* -------------------------------------------------------------------------------- forms */
-
 /* A form is how a weight W[n, k] (n output rows, k input columns, y = x . W^T) leaves a
  * quantization and enters a device. Row-major. G = `group`.
  *
@@ -274,21 +238,17 @@ extern TN_EXPORT const tn_plugin tn_plugin_entry;
  * entry of -1 is padding: the column multiplies nothing (its code equals its zero). `cols`
  * is k without padding, more with it, and always a multiple of G. 2- and 3-bit files are
  * handed over as W4G. */
-#define TN_FORM_F32 1u
-#define TN_FORM_F16 2u
-#define TN_FORM_BF16 3u
-#define TN_FORM_W4G 4u
-#define TN_FORM_W8G 5u
-#define TN_FORM_PRIVATE 6u
-
+enum {
+    TN_FORM_F32 = 1, TN_FORM_F16 = 2, TN_FORM_BF16 = 3, TN_FORM_W4G = 4, TN_FORM_W8G = 5,
+    TN_FORM_PRIVATE = 6
+};
 #define TN_FORM_ZEROS 1u  /* some zero differs from the middle code (8 or 128) */
 #define TN_FORM_PERM 2u   /* has a permutation */
 
 /* Multiply of a PRIVATE form on one device. For the device "cpu" `entry` is a
  * tn_cpu_multiply; for others it is what that device documents. */
 typedef struct tn_multiply {
-    uint32_t size;
-    uint32_t reserved;
+    uint32_t size, reserved;
     const char *device;
     const void *entry;  /* a function pointer, stored as an object pointer */
 } tn_multiply;
@@ -300,8 +260,7 @@ typedef void (*tn_cpu_multiply)(void *self, const void *bytes, uint64_t n, uint6
                                 uint64_t m, float *y, uint64_t ldy);
 
 typedef struct tn_form {
-    uint32_t size;
-    uint32_t kind;    /* TN_FORM_* */
+    uint32_t size, kind; /* TN_FORM_* */
     uint32_t group;   /* W4G, W8G: columns a scale; else 0 */
     uint32_t bits;    /* bits a weight in the file, for reports */
     uint32_t flags;
@@ -314,8 +273,7 @@ typedef struct tn_form {
 
 /* A destination for rows in a form; the caller owns every array. NULL: not wanted. */
 typedef struct tn_block {
-    uint32_t size;
-    uint32_t reserved;
+    uint32_t size, reserved;
     void *codes;
     float *scale;
     uint8_t *zero;
@@ -323,11 +281,9 @@ typedef struct tn_block {
 } tn_block;
 
 /* ------------------------------------------------------------------------- quantization */
-
 /* One tensor as it lies in a mapped file. Not aligned to its type: read with memcpy. */
 typedef struct tn_tensor {
-    uint32_t dtype;
-    uint32_t ndim;
+    uint32_t dtype, ndim;
     uint64_t dim[8];
     const void *data;    /* borrowed from the map */
     uint64_t data_size;
@@ -336,8 +292,7 @@ typedef struct tn_tensor {
 
 /* A checkpoint as a quantization sees it. Every call is [any]. */
 typedef struct tn_view {
-    uint32_t size;
-    uint32_t reserved;
+    uint32_t size, reserved;
     void *ctx;
     const char *dir;
     const tn_json *config;        /* config.json, an object */
@@ -353,8 +308,7 @@ typedef struct tn_view {
 /* A linear of the model by its full name without the tensor's last part
  * ("model.layers.3.mlp.down_proj"), with the sizes the architecture gives it. */
 typedef struct tn_module {
-    uint32_t size;
-    uint32_t reserved;
+    uint32_t size, reserved;
     const char *name;
     uint64_t n, k;
 } tn_module;
@@ -377,8 +331,7 @@ typedef struct tn_write_options {
 
 /* Where a writer puts its output; every call copies. */
 typedef struct tn_sink {
-    uint32_t size;
-    uint32_t reserved;
+    uint32_t size, reserved;
     void *ctx;
     tn_status (*tensor)(void *ctx, const char *name, uint32_t dtype, uint32_t ndim,
                         const uint64_t *dim, const void *data, tn_err *err);
@@ -390,8 +343,7 @@ typedef struct tn_sink {
 
 /* One linear to write, with what calibration learned about its input (NULL without). */
 typedef struct tn_write_linear {
-    uint32_t size;
-    uint32_t reserved;
+    uint32_t size, reserved;
     const char *name;
     uint64_t n, k;
     const float *w;        /* [n, k] */
@@ -403,8 +355,7 @@ typedef struct tn_write_linear {
 
 /* A quantization knows a family of file formats and nothing about devices. */
 typedef struct tn_quant {
-    uint32_t size;
-    uint32_t nmultiply;
+    uint32_t size, nmultiply;
     const tn_multiply *multiply;   /* PRIVATE forms; one for "cpu" is required then */
 
     /* [control] 0: not mine, up to 100: certainly mine; by config and by what exists. On 0
@@ -439,7 +390,6 @@ typedef struct tn_quant {
 } tn_quant;
 
 /* --------------------------------------------------------------------------------- recipe */
-
 /* A recipe is a model on one rank as plain data: buffers, weights, tables, and a flat list of
  * operations in sections. The core builds it once; a device compiles it and may fuse, reorder
  * and overlap as long as every buffer an operation reads holds what the list says. A recipe
@@ -447,15 +397,10 @@ typedef struct tn_quant {
  *
  * Buffers are [count, width]; their rows are the step's token rows, its output rows or its
  * sequences. `dtype` is the least precision; a device may keep more. */
-#define TN_ROWS_TOKENS 1u
-#define TN_ROWS_OUTS 2u
-#define TN_ROWS_SEQS 3u
-
+enum { TN_ROWS_TOKENS = 1, TN_ROWS_OUTS = 2, TN_ROWS_SEQS = 3 };
 #define TN_BUF_KEEP 1u   /* keeps its rows until the next step (hidden states for drafting) */
-
 typedef struct tn_buffer {
-    uint32_t size;
-    uint32_t rows;        /* TN_ROWS_* */
+    uint32_t size, rows;  /* TN_ROWS_* */
     uint32_t width;       /* elements a row */
     uint32_t dtype;       /* TN_F32, TN_F16, TN_BF16, TN_I32 */
     uint32_t flags;
@@ -469,18 +414,14 @@ typedef struct tn_buffer {
 #define TN_ROLE_EMBED 4u    /* looked up by row; may be the HEAD as well (tied) */
 #define TN_ROLE_EXPERTS 5u  /* a stack [nexpert] of [n, k] */
 #define TN_ROLE_VECTOR 6u   /* norms, biases, convolutions: n rows of k, plain forms only */
-
 #define TN_WEIGHT_TIED 1u   /* used by EMBED and by a LINEAR */
 
 /* Where a weight may live. */
 #define TN_PLACE_DEVICE 0u
 #define TN_PLACE_HOST 1u    /* pinned host memory, streamed or computed there */
 #define TN_PLACE_MAPPED 2u  /* left in the file map */
-
 typedef struct tn_weight_spec {
-    uint32_t size;
-    uint32_t role;
-    uint32_t flags;
+    uint32_t size, role, flags; /* TN_ROLE_*, TN_WEIGHT_* */
     uint32_t nexpert;       /* EXPERTS: stack height; else 1 */
     uint32_t requant;       /* 0, or TN_FORM_W8G: a 16-bit form is requantized at load */
     uint32_t place;
@@ -499,8 +440,7 @@ typedef struct tn_weight_spec {
 #define TN_ROPE_HALF 0u
 #define TN_ROPE_PAIRS 1u
 typedef struct tn_rope {
-    uint32_t size;
-    uint32_t pairing;
+    uint32_t size, pairing;
     uint32_t dims;           /* rotated dims of a head, even; the rest passes through */
     uint32_t npos;           /* positions 0 .. npos - 1 are valid */
     double scale;            /* YaRN's attention factor; 1 */
@@ -509,35 +449,23 @@ typedef struct tn_rope {
 
 /* One paged cache (one per attention layer) and one kind of state (one per DeltaNet layer). */
 typedef struct tn_cache_spec {
-    uint32_t size;
-    uint32_t heads;          /* KV heads on this rank */
+    uint32_t size, heads;    /* KV heads on this rank */
     uint32_t k_dim, v_dim;
 } tn_cache_spec;
 
 typedef struct tn_state_spec {
-    uint32_t size;
-    uint32_t heads;          /* Hv: state f32 [heads, k_dim, v_dim] */
+    uint32_t size, heads;    /* Hv: state f32 [heads, k_dim, v_dim] */
     uint32_t k_dim, v_dim;
     uint32_t conv_width;     /* channels through the convolution */
     uint32_t conv_keep;      /* columns kept: kernel - 1 */
 } tn_state_spec;
 
-#define TN_OP_EMBED 1u
-#define TN_OP_NORM 2u
-#define TN_OP_LINEAR 3u
-#define TN_OP_ACT_MUL 4u
-#define TN_OP_HEADS 5u
-#define TN_OP_ATTEND 6u
-#define TN_OP_DELTA 7u
-#define TN_OP_ROUTE 8u
-#define TN_OP_EXPERTS 9u
-#define TN_OP_MIX 10u
-#define TN_OP_CONCAT 11u
-#define TN_OP_PICK 12u
-#define TN_OP_SUM 13u
-#define TN_OP_GATHER 14u
-#define TN_OP_LOGITS 15u
-#define TN_OP_SAMPLE 16u
+enum {
+    TN_OP_EMBED = 1, TN_OP_NORM = 2, TN_OP_LINEAR = 3, TN_OP_ACT_MUL = 4, TN_OP_HEADS = 5,
+    TN_OP_ATTEND = 6, TN_OP_DELTA = 7, TN_OP_ROUTE = 8, TN_OP_EXPERTS = 9, TN_OP_MIX = 10,
+    TN_OP_CONCAT = 11, TN_OP_PICK = 12, TN_OP_SUM = 13, TN_OP_GATHER = 14, TN_OP_LOGITS = 15,
+    TN_OP_SAMPLE = 16
+};
 
 /* Below, `x`, `y`, `in`, `out` are buffer indices, `w*` weight indices, `*_col` the first
  * column inside a buffer; TN_NONE where optional. B is the row count of the buffer. */
@@ -699,10 +627,8 @@ typedef struct tn_recipe {
 } tn_recipe;
 
 /* ----------------------------------------------------------------------------------- step */
-
 #define TN_SAMPLE_GREEDY 1u      /* argmax, ties to the lower id */
 #define TN_SAMPLE_SCORE 2u       /* draw nothing; report `target` */
-
 typedef struct tn_bias {
     int32_t token;
     float value;                 /* -INFINITY forbids */
@@ -737,7 +663,6 @@ typedef struct tn_out {
 
 #define TN_SEQ_DRAFT 1u          /* rows after the first are drafts: leave the state pending */
 #define TN_SEQ_FRESH 2u          /* state_in is zero whatever the slot holds */
-
 typedef struct tn_seq {
     int32_t row0, nrow;          /* this step's rows of the sequence, consecutive */
     int32_t context;             /* tokens in the cache before them; row i is at context + i */
@@ -752,9 +677,7 @@ typedef struct tn_seq {
 /* One step. A row_token of -1 - i takes the token that the previous step drew for its output
  * i, so the host may run one step ahead. A row_seq of -1 is padding and touches nothing. */
 typedef struct tn_step {
-    uint32_t size;
-    uint32_t nrow, nseq, nout, nblock;
-    uint32_t section;
+    uint32_t size, nrow, nseq, nout, nblock, section;
     uint64_t number;             /* consecutive */
     const int32_t *row_token;    /* [nrow] */
     const int32_t *row_seq;      /* [nrow] */
@@ -765,7 +688,6 @@ typedef struct tn_step {
 
 #define TN_RESULT_NONFINITE 1u   /* the row's logits held a NaN or an infinity: no token */
 #define TN_RESULT_ACCEPTED 2u    /* token equals the draft and stands */
-
 typedef struct tn_result {
     int32_t token;               /* drawn, or the SCORE target; -1 with NONFINITE */
     uint32_t flags;
@@ -777,8 +699,7 @@ typedef struct tn_result {
 
 /* Valid until the next step but one is run. */
 typedef struct tn_results {
-    uint32_t size;
-    uint32_t nout;
+    uint32_t size, nout;
     uint32_t top_stride;         /* entries a row in the two arrays below */
     uint32_t nop;                /* with limits.profile: entries in op_ns */
     const tn_result *result;     /* [nout] */
@@ -788,7 +709,6 @@ typedef struct tn_results {
 } tn_results;
 
 /* ----------------------------------------------------------------------------------- device */
-
 typedef struct tn_device_info {
     uint32_t size;
     uint32_t ndevice;            /* how many of this kind the machine has */
@@ -803,9 +723,7 @@ typedef struct tn_device_info {
 
 typedef struct tn_limits {
     uint32_t size;
-    uint32_t rows_max;           /* token rows a step */
-    uint32_t seqs_max;
-    uint32_t outs_max;
+    uint32_t rows_max, seqs_max, outs_max; /* token rows, sequences, output rows a step */
     uint32_t blocks_max;         /* entries in a step's block list */
     uint32_t block_tokens;
     uint32_t context_max;        /* tokens a sequence */
@@ -833,8 +751,7 @@ typedef struct tn_need {
 /* Hands neutral rows to a device while it packs: rows [row0, row1) of expert `expert` of the
  * weight, in the spec's form. `perm` is the same for every row. [any] */
 typedef struct tn_reader {
-    uint32_t size;
-    uint32_t reserved;
+    uint32_t size, reserved;
     void *ctx;
     tn_status (*rows)(void *ctx, uint32_t expert, uint64_t row0, uint64_t row1,
                       tn_block *out, tn_err *err);
@@ -850,8 +767,7 @@ typedef struct tn_pools {
 /* A device knows memory, kernels and forms, and nothing about files.
  * Order: open, compile, reserve, pack every weight, then run and wait; release, close. */
 typedef struct tn_device {
-    uint32_t size;
-    uint32_t reserved;
+    uint32_t size, reserved;
 
     tn_status (*open)(void *self, uint32_t index, void **dev, tn_err *err);      /* [control] */
     void (*close)(void *dev);                                                    /* [control] */
@@ -900,7 +816,6 @@ typedef struct tn_device {
 } tn_device;
 
 /* --------------------------------------------------------------------------- communicator */
-
 #define TN_COMM_CAPTURABLE 1u   /* calls may be captured into a device graph */
 #define TN_COMM_HOST 2u         /* works on host memory */
 #define TN_COMM_DEVICE 4u       /* works on device memory */
@@ -929,7 +844,6 @@ typedef struct tn_comm {
 } tn_comm;
 
 /* -------------------------------------------------------------------------------- frontend */
-
 typedef struct tn_model_info {
     uint32_t size;
     uint32_t context_max;       /* tokens, prompt and reply together */
@@ -942,13 +856,9 @@ typedef struct tn_model_info {
 #define TN_MODEL_CHAT 1u        /* has a chat template */
 #define TN_MODEL_READY 2u
 
-#define TN_PROMPT_CHAT 1u
-#define TN_PROMPT_TEXT 2u
-#define TN_PROMPT_IDS 3u
-
+enum { TN_PROMPT_CHAT = 1, TN_PROMPT_TEXT = 2, TN_PROMPT_IDS = 3 };
 typedef struct tn_prompt {
-    uint32_t size;
-    uint32_t kind;
+    uint32_t size, kind;        /* TN_PROMPT_* */
     const char *text;           /* TEXT, text_size bytes */
     uint64_t text_size;
     const int32_t *ids;         /* IDS */
@@ -986,8 +896,7 @@ typedef struct tn_token {
 /* What a request says, choice by choice. Text is whole UTF-8; the pieces of a choice joined
  * are its reply. A request's last piece has `last` 1 and comes exactly once, always. */
 typedef struct tn_piece {
-    uint32_t size;
-    uint32_t choice;
+    uint32_t size, choice;
     uint32_t finish;            /* TN_FINISH_*, NONE while the choice goes on */
     uint32_t last;              /* 1: no piece of any choice follows */
     const char *text;
@@ -1041,9 +950,7 @@ typedef struct tn_ask {
 #define TN_ASK_KEEP_SPECIAL 4u  /* special tokens stay in the text */
 #define TN_ASK_ECHO 8u          /* pieces begin with the prompt's text */
 #define TN_ASK_PROMPT_IDS 16u   /* fill piece.prompt without log-probabilities */
-
 typedef struct tn_request tn_request;
-
 typedef struct tn_health {
     uint32_t size;
     uint32_t live;              /* 0: the engine is dead */
@@ -1055,8 +962,7 @@ typedef struct tn_health {
 
 /* What frontends get beside tn_host (same ctx). All [any]. */
 struct tn_front_host {
-    uint32_t size;
-    uint32_t reserved;
+    uint32_t size, reserved;
     /* The i-th served model; TN_NOINPUT past the end. Borrowed until stop. */
     tn_status (*model)(void *ctx, uint32_t i, tn_model_info *out);
     /* Checks, renders, tokenizes, queues. TN_REFUSED, TN_BUSY (queue full), TN_NOINPUT (no such
@@ -1081,8 +987,7 @@ struct tn_front_host {
 /* A frontend turns a protocol into requests; threads and sockets are its own. start opens the
  * port, drain refuses new work while streams finish, stop closes all. */
 typedef struct tn_front {
-    uint32_t size;
-    uint32_t reserved;
+    uint32_t size, reserved;
     /* [any] Where it listens ("http://127.0.0.1:8000"), for the log; NULL before start. */
     const char *(*address)(void *self);
 } tn_front;
