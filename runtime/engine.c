@@ -57,9 +57,9 @@ struct tn_engine {
     bool step_asleep, step_gone, draining, cut, closing, dead;
 
     /* atomics that anybody reads */
-    atomic_bool sweep_all;       /* some request is over: look at waiting ones too */
     _Atomic uint64_t nbegun, nstep, step_begun, step_done, npreempt, mean_ns;
     atomic_uint blocks_used, running;
+    atomic_uint sweep_all;       /* 1: some request is over, look at waiting ones too */
 };
 
 static uint64_t now_ns(void)
@@ -279,7 +279,7 @@ static void *step_main(void *arg)
         tn_err err = {0};
         tn_status st = TN_OK;
         inbox_add(e, inbox_take(e, idle, &kick, &stop));
-        tn_sched_sweep(e->sched, atomic_exchange(&e->sweep_all, false));
+        tn_sched_sweep(e->sched, atomic_exchange(&e->sweep_all, 0) != 0);
         const tn_step *step = tn_sched_plan(e->sched, now_ns());
         counts_publish(e);
         if (step != NULL)
@@ -386,7 +386,7 @@ static void *output_main(void *arg)
         bool ended = request_work(e, r, cut);
         pthread_mutex_lock(&e->lock);
         if (ended) {
-            atomic_store(&e->sweep_all, true);
+            atomic_store(&e->sweep_all, 1);
             if (--e->nopen == 0)
                 pthread_cond_broadcast(&e->quiet);
         }
@@ -473,6 +473,7 @@ static tn_status submit(tn_engine *e, const tn_ask *given, tn_request **out, tn_
         st = tn_intake_request(&e->intake, &ask, now, &r, err);
     if (st != TN_OK)
         return st;
+    r->engine = e;
     *out = r; /* before a piece can come */
     st = request_enter(e, r, err);
     if (st != TN_OK) {

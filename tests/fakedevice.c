@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fakedevice.c - a device for tests whose model is a hash of what it can see. */
+#include "fakedevice.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <time.h>
+
+void fake_defaults(fake_device *d)
+{
+    memset(d, 0, sizeof *d);
+    d->limits = (tn_limits){.size = sizeof d->limits, .rows_max = 48, .seqs_max = 16,
+                            .outs_max = 32, .blocks_max = 256, .block_tokens = 4,
+                            .context_max = 128, .top_max = 5};
+    d->pools = (tn_pools){.size = sizeof d->pools, .nblock = 256, .nslot = 16};
+    d->vocab = 97;
+    d->step_first = 1;
+    d->nan_token = -1;
+    d->bug_token = -1;
+}
+
+bool fake_open(fake_device *d)
+{
+    size_t ncell = (size_t)d->pools.nblock * d->limits.block_tokens;
+    d->cell = malloc(ncell * sizeof *d->cell);
+    d->state = calloc((size_t)d->pools.nslot + 1, sizeof *d->state);
+    bool ok = d->cell != NULL && d->state != NULL;
+    for (int i = 0; i < 2; i++) {
+        size_t n = d->limits.outs_max, ntop = n * d->limits.top_max;
+        d->result[i] = calloc(n, sizeof *d->result[i]);
+        d->top_token[i] = calloc(ntop + 1, sizeof *d->top_token[i]);
+        d->top_logprob[i] = calloc(ntop + 1, sizeof *d->top_logprob[i]);
+        ok = ok && d->result[i] != NULL && d->top_token[i] != NULL && d->top_logprob[i] != NULL;
+    }
+    for (size_t i = 0; ok && i < ncell; i++)
+        d->cell[i] = -1;
+    d->number = d->step_first;
+    return ok;
+}
+
+void fake_close(fake_device *d)
+{
+    free(d->cell);
+    free(d->state);
+    for (int i = 0; i < 2; i++) {
+        free(d->result[i]);
+        free(d->top_token[i]);
+        free(d->top_logprob[i]);
+    }
+}
+
+/* --------------------------------------------------------------------------- the model */
+
+static uint64_t mix(uint64_t h, uint64_t x)
+{
+    h ^= x + UINT64_C(0x9e3779b97f4a7c15) + (h << 6) + (h >> 2);
+    h *= UINT64_C(0xff51afd7ed558ccd);
+    return h ^ (h >> 33);
+}
+
+static uint64_t bits_of(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return u;
+}
+
+static bool is_forbidden(const tn_sampling *s, int32_t token)
+{
+    if (s->mask != NULL && (s->mask[token / 32] >> (token % 32) & 1) == 0)
+        return true;
+    for (uint32_t i = 0; i < s->nbias; i++)
+        if (s->bias[i].token == token && isinf(s->bias[i].value))
+            return true;
+    return false;
+}
+
+/* Whatever may steer a draw steers this one, so that a wrong parameter shows too. */
+static uint64_t steer(uint64_t h, const tn_sampling *s)
+{
+    if (s->flags & TN_SAMPLE_GREEDY)
+        h = mix(h, 1);
+    else
+        h = mix(mix(mix(mix(h, s->seed), s->draw), bits_of(s->temperature)),
+                bits_of(s->top_p) ^ bits_of(s->min_p) << 32 ^ (uint64_t)(uint32_t)s->top_k);
+    if (s->history != NULL)
+        h = mix(mix(h, bits_of(s->repetition) ^ bits_of(s->frequency) << 32),
+                bits_of(s->presence) ^ (uint64_t)s->nprompt << 32);
+    for (uint32_t i = 0; i < s->nbias; i++)
+        if (!isinf(s->bias[i].value))
+            h = mix(h, (uint64_t)s->bias[i].token << 32 ^ bits_of(s->bias[i].value));
+    return h;
+}
+
+static tn_result result_of(const fake_device *d, uint64_t h, bool nan, bool bug,
+                           const tn_sampling *s, int32_t *top_token, float *top_logprob)
+{
+    tn_result r = {.token = -1};
+    if (nan) {
+        r.flags = TN_RESULT_NONFINITE;
+        return r;
+    }
+    if (s->flags & TN_SAMPLE_SCORE) {
+        r.token = s->target;
+    } else {
+        r.token = (int32_t)(steer(h, s) % d->vocab);
+        for (uint32_t i = 0; i < d->vocab && is_forbidden(s, r.token); i++)
+            r.token = (int32_t)(((uint32_t)r.token + 1) % d->vocab);
+    }
+    uint64_t raw = mix(h, (uint64_t)r.token);
+    r.logprob = -(float)(raw % 4096) / 256;
+    r.rank = s->ntop > 0 || (s->flags & TN_SAMPLE_SCORE) ? (int32_t)(raw % d->vocab) + 1 : 0;
+    r.ntop = s->ntop;
+    for (uint32_t i = 0; i < s->ntop && top_token != NULL; i++) {
+        top_token[i] = (int32_t)((h + 31 * i) % d->vocab);
+        top_logprob[i] = -(float)i - (float)(h % 64) / 64;
+    }
+    if (bug)
+        r.token = -7;
+    return r;
+}
+
+typedef struct sight {
+    uint64_t h;
+    bool nan, bug;
+} sight;
+
+static void see(const fake_device *d, sight *v, int32_t id)
+{
+    v->h = mix(v->h, (uint64_t)(uint32_t)id);
+    v->nan = v->nan || id == d->nan_token;
+    v->bug = v->bug || id == d->bug_token;
+}
+
+static uint64_t state_next(uint64_t state, int32_t id)
+{
+    return mix(state, (uint64_t)(uint32_t)id * 7 + 1);
+}
+
+tn_result fake_next(const fake_device *d, const int32_t *ids, uint32_t n, const tn_sampling *s,
+                    int32_t *top_token, float *top_logprob)
+{
+    sight v = {0};
+    uint64_t state = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        see(d, &v, ids[i]);
+        state = state_next(state, ids[i]);
+    }
+    if (d->has_states)
+        v.h = mix(v.h, state);
+    return result_of(d, v.h, v.nan, v.bug, s, top_token, top_logprob);
+}
+
+/* ------------------------------------------------------------------------ the contract */
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 3, 4)))
+#endif
+static bool must(fake_device *d, bool ok, const char *fmt, ...)
+{
+    if (ok)
+        return true;
+    if (atomic_fetch_add(&d->nbreach, 1) == 0) {
+        va_list ap;
+        va_start(ap, fmt);
+        vsnprintf(d->breach, sizeof d->breach, fmt, ap);
+        va_end(ap);
+    }
+    return false;
+}
+
+static void most(_Atomic uint32_t *seen, uint32_t n)
+{
+    if (n > atomic_load(seen))
+        atomic_store(seen, n);
+}
+
+static bool step_check(fake_device *d, const tn_step *s)
+{
+    const tn_limits *l = &d->limits;
+    bool ok = must(d, s->size == sizeof *s, "step.size %u", s->size) &&
+              must(d, s->number == d->number, "step %llu, expected %llu",
+                   (unsigned long long)s->number, (unsigned long long)d->number) &&
+              must(d, !d->open_step, "run before wait") &&
+              must(d, s->nrow > 0 && s->nrow <= l->rows_max, "%u rows", s->nrow) &&
+              must(d, s->nseq > 0 && s->nseq <= l->seqs_max, "%u sequences", s->nseq) &&
+              must(d, s->nout <= l->outs_max, "%u outputs", s->nout) &&
+              must(d, s->nblock <= l->blocks_max, "%u block entries", s->nblock);
+    most(&d->rows_most, s->nrow);
+    most(&d->seqs_most, s->nseq);
+    most(&d->outs_most, s->nout);
+    uint32_t row = 0, entry = 0;
+    for (uint32_t q = 0; ok && q < s->nseq; q++) {
+        const tn_seq *seq = &s->seq[q];
+        uint32_t need = ((uint32_t)(seq->context + seq->nrow) + l->block_tokens - 1) /
+                        l->block_tokens;
+        ok = must(d, seq->nrow > 0 && (uint32_t)seq->row0 == row, "rows of sequence %u", q) &&
+             must(d, (uint32_t)(seq->context + seq->nrow) <= l->context_max, "context of %u",
+                  q) &&
+             must(d, seq->block0 >= entry && seq->block0 + need <= s->nblock, "blocks of %u",
+                  q) &&
+             must(d, d->has_states == (seq->state_in >= 0), "state of %u", q);
+        for (uint32_t i = 0; ok && i < need; i++)
+            ok = must(d, s->block[seq->block0 + i] >= 0 &&
+                             (uint32_t)s->block[seq->block0 + i] < d->pools.nblock,
+                      "block number %d", s->block[seq->block0 + i]);
+        for (int32_t i = 0; ok && i < seq->nrow; i++)
+            ok = must(d, s->row_seq[seq->row0 + i] == (int32_t)q, "row_seq") &&
+                 must(d, s->row_token[seq->row0 + i] >= 0 &&
+                             (uint32_t)s->row_token[seq->row0 + i] < d->vocab, "row_token");
+        row += (uint32_t)seq->nrow;
+        entry = seq->block0 + need;
+    }
+    return ok && must(d, row == s->nrow, "%u rows told, %u in sequences", s->nrow, row);
+}
+
+static bool sampling_check(fake_device *d, const tn_sampling *s)
+{
+    for (uint32_t i = 0; i < s->nbias; i++)
+        if (!must(d, s->bias[i].token >= 0 && (uint32_t)s->bias[i].token < d->vocab &&
+                         (i == 0 || s->bias[i - 1].token < s->bias[i].token),
+                  "bias not sorted"))
+            return false;
+    bool penal = s->repetition != 1 || s->frequency != 0 || s->presence != 0;
+    return must(d, s->ntop <= d->limits.top_max, "ntop %u", s->ntop) &&
+           must(d, !penal || s->history != NULL, "penalties without history") &&
+           must(d, s->temperature > 0 || (s->flags & TN_SAMPLE_GREEDY), "temperature");
+}
+
+/* ------------------------------------------------------------------------------ running */
+
+/* The cell of a position of a sequence. */
+static int32_t *cell_of(fake_device *d, const tn_step *s, const tn_seq *q, uint32_t position)
+{
+    uint32_t b = d->limits.block_tokens;
+    int32_t block = s->block[q->block0 + position / b];
+    return &d->cell[(size_t)block * b + position % b];
+}
+
+static void out_run(fake_device *d, const tn_step *s, uint32_t o, uint64_t state)
+{
+    const tn_out *out = &s->out[o];
+    const tn_seq *q = &s->seq[s->row_seq[out->row]];
+    uint32_t n = (uint32_t)(q->context + out->row - q->row0) + 1, set = s->number % 2;
+    const tn_sampling *p = out->sampling;
+    sight v = {0};
+    if (!sampling_check(d, p))
+        return;
+    must(d, p->history == NULL || p->nhistory == n, "history of %u, context of %u", p->nhistory,
+         n);
+    for (uint32_t i = 0; i < n; i++) {
+        int32_t id = *cell_of(d, s, q, i);
+        must(d, id >= 0, "position %u was never written", i);
+        must(d, p->history == NULL || i >= p->nhistory || p->history[i] == id,
+             "history differs at %u", i);
+        see(d, &v, id);
+    }
+    if (d->has_states)
+        v.h = mix(v.h, state);
+    d->result[set][o] = result_of(d, v.h, v.nan, v.bug, p,
+                                  d->top_token[set] + (size_t)o * d->limits.top_max,
+                                  d->top_logprob[set] + (size_t)o * d->limits.top_max);
+}
+
+/* Rows are written first: a row sees those before it in the same step. */
+static void seq_write(fake_device *d, const tn_step *s, const tn_seq *q)
+{
+    for (int32_t i = 0; i < q->nrow; i++)
+        *cell_of(d, s, q, (uint32_t)(q->context + i)) = s->row_token[q->row0 + i];
+}
+
+static void seq_run(fake_device *d, const tn_step *s, const tn_seq *q)
+{
+    uint64_t state = 0;
+    if (d->has_states && (q->flags & TN_SEQ_FRESH) == 0)
+        state = d->state[q->state_in];
+    for (int32_t row = q->row0; row < q->row0 + q->nrow; row++) {
+        state = state_next(state, s->row_token[row]);
+        for (uint32_t o = 0; o < s->nout; o++)
+            if (s->out[o].row == row)
+                out_run(d, s, o, state);
+    }
+    if (d->has_states)
+        d->state[q->state_out] = state;
+}
+
+static void pause_us(uint32_t us)
+{
+    struct timespec t = {.tv_sec = us / 1000000, .tv_nsec = (long)(us % 1000000) * 1000};
+    if (us > 0)
+        nanosleep(&t, NULL);
+}
+
+static tn_status fake_run(void *program, const tn_step *s, tn_err *err)
+{
+    fake_device *d = program;
+    if (atomic_fetch_add(&d->nrun, 1) + 1 == atomic_load(&d->fail_run))
+        return tn_fail(err, TN_UNAVAILABLE, "fake: the device fell off the bus");
+    if (!step_check(d, s))
+        return tn_fail(err, TN_INTERNAL, "fake: a step broke the contract");
+    uint32_t set = s->number % 2;
+    for (uint32_t q = 0; q < s->nseq; q++)
+        seq_write(d, s, &s->seq[q]);
+    for (uint32_t q = 0; q < s->nseq; q++)
+        seq_run(d, s, &s->seq[q]);
+    d->results[set] = (tn_results){.size = sizeof d->results[set], .nout = s->nout,
+                                   .top_stride = d->limits.top_max, .result = d->result[set],
+                                   .top_token = d->top_token[set],
+                                   .top_logprob = d->top_logprob[set]};
+    atomic_fetch_add(&d->nrow, s->nrow);
+    d->open_step = true;
+    return TN_OK;
+}
+
+static tn_status fake_wait(void *program, uint64_t number, uint32_t poll,
+                           const tn_results **out, tn_err *err)
+{
+    fake_device *d = program;
+    if (!must(d, d->open_step && number == d->number, "wait for step %llu",
+              (unsigned long long)number))
+        return tn_fail(err, TN_INTERNAL, "fake: no such step");
+    if (poll && atomic_load(&d->hold))
+        return TN_BUSY;
+    pause_us(atomic_load(&d->step_us));
+    while (atomic_load(&d->hold))
+        pause_us(200);
+    if (atomic_fetch_add(&d->nwait, 1) + 1 == atomic_load(&d->fail_wait))
+        return tn_fail(err, TN_UNAVAILABLE, "fake: the step never came back");
+    *out = &d->results[number % 2];
+    d->number++;
+    d->open_step = false;
+    return TN_OK;
+}
+
+static tn_status fake_block_copy(void *program, int32_t from, int32_t to, tn_err *err)
+{
+    fake_device *d = program;
+    size_t n = d->limits.block_tokens;
+    (void)err;
+    must(d, from != to && !d->open_step, "copy of block %d to %d", from, to);
+    memcpy(d->cell + (size_t)to * n, d->cell + (size_t)from * n, n * sizeof *d->cell);
+    atomic_fetch_add(&d->ncopy, 1);
+    return TN_OK;
+}
+
+static tn_status fake_state_copy(void *program, int32_t from, int32_t to, tn_err *err)
+{
+    fake_device *d = program;
+    (void)err;
+    must(d, d->has_states && from != to && !d->open_step, "copy of state %d to %d", from, to);
+    d->state[to] = d->state[from];
+    return TN_OK;
+}
+
+const tn_device *fake_table(void)
+{
+    static const tn_device table = {.size = sizeof table, .run = fake_run, .wait = fake_wait,
+                                    .block_copy = fake_block_copy,
+                                    .state_copy = fake_state_copy};
+    return &table;
+}
