@@ -103,6 +103,7 @@ typedef struct tn_choice {
 typedef struct tn_request {
     /* fixed */
     atomic_uint holds;           /* frontend and engine */
+    struct tn_engine *engine;    /* whose it is; borrowed, gone once the last piece is out */
     tn_arena arena;              /* small things; the large arrays are allocated one by one */
     char id[TN_REQUEST_ID_SIZE];
     tn_choice *choice;           /* [nchoice], in the arena */
