@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* delta.c - DELTA: the gated delta rule, row after row, in fp32.
+ *
+ * A worker takes one v-head of one sequence through all rows of the step. Per row:
+ *
+ *     q, k, v = silu(conv(columns before, this row))      its k-head's and its own channels
+ *     q, k    = q / |q| / sqrt(k_dim), k / |k|
+ *     S      <- exp(g) S;  d = beta (v - S'k);  S <- S + k d';  o = S'q
+ *     out     = norm(o) w_norm act(z)
+ *
+ * The convolution of q and k is done once for each v-head that shares the k-head: a hundredth
+ * of the work on S. The columns that the convolution will want next are written behind a
+ * barrier, when nobody reads the old ones any more. Cutting a prompt anywhere changes no bit. */
+#include "program.h"
+
+#include <math.h>
+
+#define NORM_EPS 1e-6f            /* of the l2 norms, inside the root */
+
+/* A v-head of a sequence, and the worker's memory for one row of it. */
+typedef struct head {
+    const tn_op_delta *a;
+    const cpu_state *state;
+    const tn_seq *seq;
+    const float *columns;         /* [keep, width] before the step; NULL: zeros */
+    float *s;                     /* [k_dim, v_dim] */
+    uint32_t index, k_head;
+    float *q, *k, *v, *u, *o, *ones;
+} head;
+
+uint32_t cpu_delta_floats(const tn_op_delta *a)
+{
+    uint32_t most = a->k_dim > a->v_dim ? a->k_dim : a->v_dim;
+    return 6 * (uint32_t)cpu_round(most, 16);
+}
+
+/* The raw input `back` rows before row `row` of the step, from channel `channel` on; NULL:
+ * before the sequence's beginning. */
+static const float *raw_row(const cpu_program *p, const head *h, int32_t row, uint32_t back,
+                            uint32_t channel)
+{
+    int32_t at = row - (int32_t)back;
+    if (at >= 0)
+        return cpu_row(p, h->a->qkv, (uint64_t)(h->seq->row0 + at), h->a->qkv_col + channel);
+    if (h->columns == NULL)
+        return NULL;
+    return h->columns + (uint64_t)((int32_t)h->state->keep + at) * h->state->width + channel;
+}
+
+/* silu(conv) of n channels. */
+static void convolve(const cpu_program *p, const head *h, int32_t row, uint32_t channel,
+                     uint32_t n, float *out)
+{
+    uint32_t kernel = h->state->keep + 1;
+    const float *w = p->weight[h->a->w_conv].vector + (uint64_t)channel * kernel;
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = 0;
+    for (uint32_t j = 0; j < kernel; j++) {
+        const float *x = raw_row(p, h, row, kernel - 1 - j, channel);
+        for (uint32_t i = 0; x != NULL && i < n; i++)
+            out[i] += w[(uint64_t)i * kernel + j] * x[i];
+    }
+    if (h->a->w_conv_bias != TN_NONE)
+        p->k->add(out, p->weight[h->a->w_conv_bias].vector + channel, n);
+    p->k->act_mul(out, h->ones, TN_ACT_SILU, n, out);
+}
+
+static void scale_to_unit(float *x, uint32_t n, float factor)
+{
+    float sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += x[i] * x[i];
+    factor /= sqrtf(sum + NORM_EPS);
+    for (uint32_t i = 0; i < n; i++)
+        x[i] *= factor;
+}
+
+/* One step of the rule; leaves o. Rows of S lie along v, so every loop runs along v. */
+static void rule(const head *h, float decay, float beta)
+{
+    const tn_op_delta *a = h->a;
+    float *restrict u = h->u, *restrict o = h->o;
+    memset(u, 0, a->v_dim * sizeof *u);
+    memset(o, 0, a->v_dim * sizeof *o);
+    for (uint32_t i = 0; i < a->k_dim; i++) {
+        float *restrict s = h->s + (uint64_t)i * a->v_dim;
+        float k = h->k[i];
+        for (uint32_t j = 0; j < a->v_dim; j++) {
+            s[j] *= decay;
+            u[j] += s[j] * k;
+        }
+    }
+    for (uint32_t j = 0; j < a->v_dim; j++)
+        u[j] = beta * (h->v[j] - u[j]);
+    for (uint32_t i = 0; i < a->k_dim; i++) {
+        float *restrict s = h->s + (uint64_t)i * a->v_dim;
+        float k = h->k[i], q = h->q[i];
+        for (uint32_t j = 0; j < a->v_dim; j++) {
+            s[j] += k * u[j];
+            o[j] += s[j] * q;
+        }
+    }
+}
+
+static void put_out(const cpu_program *p, const head *h, uint64_t row)
+{
+    const tn_op_delta *a = h->a;
+    float *out = cpu_row(p, a->out, row, a->out_col + h->index * a->v_dim);
+    const float *z = cpu_row(p, a->z, row, a->z_col + h->index * a->v_dim);
+    p->k->norm(h->o, p->weight[a->w_norm].vector, 0, a->eps, a->v_dim, h->o);
+    if (a->gate_act == TN_ACT_SILU) {
+        p->k->act_mul(z, h->o, TN_ACT_SILU, a->v_dim, out);
+    } else {
+        memcpy(out, h->o, a->v_dim * sizeof *out);
+        p->k->mul_sigmoid(out, z, a->v_dim);
+    }
+}
+
+static void do_row(const cpu_program *p, const head *h, int32_t r)
+{
+    const tn_op_delta *a = h->a;
+    uint64_t row = (uint64_t)(h->seq->row0 + r);
+    uint32_t key = a->k_heads * a->k_dim;
+    convolve(p, h, r, h->k_head * a->k_dim, a->k_dim, h->q);
+    convolve(p, h, r, key + h->k_head * a->k_dim, a->k_dim, h->k);
+    convolve(p, h, r, 2 * key + h->index * a->v_dim, a->v_dim, h->v);
+    scale_to_unit(h->q, a->k_dim, 1.0f / sqrtf((float)a->k_dim));
+    scale_to_unit(h->k, a->k_dim, 1.0f);
+    float x = *cpu_row(p, a->a, row, a->a_col + h->index) +
+              p->weight[a->w_dt_bias].vector[h->index];
+    float softplus = x > 20 ? x : log1pf(expf(x));
+    float decay = expf(-expf(p->weight[a->w_a_log].vector[h->index]) * softplus);
+    float beta = 1.0f / (1.0f + expf(-*cpu_row(p, a->b, row, a->b_col + h->index)));
+    rule(h, decay, beta);
+    put_out(p, h, row);
+}
+
+/* S moves to the slot that it will be in after the step. */
+static void open_state(const cpu_state *s, const tn_seq *seq, head *h)
+{
+    uint64_t size = (uint64_t)s->k_dim * s->v_dim, at = h->index * size;
+    bool fresh = (seq->flags & TN_SEQ_FRESH) != 0;
+    h->s = cpu_state_slot(s, seq->state_out) + at;
+    h->columns = NULL;
+    if (fresh) {
+        memset(h->s, 0, size * sizeof *h->s);
+        return;
+    }
+    const float *in = cpu_state_slot(s, seq->state_in);
+    h->columns = in + s->heads * size;
+    if (seq->state_in != seq->state_out)
+        memcpy(h->s, in + at, size * sizeof *h->s);
+}
+
+static void do_head(const cpu_program *p, const tn_op_delta *a, const tn_seq *seq,
+                    uint32_t index, float *memory)
+{
+    uint64_t n = cpu_round(a->k_dim > a->v_dim ? a->k_dim : a->v_dim, 16);
+    head h = {.a = a, .state = &p->state[a->state], .seq = seq, .index = index,
+              .k_head = index / (a->v_heads / a->k_heads), .q = memory, .k = memory + n,
+              .v = memory + 2 * n, .u = memory + 3 * n, .o = memory + 4 * n,
+              .ones = memory + 5 * n};
+    for (uint64_t i = 0; i < n; i++)
+        h.ones[i] = 1;
+    open_state(h.state, seq, &h);
+    for (int32_t r = 0; r < seq->nrow; r++)
+        do_row(p, &h, r);
+}
+
+/* Channels [from, to) of the columns after the step: the last `keep` raw inputs. Oldest first,
+ * so that moving in place reads a column before it is written. */
+static void keep_columns(const cpu_program *p, const tn_op_delta *a, const tn_seq *seq,
+                         uint32_t from, uint32_t to)
+{
+    const cpu_state *s = &p->state[a->state];
+    uint64_t all = (uint64_t)s->heads * s->k_dim * s->v_dim;
+    head h = {.a = a, .state = s, .seq = seq};
+    if ((seq->flags & TN_SEQ_FRESH) == 0)
+        h.columns = cpu_state_slot(s, seq->state_in) + all;
+    float *out = cpu_state_slot(s, seq->state_out) + all;
+    for (uint32_t j = 0; j < s->keep; j++) {
+        const float *x = raw_row(p, &h, seq->nrow - 1, s->keep - 1 - j, from);
+        float *to_column = out + (uint64_t)j * s->width + from;
+        if (x == NULL)
+            memset(to_column, 0, (to - from) * sizeof *x);
+        else if (x != to_column)
+            memcpy(to_column, x, (to - from) * sizeof *x);
+    }
+}
+
+/* Rows of no sequence get zeros. */
+static void clear_padding(const cpu_program *p, const tn_op_delta *a, uint32_t worker)
+{
+    uint64_t from, to;
+    cpu_share(p, worker, p->step->nrow, &from, &to);
+    for (; from < to; from++)
+        if (p->pos[from] < 0)
+            memset(cpu_row(p, a->out, from, a->out_col), 0,
+                   (uint64_t)a->v_heads * a->v_dim * sizeof(float));
+}
+
+void cpu_do_delta(cpu_program *p, const cpu_cmd *c, uint32_t worker)
+{
+    const tn_op_delta *a = &c->op->a.delta;
+    uint64_t n, from, to;
+    clear_padding(p, a, worker);
+    while (cpu_claim(p, worker, (uint64_t)p->step->nseq * a->v_heads, &n))
+        if (p->step->seq[n / a->v_heads].nrow > 0)
+            do_head(p, a, &p->step->seq[n / a->v_heads], (uint32_t)(n % a->v_heads),
+                    p->worker[worker].delta);
+    cpu_sync(p, worker);
+    cpu_share(p, worker, p->state[a->state].width, &from, &to);
+    for (uint32_t i = 0; from < to && i < p->step->nseq; i++)
+        if (p->step->seq[i].nrow > 0)
+            keep_columns(p, a, &p->step->seq[i], (uint32_t)from, (uint32_t)to);
+}

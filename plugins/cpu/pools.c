@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* pools.c - all memory of a program: bookkeeping, workspace, weights, blocks and slots.
+ *
+ * The workspace is laid out by one function that is run twice: without memory to learn the
+ * size, and again to set the pointers. */
+#include "program.h"
+
+/* --------------------------------------------------------------------------- bookkeeping */
+
+typedef struct cpu_piece {
+    _Alignas(64) struct cpu_piece *next;
+} cpu_piece;
+
+void *cpu_take(cpu_program *p, uint64_t count, uint64_t size)
+{
+    const tn_host *h = p->dev->host;
+    uint64_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes) || bytes > UINT64_MAX - sizeof(cpu_piece))
+        return NULL;
+    cpu_piece *piece = h->alloc(h->ctx, sizeof *piece + bytes);
+    if (piece == NULL)
+        return NULL;
+    memset(piece, 0, sizeof *piece + bytes);
+    piece->next = p->pieces;
+    p->pieces = piece;
+    return piece + 1;
+}
+
+void cpu_release(cpu_program *p)
+{
+    const tn_host *h = p->dev->host;
+    cpu_region_close(&p->weights);
+    cpu_region_close(&p->work);
+    cpu_region_close(&p->cache_memory);
+    cpu_region_close(&p->state_memory);
+    for (cpu_piece *piece = p->pieces, *next; piece != NULL; piece = next) {
+        next = piece->next;
+        h->release(h->ctx, piece);
+    }
+    h->release(h->ctx, p);
+}
+
+/* ----------------------------------------------------------------------------- workspace */
+
+/* Hands out 64-byte aligned pieces, or counts them when there is no base. */
+typedef struct cursor {
+    uint8_t *base;
+    uint64_t at;
+} cursor;
+
+static void *place(cursor *c, uint64_t count, uint64_t size)
+{
+    void *p = c->base != NULL ? c->base + c->at : NULL;
+    c->at += cpu_round(count * size, 64);
+    return p;
+}
+
+static void place_worker(cpu_program *p, cursor *c, cpu_worker *w)
+{
+    uint64_t queries = (uint64_t)CPU_QUERIES * p->dim_max;
+    *w = (cpu_worker){.row = place(c, p->row_floats, 4)};
+    w->wide = place(c, CPU_WIDE, 4);
+    w->act = place(c, p->act_row_size, 1);
+    w->query = place(c, queries, 4);
+    w->acc = place(c, queries, 4);
+    w->part = place(c, queries, 4);
+    w->max = place(c, 2 * CPU_QUERIES, 4);
+    w->sum = place(c, 2 * CPU_QUERIES, 4);
+    w->first = place(c, CPU_QUERIES, 4);
+    w->limit = place(c, CPU_QUERIES, 4);
+    w->delta = place(c, p->delta_floats, 4);
+    w->pair = place(c, p->pair_floats, 4);
+}
+
+static void place_head(cpu_program *p, cursor *c)
+{
+    uint64_t nsegment = (p->vocab_max + CPU_SEGMENT - 1) / CPU_SEGMENT;
+    p->logits = place(c, p->logits_floats, sizeof *p->logits);
+    p->segment = place(c, p->logits_rows * nsegment, sizeof *p->segment);
+    for (uint32_t i = 0; i < p->ndraw; i++) {
+        cpu_scratch s = {.z = place(c, p->vocab_max, 4)};
+        s.value = place(c, p->vocab_max, 4);
+        s.id = place(c, p->vocab_max, 4);
+        s.segment = place(c, nsegment, sizeof *s.segment);
+        s.racer = place(c, nsegment, sizeof *s.racer);
+        p->scratch[i] = s;
+    }
+}
+
+static void place_outcome(cpu_program *p, cursor *c, cpu_outcome *o)
+{
+    uint64_t outs = p->lim.outs_max, top = outs * p->lim.top_max;
+    o->result = place(c, outs, sizeof *o->result);
+    o->top_token = place(c, top, sizeof *o->top_token);
+    o->top_logprob = place(c, top, sizeof *o->top_logprob);
+    o->op_ns = place(c, p->nop_max, sizeof *o->op_ns);
+}
+
+static void place_step(cpu_program *p, cursor *c)
+{
+    uint64_t rows = p->lim.rows_max;
+    p->token = place(c, rows, sizeof *p->token);
+    p->pos = place(c, rows, sizeof *p->pos);
+    for (uint32_t i = 0; i < p->nrope; i++) {
+        p->rope[i].cos = place(c, rows * (p->rope[i].dims / 2), 4);
+        p->rope[i].sin = place(c, rows * (p->rope[i].dims / 2), 4);
+    }
+    for (uint32_t i = 0; i < p->ntiling; i++)
+        p->tiling[i].tile = place(c, rows, sizeof *p->tiling[i].tile);
+}
+
+static uint64_t most_rows(const cpu_program *p)
+{
+    uint64_t n = p->lim.rows_max;
+    n = p->lim.outs_max > n ? p->lim.outs_max : n;
+    return cpu_round(p->lim.seqs_max > n ? p->lim.seqs_max : n, 16);
+}
+
+uint64_t cpu_workspace(cpu_program *p, uint8_t *base)
+{
+    cursor c = {.base = base};
+    p->buffer_data = place(&c, p->buffer_floats, sizeof(float));
+    p->act = place(&c, most_rows(p) * p->act_row_size, 1);
+    p->experts = place(&c, p->experts_size, 1);
+    p->split = place(&c, p->split_floats, sizeof(float));
+    p->gather = place(&c, p->gather_floats, sizeof(float));
+    place_head(p, &c);
+    place_step(p, &c);
+    for (uint32_t i = 0; i < 2; i++)
+        place_outcome(p, &c, &p->outcome[i]);
+    for (uint32_t i = 0; i < p->nthread; i++)
+        place_worker(p, &c, &p->worker[i]);
+    for (uint32_t i = 0; i < p->nbuffer; i++)
+        if (p->buffer[i].formed && base != NULL)
+            p->buffer[i].data = p->buffer_data + p->buffer[i].at;
+    return c.at;
+}
+
+uint64_t cpu_block_bytes(const cpu_program *p)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < p->ncache; i++)
+        n += cpu_cache_block_size(&p->cache[i]);
+    return n;
+}
+
+uint64_t cpu_slot_bytes(const cpu_program *p)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < p->nstate; i++)
+        n += p->state[i].slot_floats * sizeof(float);
+    return n;
+}
+
+/* ------------------------------------------------------------------------------- reserve */
+
+static void place_weight(cpu_program *p, cpu_weight *w)
+{
+    uint8_t *at = p->weights.data + w->at, *perm = at + w->spec.nexpert * w->piece_size;
+    if (w->spec.role == TN_ROLE_VECTOR) {
+        w->vector = (float *)(void *)at;
+    } else if (w->matrix == NULL) {
+        w->bytes = at;
+    } else {
+        for (uint32_t e = 0; e < w->spec.nexpert; e++) {
+            w->matrix[e].data = at + e * w->piece_size;
+            if (w->perm_size > 0)
+                w->matrix[e].perm = (const int32_t *)(const void *)(perm + e * w->perm_size);
+        }
+    }
+}
+
+static void place_pools(cpu_program *p)
+{
+    uint8_t *at = p->cache_memory.data;
+    for (uint32_t i = 0; i < p->ncache; i++) {
+        p->cache[i].data = at;
+        at += p->nblock * cpu_cache_block_size(&p->cache[i]);
+    }
+    float *slot = (float *)(void *)p->state_memory.data;
+    for (uint32_t i = 0; i < p->nstate; i++) {
+        p->state[i].data = slot;
+        slot += p->nslot * p->state[i].slot_floats;
+    }
+}
+
+static tn_status check_pools(const cpu_program *p, const tn_pools *pools, tn_err *err)
+{
+    if (p->reserved)
+        return tn_fail(err, TN_INTERNAL, "cpu: reserve was called twice");
+    if (pools == NULL || pools->size < sizeof *pools)
+        return tn_fail(err, TN_INTERNAL, "cpu: pools are missing or too short");
+    if (pools->nblock > INT32_MAX || pools->nslot > INT32_MAX)
+        return tn_fail(err, TN_CONFIG, "cpu: %u blocks, %u slots; at most %d each",
+                       pools->nblock, pools->nslot, INT32_MAX);
+    if ((p->ncache > 0 && pools->nblock < 1) || (p->nstate > 0 && pools->nslot < 1))
+        return tn_fail(err, TN_CONFIG, "cpu: %u blocks, %u slots; the recipe has %u caches and "
+                       "%u states", pools->nblock, pools->nslot, p->ncache, p->nstate);
+    return TN_OK;
+}
+
+tn_status cpu_reserve(cpu_program *p, const tn_pools *pools, tn_err *err)
+{
+    tn_status st = check_pools(p, pools, err);
+    if (st != TN_OK)
+        return st;
+    uint32_t huge = p->dev->huge;
+    uint64_t blocks, slots;
+    if (__builtin_mul_overflow(cpu_block_bytes(p), (uint64_t)pools->nblock, &blocks) ||
+        __builtin_mul_overflow(cpu_slot_bytes(p), (uint64_t)pools->nslot, &slots))
+        return tn_fail(err, TN_NO_MEMORY, "cpu: the cache is larger than any memory");
+    if ((st = cpu_region_open(&p->weights, p->weight_size, huge, "the weights", err)) != TN_OK)
+        return st;
+    st = cpu_region_open(&p->work, cpu_workspace(p, NULL), 0, "the workspace", err);
+    if (st != TN_OK)
+        goto close_weights;
+    st = cpu_region_open(&p->cache_memory, blocks, huge, "the cache", err);
+    if (st != TN_OK)
+        goto close_work;
+    st = cpu_region_open(&p->state_memory, slots, huge, "the states", err);
+    if (st != TN_OK)
+        goto close_cache;
+    p->nblock = pools->nblock;
+    p->nslot = pools->nslot;
+    cpu_workspace(p, p->work.data);
+    for (uint32_t i = 0; i < p->nweight; i++)
+        place_weight(p, &p->weight[i]);
+    place_pools(p);
+    p->reserved = 1;
+    return TN_OK;
+close_cache:
+    cpu_region_close(&p->cache_memory);
+close_work:
+    cpu_region_close(&p->work);
+close_weights:
+    cpu_region_close(&p->weights);
+    return st;
+}

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bench_cpu_device.c - how fast the cpu device runs a model of SmolLM2-135M's shape.
+ *
+ *     bench_cpu_device [threads [isa]]
+ *
+ * Prints tokens a second for decoding (1 and 8 sequences) and for reading a prompt, what a
+ * token costs in bytes against the bandwidth measured in the same process, and where the time
+ * goes, operation by operation. Weights are random: the time does not depend on them. */
+#include "recipe_fixture.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define CONTEXT 2048u
+#define ROWS 512u
+#define SEQS 8u
+#define BLOCK 32u
+#define BLOCKS (CONTEXT / BLOCK)
+
+static const fx_llama smollm = {
+    .layers = 30, .hidden = 576, .ffn = 1536, .q_heads = 9, .kv_heads = 3, .dim = 64,
+    .vocab = 49152, .context = CONTEXT, .form = TN_FORM_W4G, .group = 64,
+    .flags = FX_SCALE16 | FX_ZEROS, .head_form = TN_FORM_F16,
+};
+
+typedef struct bench {
+    fx_device d;
+    void *program;
+    fixture *f;
+    uint64_t number;
+    int32_t token[ROWS], row_seq[ROWS], block[SEQS * BLOCKS];
+    tn_seq seq[SEQS];
+    tn_out out[SEQS];
+    tn_sampling sampling[SEQS];
+} bench;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void must(tn_status st, const tn_err *err)
+{
+    if (st == TN_OK)
+        return;
+    fprintf(stderr, "bench: %s\n", err->text);
+    exit(1);
+}
+
+/* `nseq` sequences with `rows` rows each, behind `context` tokens. */
+static const tn_results *step(bench *b, uint32_t nseq, uint32_t rows, uint32_t context)
+{
+    tn_err err;
+    const tn_results *results;
+    tn_step s = {.size = sizeof s, .nrow = nseq * rows, .nseq = nseq, .nout = nseq,
+                 .nblock = nseq * BLOCKS, .number = b->number++, .row_token = b->token,
+                 .row_seq = b->row_seq, .seq = b->seq, .out = b->out, .block = b->block};
+    for (uint32_t i = 0; i < nseq; i++) {
+        b->seq[i] = (tn_seq){.row0 = (int32_t)(i * rows), .nrow = (int32_t)rows,
+                             .context = (int32_t)context, .block0 = i * BLOCKS};
+        b->out[i] = (tn_out){.row = (int32_t)(i * rows + rows - 1),
+                             .sampling = &b->sampling[i]};
+        for (uint32_t r = 0; r < rows; r++) {
+            b->row_seq[i * rows + r] = (int32_t)i;
+            b->token[i * rows + r] = (int32_t)(fx_bits(b->f) % smollm.vocab);
+        }
+        for (uint32_t j = 0; j < BLOCKS; j++)
+            b->block[i * BLOCKS + j] = (int32_t)(i * BLOCKS + j);
+    }
+    must(b->d.table->run(b->program, &s, &err), &err);
+    must(b->d.table->wait(b->program, s.number, 0, &results, &err), &err);
+    return results;
+}
+
+/* Steps a second, the median of several rounds. */
+static double rate(bench *b, uint32_t nseq, uint32_t rows, uint32_t context, uint32_t steps,
+                   uint32_t rounds)
+{
+    double times[32];
+    for (uint32_t i = 0; i < rounds; i++) {
+        double t = now();
+        for (uint32_t j = 0; j < steps; j++)
+            step(b, nseq, rows, context + (rows == 1 ? j : 0));
+        t = now() - t;
+        uint32_t at = i;
+        for (; at > 0 && times[at - 1] > t; at--)
+            times[at] = times[at - 1];
+        times[at] = t;
+    }
+    return steps / times[rounds / 2];
+}
+
+static void print_profile(bench *b, const char *what, uint32_t nseq, uint32_t rows,
+                          uint32_t context)
+{
+    static const char *const word[] = {"?", "EMBED", "NORM", "LINEAR", "ACT_MUL", "HEADS",
+                                       "ATTEND", "DELTA", "ROUTE", "EXPERTS", "MIX", "CONCAT",
+                                       "PICK", "SUM", "GATHER", "LOGITS", "SAMPLE"};
+    double by_kind[18] = {0}, all = 0;
+    for (uint32_t n = 0; n < 8; n++) {
+        const tn_results *r = step(b, nseq, rows, context);
+        for (uint32_t i = 0; i < r->nop; i++) {
+            bool head = strcmp(b->f->op[i].name, "head") == 0;
+            by_kind[head ? 17 : b->f->op[i].kind] += (double)r->op_ns[i] / 8;
+            all += (double)r->op_ns[i] / 8;
+        }
+    }
+    printf("  %s: %.0f us:", what, all / 1e3);
+    for (uint32_t i = 0; i < 18; i++)
+        if (by_kind[i] > 0)
+            printf("  %s %.1f%%", i == 17 ? "head" : word[i], 100 * by_kind[i] / all);
+    printf("\n");
+}
+
+static void open_bench(bench *b, uint32_t requant, uint32_t profile)
+{
+    tn_limits l = {.size = sizeof l, .rows_max = ROWS, .seqs_max = SEQS, .outs_max = SEQS,
+                   .blocks_max = SEQS * BLOCKS, .block_tokens = BLOCK, .context_max = CONTEXT,
+                   .top_max = 20, .profile = profile};
+    fx_llama m = smollm;
+    m.head_requant = requant;
+    b->f = fx_new(1);
+    b->f->lean = true;
+    fx_build_llama(b->f, &m);
+    b->program = fx_program(&b->d, b->f, &l, SEQS * BLOCKS, 0);
+    for (uint32_t i = 0; i < SEQS; i++)
+        b->sampling[i] = (tn_sampling){.flags = TN_SAMPLE_GREEDY, .top_p = 1, .repetition = 1,
+                                       .target = -1, .draft = -1};
+}
+
+static double weight_bytes(const bench *b)
+{
+    double n = 0;
+    for (uint32_t i = 0; i < b->f->recipe.nweight; i++)
+        n += (double)b->d.table->weight_bytes(b->program, i);
+    return n;
+}
+
+static void set_sampled(bench *b)
+{
+    for (uint32_t i = 0; i < SEQS; i++) {
+        b->sampling[i].flags = 0;
+        b->sampling[i].temperature = 0.8f;
+        b->sampling[i].top_p = 0.95f;
+        b->sampling[i].seed = i;
+    }
+}
+
+static void run(bench *b, const char *head, uint32_t requant)
+{
+    double bandwidth, bytes, decode;
+    tn_err err;
+    open_bench(b, requant, 0);
+    must(b->d.table->bandwidth(b->d.dev, &bandwidth, &err), &err);
+    bytes = weight_bytes(b);
+    step(b, 1, ROWS, 0);
+    rate(b, 1, 1, 64, 10, 3);
+    decode = rate(b, 1, 1, 64, 30, 15);
+    printf("head %s: %.1f MB a token, bandwidth %.1f GB/s: bound %.0f tok/s\n", head, bytes / 1e6,
+           bandwidth / 1e9, bandwidth / bytes);
+    printf("  decode, 1 sequence    %7.1f tok/s = %.0f%% of the bound\n", decode,
+           100 * decode * bytes / bandwidth);
+    printf("  decode, 8 sequences   %7.1f tok/s\n", 8 * rate(b, 8, 1, 64, 8, 9));
+    printf("  decode, context 1500  %7.1f tok/s\n", rate(b, 1, 1, 1500, 20, 9));
+    printf("  prompt of %u         %7.1f tok/s\n", ROWS, ROWS * rate(b, 1, ROWS, 0, 1, 7));
+    set_sampled(b);
+    printf("  decode, top_p 0.95    %7.1f tok/s\n", rate(b, 1, 1, 64, 20, 9));
+    b->d.table->release(b->program);
+    fx_free(b->f);
+    open_bench(b, requant, 1);
+    step(b, 1, ROWS, 0);
+    print_profile(b, "decode 1", 1, 1, 64);
+    print_profile(b, "decode 8", 8, 1, 64);
+    print_profile(b, "prompt", 1, ROWS, 0);
+    print_profile(b, "context 1500", 1, 1, 1500);
+    b->d.table->release(b->program);
+    fx_free(b->f);
+}
+
+extern const tn_plugin tn_plugin_entry;
+
+int main(int argc, char **argv)
+{
+    bench *b = calloc(1, sizeof *b);
+    tn_device_info info;
+    tn_err err;
+    if (b == NULL)
+        return 1;
+    fx_device_open(&b->d, &tn_plugin_entry, argc > 1 ? strtol(argv[1], NULL, 10) : 0,
+                   argc > 2 ? argv[2] : "auto");
+    must(b->d.table->info(b->d.dev, &info, &err), &err);
+    printf("%s\n", info.name);
+    run(b, "f16", 0);
+    run(b, "w8g", TN_FORM_W8G);
+    fx_device_close(&b->d);
+    free(b);
+    return 0;
+}

@@ -1,0 +1,1019 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_cpu_device.c - the cpu device against recipe_reference.c, operation by operation and as
+ * a whole model; and against itself: a row's bits must not depend on what runs beside it. */
+#include "recipe_reference.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+extern const tn_plugin tn_plugin_entry;
+
+#define BLOCK 16u
+#define NBLOCK 64u
+#define NSLOT 16u
+
+/* ------------------------------------------------------------------------------ one step */
+
+/* A step that is put together sequence by sequence. */
+typedef struct script {
+    tn_step step;
+    int32_t token[1024], row_seq[1024], block[1024];
+    tn_seq seq[64];
+    tn_out out[256];
+    tn_sampling sampling[256];
+} script;
+
+static const tn_sampling greedy = {.flags = TN_SAMPLE_GREEDY, .temperature = 1, .top_p = 1,
+                                   .repetition = 1, .target = -1, .draft = -1};
+
+static void script_open(script *s, uint64_t number)
+{
+    s->step = (tn_step){.size = sizeof s->step, .number = number, .row_token = s->token,
+                        .row_seq = s->row_seq, .seq = s->seq, .out = s->out,
+                        .block = s->block};
+}
+
+/* `n` rows behind `context` tokens. blocks: [NBLOCK] or NULL: the block of the same number. */
+static tn_seq *script_add(script *s, const int32_t *token, int32_t n, int32_t context,
+                          const int32_t *blocks, uint32_t nblock)
+{
+    tn_seq *q = &s->seq[s->step.nseq];
+    *q = (tn_seq){.row0 = (int32_t)s->step.nrow, .nrow = n, .context = context,
+                  .block0 = s->step.nblock, .state_in = -1, .state_out = -1};
+    for (int32_t i = 0; i < n; i++) {
+        s->token[s->step.nrow] = token[i];
+        s->row_seq[s->step.nrow++] = (int32_t)s->step.nseq;
+    }
+    for (uint32_t i = 0; i < nblock; i++)
+        s->block[s->step.nblock++] = blocks != NULL ? blocks[i] : (int32_t)i;
+    s->step.nseq++;
+    return q;
+}
+
+static void script_pad(script *s, int32_t token)
+{
+    s->token[s->step.nrow] = token;
+    s->row_seq[s->step.nrow++] = -1;
+}
+
+static tn_sampling *script_out(script *s, int32_t row)
+{
+    uint32_t i = s->step.nout++;
+    s->sampling[i] = greedy;
+    s->out[i] = (tn_out){.row = row, .slot = (int32_t)i, .sampling = &s->sampling[i]};
+    return &s->sampling[i];
+}
+
+static tn_limits limits(void)
+{
+    return (tn_limits){.size = sizeof(tn_limits), .rows_max = 256, .seqs_max = 32,
+                       .outs_max = 64, .blocks_max = 1024, .block_tokens = BLOCK,
+                       .context_max = NBLOCK * BLOCK, .top_max = 8, .profile = 1, .nrank = 1};
+}
+
+static const tn_results *run(fx_device *d, void *program, const tn_step *s)
+{
+    tn_err err;
+    const tn_results *results = NULL;
+    if (d->table->run(program, s, &err) != TN_OK)
+        fail_msg("run: %s", err.text);
+    if (d->table->wait(program, s->number, 0, &results, &err) != TN_OK)
+        fail_msg("wait: %s", err.text);
+    return results;
+}
+
+/* ------------------------------------------------------------------------------ comparing */
+
+/* |device - reference| / |reference| over all rows of a buffer. */
+static double distance(fx_device *d, void *program, const fixture *f, const reference *r,
+                       uint32_t buffer, uint32_t rows)
+{
+    tn_err err;
+    uint32_t width = f->buffer[buffer].width;
+    float *x = malloc(((uint64_t)rows * width + 1) * sizeof *x);
+    double diff = 0, size = 0;
+    if (d->table->peek(program, buffer, 0, rows, x, &err) != TN_OK)
+        fail_msg("peek: %s", err.text);
+    for (uint32_t i = 0; i < rows; i++)
+        for (uint32_t j = 0; j < width; j++) {
+            double want = ref_row(r, buffer, i)[j], got = (double)x[(uint64_t)i * width + j];
+            if (isinf(want) && got == want)
+                continue;
+            diff += (want - got) * (want - got);
+            size += want * want;
+        }
+    free(x);
+    if (!isfinite(diff))
+        return INFINITY;
+    return size > 0 ? sqrt(diff / size) : sqrt(diff);
+}
+
+static void check_near(fx_device *d, void *program, const fixture *f, const reference *r,
+                       uint32_t buffer, uint32_t rows, double bound)
+{
+    double got = distance(d, program, f, r, buffer, rows);
+    if (!(got <= bound))
+        fail_msg("buffer %s, %u rows, %u wide, %s: off by %g, at most %g",
+                 f->buffer[buffer].name, rows, f->buffer[buffer].width, d->isa, got, bound);
+}
+
+/* Runs the recipe of `f` on rows of random tokens, `sizes` of them per sequence with 0 ending
+ * the list, and holds buffer `out` against the reference. The step is run twice, the second
+ * time behind the first. */
+static void check_op(fixture *f, uint32_t out, const int32_t *sizes, uint32_t exact,
+                     double bound, int64_t threads, const char *isa)
+{
+    fx_device d = {0};
+    tn_limits l = limits();
+    l.exact = exact;
+    fx_section(f);
+    fx_device_open(&d, &tn_plugin_entry, threads, isa);
+    void *program = fx_program(&d, f, &l, NBLOCK * 16, NSLOT);
+    reference *r = ref_new(f, l.rows_max, BLOCK, NBLOCK * 16, NSLOT);
+    script *s = calloc(1, sizeof *s);
+    uint32_t vocab = f->recipe.vocab > 0 ? f->recipe.vocab : 64;
+    for (uint64_t turn = 0; turn < 2; turn++) {
+        script_open(s, turn);
+        for (uint32_t i = 0; sizes[i] != 0; i++) {
+            int32_t token[256], blocks[16];
+            int32_t n = sizes[i] < 0 ? 1 : sizes[i], context = turn > 0 ? n : 0;
+            for (int32_t j = 0; j < n; j++)
+                token[j] = (int32_t)(fx_bits(f) % vocab);
+            for (int32_t j = 0; j < 16; j++)
+                blocks[j] = (int32_t)(i * 16 + (uint32_t)((j * 7 + 3) % 16));
+            if (sizes[i] < 0) {
+                script_pad(s, token[0]);
+                continue;
+            }
+            tn_seq *q = script_add(s, token, n, context, blocks, 16);
+            q->state_in = turn > 0 ? (int32_t)i : -1;
+            q->state_out = (int32_t)(turn > 0 && i % 2 == 1 ? i + 8 : i);
+            q->flags = turn > 0 ? 0 : TN_SEQ_FRESH;
+            script_out(s, q->row0);
+            script_out(s, q->row0 + n - 1);
+        }
+        ref_step(r, &s->step);
+        run(&d, program, &s->step);
+        uint32_t kind = f->buffer[out].rows;
+        check_near(&d, program, f, r, out, kind == TN_ROWS_TOKENS ? s->step.nrow : s->step.nout,
+                   bound);
+    }
+    free(s);
+    ref_free(r);
+    d.table->release(program);
+    fx_device_close(&d);
+    fx_free(f);
+}
+
+static const int32_t one[] = {1, 0}, few[] = {3, -1, 1, 2, 0}, many[] = {37, 1, -1, 64, 5, 0};
+static const int32_t *const batches[] = {one, few, many};
+
+/* A recipe that begins with random rows in buffer x. */
+static fixture *with_input(uint64_t seed, uint32_t width, uint32_t *x)
+{
+    fixture *f = fx_new(seed);
+    f->recipe.vocab = 64;
+    *x = fx_buffer(f, TN_ROWS_TOKENS, width, "x");
+    tn_op_embed op = {.size = sizeof op, .out = *x, .scale = 4};
+    op.w = fx_matrix(f, TN_ROLE_EMBED, 64, width, TN_FORM_F32, 0, 0);
+    fx_op(f, TN_OP_EMBED, &op, "embed");
+    return f;
+}
+
+/* ----------------------------------------------------------------------------- operations */
+
+static void test_embed(void **state)
+{
+    const struct { uint32_t form, group, flags, requant; double bound; } c[] = {
+        {TN_FORM_F32, 0, 0, 0, 0}, {TN_FORM_F16, 0, 0, 0, 0}, {TN_FORM_BF16, 0, 0, 0, 0},
+        {TN_FORM_W4G, 32, FX_ZEROS, 0, 1e-6}, {TN_FORM_W8G, 64, FX_SCALE16, 0, 1e-6},
+        {TN_FORM_F16, 0, 0, TN_FORM_W8G, 6e-3},
+    };
+    (void)state;
+    for (uint32_t i = 0; i < sizeof c / sizeof c[0]; i++) {
+        fixture *f = fx_new(i);
+        f->recipe.vocab = 100;    /* tokens below 20 and from 83 on belong to other ranks */
+        uint32_t x = fx_buffer(f, TN_ROWS_TOKENS, 70, "x");
+        tn_op_embed op = {.size = sizeof op, .out = x, .scale = 3, .first = 20};
+        op.w = fx_matrix(f, TN_ROLE_EMBED, 63, 70, c[i].form, c[i].group, c[i].flags);
+        f->weight[op.w].requant = c[i].requant;
+        fx_op(f, TN_OP_EMBED, &op, "embed");
+        check_op(f, x, batches[i % 3], 0, c[i].bound, 2, "auto");
+    }
+}
+
+static void test_norm(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 3; i++) {
+        uint32_t x;
+        fixture *f = with_input(i, 120, &x);
+        uint32_t y = fx_buffer(f, TN_ROWS_TOKENS, 125, "y");
+        tn_op_norm fill = {.size = sizeof fill, .in = x, .out = y, .w = TN_NONE, .width = 120,
+                           .groups = 1, .eps = 1e-6f};
+        fx_op(f, TN_OP_NORM, &fill, "fill");
+        tn_op_norm op = {.size = sizeof op, .in = x, .in_col = 8, .out = y, .out_col = 5,
+                         .width = i == 0 ? 112 : 16, .groups = i == 0 ? 1 : 7, .eps = 1e-5f,
+                         .offset = i == 2 ? 1 : 0, .w = TN_NONE};
+        if (i > 0)
+            op.w = fx_vector(f, op.width, TN_FORM_BF16, -0.5f, 0.5f);
+        fx_op(f, TN_OP_NORM, &op, "norm");
+        check_op(f, y, batches[i], 0, 1e-6, 2, "auto");
+    }
+}
+
+typedef struct linear_case {
+    uint32_t form, group, flags, n, k;
+    double exact, fast;
+} linear_case;
+
+static const linear_case linears[] = {
+    {TN_FORM_F32, 0, 0, 33, 70, 1e-6, 1e-6},
+    {TN_FORM_F16, 0, 0, 16, 64, 1e-6, 1e-6},
+    {TN_FORM_BF16, 0, 0, 100, 33, 1e-6, 1e-6},
+    {TN_FORM_W4G, 32, FX_ZEROS, 48, 96, 1e-6, 1.5e-2},
+    {TN_FORM_W4G, 64, FX_SCALE16, 17, 128, 1e-6, 1.5e-2},
+    {TN_FORM_W4G, 128, FX_ZEROS | FX_PERM | FX_SCALE16, 80, 256, 1e-6, 1.5e-2},
+    {TN_FORM_W4G, 32, FX_ZEROS | FX_PERM | FX_PADDING, 64, 100, 1e-6, 1.5e-2},
+    {TN_FORM_W8G, 32, FX_ZEROS, 50, 64, 1e-6, 1.5e-2},
+    {TN_FORM_W8G, 128, FX_PERM, 16, 128, 1e-6, 1.5e-2},
+    {TN_FORM_PRIVATE, 0, 0, 37, 65, 1e-6, 1e-6},
+};
+
+/* Two parts with different forms beside each other, bias, residual. */
+static void build_linear(fixture *f, const linear_case *a, const linear_case *b, uint32_t x,
+                         uint32_t y, bool bias, bool add)
+{
+    tn_op_linear op = {.size = sizeof op, .in = x, .in_col = 3, .nparts = 2, .add = add};
+    op.part[0] = (tn_part){.out = y, .col = 2, .bias = TN_NONE};
+    op.part[0].w = fx_matrix(f, TN_ROLE_DENSE, a->n, a->k, a->form, a->group, a->flags);
+    op.part[1] = (tn_part){.out = y, .col = 2 + a->n, .bias = TN_NONE};
+    op.part[1].w = fx_matrix(f, TN_ROLE_DENSE, 24, a->k,
+                             b->group > 0 && a->k % b->group != 0 ? TN_FORM_F16 : b->form,
+                             b->group, b->flags);
+    if (bias)
+        op.part[1].bias = fx_vector(f, 24, TN_FORM_F32, -1, 1);
+    if (bias)
+        op.part[0].bias = fx_vector(f, a->n, TN_FORM_F16, -1, 1);
+    fx_op(f, TN_OP_LINEAR, &op, "linear");
+}
+
+static void test_linear(void **state)
+{
+    (void)state;
+    const uint32_t n = sizeof linears / sizeof linears[0];
+    for (uint32_t i = 0; i < n * 6; i++) {
+        const linear_case *a = &linears[i % n], *b = &linears[(i * 7 + i / n) % n];
+        bool norm = i % 2 == 0, exact = i / n % 2 == 0, bias = i % 3 == 0, add = i % 5 < 2;
+        uint32_t x, h;
+        fixture *f = with_input(i, a->k + 9, &x);
+        uint32_t y = fx_buffer(f, TN_ROWS_TOKENS, a->n + 30, "y");
+        tn_op_mix fill = {.size = sizeof fill, .in = x, .out = y, .width = 1, .gate = TN_NONE,
+                          .scale = 1};
+        fx_op(f, TN_OP_MIX, &fill, "fill");
+        h = norm ? fx_buffer(f, TN_ROWS_TOKENS, a->k + 9, "h") : x;
+        if (norm) {
+            tn_op_norm op = {.size = sizeof op, .in = x, .in_col = 1, .out = h, .out_col = 3,
+                             .width = a->k, .groups = 1, .eps = 1e-6f, .w = TN_NONE};
+            fx_op(f, TN_OP_NORM, &op, "norm");
+        }
+        build_linear(f, a, b, h, y, bias, add);
+        double bound = exact ? 2e-6 : 1.5e-2;
+        check_op(f, y, batches[i % 3], exact, bound, 1 + i % 3, "auto");
+    }
+}
+
+/* gate and up as two matrices or as one, with a width that ends inside a strip. */
+static void test_gate_up(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 12; i++) {
+        const linear_case *a = &linears[i % (sizeof linears / sizeof linears[0])];
+        uint32_t x, width = i % 2 == 0 ? 80 : 75;
+        bool stacked = i % 4 == 0;
+        fixture *f = with_input(i, a->k, &x);
+        uint32_t gu = fx_buffer(f, TN_ROWS_TOKENS, 2 * width, "gu");
+        uint32_t y = fx_buffer(f, TN_ROWS_TOKENS, width, "y");
+        tn_op_linear op = {.size = sizeof op, .in = x, .nparts = stacked ? 1 : 2};
+        for (uint32_t j = 0; j < op.nparts; j++) {
+            uint32_t n = stacked ? 2 * width : width;
+            op.part[j] = (tn_part){.out = gu, .col = j * width, .bias = TN_NONE};
+            op.part[j].w = fx_matrix(f, TN_ROLE_DENSE, n, a->k, a->form, a->group, a->flags);
+            if (i % 3 == 0)
+                op.part[j].bias = fx_vector(f, n, TN_FORM_F32, -1, 1);
+        }
+        fx_op(f, TN_OP_LINEAR, &op, "gate_up");
+        tn_op_act_mul act = {.size = sizeof act, .in = gu, .out = y, .width = width,
+                             .act = 1 + i % 3};
+        act.a_col = i % 5 == 0 ? width : 0;
+        act.b_col = width - act.a_col;
+        fx_op(f, TN_OP_ACT_MUL, &act, "act");
+        check_op(f, y, batches[i % 3], 1, 2e-6, 2, "auto");
+    }
+}
+
+static void test_row_operations(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 3; i++) {
+        uint32_t x;
+        fixture *f = with_input(i, 96, &x);
+        uint32_t y = fx_buffer(f, TN_ROWS_TOKENS, 96, "y");
+        uint32_t z = fx_buffer(f, TN_ROWS_TOKENS, 96, "z");
+        uint32_t out = fx_buffer(f, TN_ROWS_OUTS, 90, "out");
+        uint32_t all = fx_buffer(f, TN_ROWS_OUTS, 90, "all");
+        tn_op_act_mul act = {.size = sizeof act, .in = x, .a_col = 10, .b_col = 30, .out = y,
+                             .width = 60, .act = 1 + i};
+        fx_op(f, TN_OP_ACT_MUL, &act, "act");
+        tn_op_mix mix = {.size = sizeof mix, .in = x, .in_col = 5, .out = y, .out_col = 7,
+                         .width = 50, .gate = i > 0 ? x : TN_NONE, .gate_col = 95,
+                         .add = i != 1, .scale = 0.5f};
+        fx_op(f, TN_OP_MIX, &mix, "mix");
+        tn_op_concat cat = {.size = sizeof cat, .a = y, .a_col = 3, .a_width = 40, .b = x,
+                            .b_col = 20, .b_width = 56, .out = z};
+        fx_op(f, TN_OP_CONCAT, &cat, "concat");
+        tn_op_pick pick = {.size = sizeof pick, .in = z, .out = out, .width = 90};
+        fx_op(f, TN_OP_PICK, &pick, "pick");
+        tn_op_sum sum = {.size = sizeof sum, .x = out, .col = 1, .width = 80};
+        fx_op(f, TN_OP_SUM, &sum, "sum");
+        tn_op_gather gather = {.size = sizeof gather, .in = out, .width = 90, .out = all};
+        fx_op(f, TN_OP_GATHER, &gather, "gather");
+        check_op(f, all, batches[i], 0, 1e-6, 1 + i, "auto");
+    }
+}
+
+static void test_attention(void **state)
+{
+    const struct {
+        uint32_t q_heads, kv_heads, dim, dims, pairing, window, norm, gate;
+        float softcap;
+    } c[] = {
+        {1, 1, 16, 16, TN_ROPE_HALF, 0, 0, 0, 0},
+        {9, 3, 64, 64, TN_ROPE_HALF, 0, 0, 0, 0},
+        {4, 4, 24, 8, TN_ROPE_PAIRS, 0, 1, 0, 0},
+        {8, 1, 40, 40, TN_ROPE_HALF, 5, 0, 1, 0},
+        {6, 2, 128, 64, TN_ROPE_HALF, 33, 1, 1, 20},
+        {16, 2, 80, 0, 0, 16, 0, 0, 3},
+    };
+    (void)state;
+    for (uint32_t i = 0; i < 3 * sizeof c / sizeof c[0]; i++) {
+        uint32_t x, j = i % (sizeof c / sizeof c[0]);
+        uint32_t nq = c[j].q_heads * c[j].dim, nkv = c[j].kv_heads * c[j].dim;
+        fixture *f = with_input(i, 2 * nq + 2 * nkv + 5, &x);
+        uint32_t y = fx_buffer(f, TN_ROWS_TOKENS, nq + 3, "y");
+        tn_op_mix fill = {.size = sizeof fill, .in = x, .out = y, .width = nq + 3,
+                          .gate = TN_NONE, .scale = 0};
+        fx_op(f, TN_OP_MIX, &fill, "fill");
+        tn_op_heads h = {.size = sizeof h, .x = x, .q_col = 5 + nkv, .k_col = 5,
+                         .v_col = 5 + nkv + nq, .q_heads = c[j].q_heads,
+                         .kv_heads = c[j].kv_heads, .head_dim = c[j].dim, .rope = TN_NONE,
+                         .q_norm = TN_NONE, .k_norm = TN_NONE, .eps = 1e-6f, .offset = 1};
+        if (c[j].dims > 0)
+            h.rope = fx_rope(f, c[j].dims, c[j].pairing, NBLOCK * BLOCK, 1e4);
+        if (c[j].norm) {
+            h.q_norm = fx_vector(f, c[j].dim, TN_FORM_F32, -0.5f, 0.5f);
+            h.k_norm = fx_vector(f, c[j].dim, TN_FORM_F16, -0.5f, 0.5f);
+        }
+        h.cache = fx_cache(f, c[j].kv_heads, c[j].dim);
+        fx_op(f, TN_OP_HEADS, &h, "heads");
+        tn_op_attend a = {.size = sizeof a, .q = x, .q_col = h.q_col, .out = y, .out_col = 2,
+                          .q_heads = c[j].q_heads, .kv_heads = c[j].kv_heads,
+                          .head_dim = c[j].dim, .cache = h.cache, .window = c[j].window,
+                          .gate = c[j].gate ? x : TN_NONE, .gate_col = 5 + nq + 2 * nkv,
+                          .scale = 0.3f, .softcap = c[j].softcap};
+        fx_op(f, TN_OP_ATTEND, &a, "attend");
+        check_op(f, y, batches[i % 3], 1, 3e-5, 1 + i % 3, "auto");
+    }
+}
+
+/* The fixture of the architecture sheet: one head of 2 x 2, three tokens, known numbers. The
+ * convolution passes its current input through, times a factor that undoes SiLU. */
+static void test_delta_numbers(void **state)
+{
+    static const double want[3][2] = {{0.2121319, 0.4242638}, {-0.2165800, 0.3422443},
+                                      {0.2316375, -0.3977464}};
+    (void)state;
+    /* SiLU cannot be undone by a weight, so q, k, v here are what SiLU makes of their inputs;
+     * the inputs below are found by bisection. */
+    static const float q[3][2] = {{3, 4}, {1, 0}, {0, 2}}, k[3][2] = {{1, 0}, {3, 4}, {1, 1}};
+    static const float v[3][2] = {{1, 2}, {-0.25f, 0.5f}, {2, -0.2f}};
+    static const float b[3] = {0, 1, -1}, a[3] = {0.5f, -0.25f, 1};
+    double s[2][2] = {{0, 0}, {0, 0}};
+    fixture *f = fx_new(1);
+    f->recipe.vocab = 3;
+    uint32_t x = fx_buffer(f, TN_ROWS_TOKENS, 10, "x"), y = fx_buffer(f, TN_ROWS_TOKENS, 2, "y");
+    tn_op_embed e = {.size = sizeof e, .out = x, .scale = 1};
+    e.w = fx_matrix(f, TN_ROLE_EMBED, 3, 10, TN_FORM_F32, 0, 0);
+    for (uint32_t t = 0; t < 3; t++) {
+        float *row = f->data[e.w].value + 10 * t;
+        const float *in[3] = {q[t], k[t], v[t]};
+        for (uint32_t j = 0; j < 6; j++) {
+            double lo = -1.2784645, hi = 10; /* SiLU rises from its least value on */
+            for (uint32_t n = 0; n < 60; n++) {
+                double mid = (lo + hi) / 2;
+                if (mid / (1 + exp(-mid)) < (double)in[j / 2][j % 2])
+                    lo = mid;
+                else
+                    hi = mid;
+            }
+            row[j] = (float)lo;
+        }
+        row[6] = row[7] = 30;     /* z: SiLU(30) = 30 */
+        row[8] = a[t];
+        row[9] = b[t];
+        memcpy(f->data[e.w].codes + 40 * t, row, 40);
+    }
+    fx_op(f, TN_OP_EMBED, &e, "embed");
+    f->state[0] = (tn_state_spec){.size = sizeof(tn_state_spec), .heads = 1, .k_dim = 2,
+                                  .v_dim = 2, .conv_width = 6, .conv_keep = 3};
+    f->recipe.nstate = 1;
+    tn_op_delta op = {.size = sizeof op, .qkv = x, .z = x, .z_col = 6, .a = x, .a_col = 8,
+                      .b = x, .b_col = 9, .out = y, .k_heads = 1, .v_heads = 1, .k_dim = 2,
+                      .v_dim = 2, .w_conv_bias = TN_NONE, .gate_act = TN_ACT_SILU,
+                      .eps = 1e-12f};
+    op.w_conv = fx_vector(f, 24, TN_FORM_F32, 0, 1);
+    op.w_a_log = fx_vector(f, 1, TN_FORM_F32, 0.5f, 0.5f);
+    op.w_dt_bias = fx_vector(f, 1, TN_FORM_F32, 0.1f, 0.1f);
+    op.w_norm = fx_vector(f, 2, TN_FORM_F32, 1, 1);
+    float conv[24] = {0};
+    for (uint32_t c = 0; c < 6; c++)
+        conv[4 * c + 3] = 1;
+    memcpy(f->data[op.w_conv].codes, conv, sizeof conv);
+    fx_op(f, TN_OP_DELTA, &op, "delta");
+    fx_section(f);
+    fx_device d = {0};
+    tn_limits l = limits();
+    tn_err err;
+    fx_device_open(&d, &tn_plugin_entry, 1, "auto");
+    void *program = fx_program(&d, f, &l, 1, 2);
+    script *sc = calloc(1, sizeof *sc);
+    float out[6], slot[4 + 18];
+    script_open(sc, 0);
+    tn_seq *seq = script_add(sc, (const int32_t[]){0, 1, 2}, 3, 0, NULL, 1);
+    seq->state_out = 1;
+    seq->flags = TN_SEQ_FRESH;
+    run(&d, program, &sc->step);
+    assert_int_equal(d.table->peek(program, y, 0, 3, out, &err), TN_OK);
+    assert_int_equal(d.table->state_read(program, 1, slot, &err), TN_OK);
+    for (uint32_t t = 0; t < 3; t++) {
+        double qn = hypot((double)q[t][0], (double)q[t][1]), kn, o[2], u, g, beta;
+        kn = hypot((double)k[t][0], (double)k[t][1]);
+        g = -exp(0.5) * log1p(exp((double)a[t] + 0.1));
+        beta = 1 / (1 + exp(-(double)b[t]));
+        for (uint32_t j = 0; j < 2; j++) {
+            u = 0;
+            for (uint32_t i = 0; i < 2; i++)
+                u += (s[i][j] *= exp(g)) * (double)k[t][i] / kn;
+            o[j] = 0;
+            for (uint32_t i = 0; i < 2; i++) {
+                s[i][j] += (double)k[t][i] / kn * beta * ((double)v[t][j] - u);
+                o[j] += s[i][j] * (double)q[t][i] / qn / sqrt(2);
+            }
+        }
+        if (t == 0) {             /* the sheet's first line holds as it stands */
+            assert_true(fabs(o[0] - want[0][0]) < 1e-6);
+            assert_true(fabs(o[1] - want[0][1]) < 1e-6);
+        }
+        double rms = sqrt((o[0] * o[0] + o[1] * o[1]) / 2);
+        for (uint32_t j = 0; j < 2; j++)
+            if (!(fabs((double)out[2 * t + j] - 30 * o[j] / rms) < 1e-3))
+                fail_msg("token %u: %g, expected %g", t, (double)out[2 * t + j], 30 * o[j] / rms);
+    }
+    for (uint32_t i = 0; i < 4; i++)
+        assert_true(fabs((double)slot[i] - s[i / 2][i % 2]) < 1e-5);
+    free(sc);
+    d.table->release(program);
+    fx_device_close(&d);
+    fx_free(f);
+}
+
+static void test_delta(void **state)
+{
+    const struct { uint32_t k_heads, v_heads, k_dim, v_dim, keep, act; } c[] = {
+        {1, 1, 16, 16, 3, TN_ACT_SILU}, {2, 4, 32, 24, 3, TN_ACT_SILU},
+        {3, 3, 20, 40, 1, TN_ACT_SIGMOID}, {2, 8, 128, 128, 3, TN_ACT_SILU},
+    };
+    (void)state;
+    for (uint32_t i = 0; i < 2 * sizeof c / sizeof c[0]; i++) {
+        uint32_t x, j = i % (sizeof c / sizeof c[0]);
+        uint32_t key = c[j].k_heads * c[j].k_dim, value = c[j].v_heads * c[j].v_dim;
+        uint32_t channels = 2 * key + value, kernel = c[j].keep + 1;
+        fixture *f = with_input(i, channels + value + 2 * c[j].v_heads + 1, &x);
+        uint32_t y = fx_buffer(f, TN_ROWS_TOKENS, value, "y");
+        f->state[0] = (tn_state_spec){.size = sizeof(tn_state_spec), .heads = c[j].v_heads,
+                                      .k_dim = c[j].k_dim, .v_dim = c[j].v_dim,
+                                      .conv_width = channels, .conv_keep = c[j].keep};
+        f->recipe.nstate = 1;
+        tn_op_delta op = {.size = sizeof op, .qkv = x, .qkv_col = 1, .z = x,
+                          .z_col = 1 + channels, .a = x, .a_col = 1 + channels + value, .b = x,
+                          .b_col = 1 + channels + value + c[j].v_heads, .out = y,
+                          .k_heads = c[j].k_heads, .v_heads = c[j].v_heads,
+                          .k_dim = c[j].k_dim, .v_dim = c[j].v_dim, .w_conv_bias = TN_NONE,
+                          .gate_act = c[j].act, .eps = 1e-6f};
+        op.w_conv = fx_vector(f, (uint64_t)channels * kernel, TN_FORM_F32, -0.6f, 0.6f);
+        if (i % 2 == 1)
+            op.w_conv_bias = fx_vector(f, channels, TN_FORM_F32, -0.1f, 0.1f);
+        op.w_a_log = fx_vector(f, c[j].v_heads, TN_FORM_F32, -1, 1);
+        op.w_dt_bias = fx_vector(f, c[j].v_heads, TN_FORM_F32, -1, 1);
+        op.w_norm = fx_vector(f, c[j].v_dim, TN_FORM_F32, 0.5f, 1.5f);
+        fx_op(f, TN_OP_DELTA, &op, "delta");
+        check_op(f, y, batches[i % 3], 0, 2e-5, 1 + i % 3, "auto");
+    }
+}
+
+static void test_experts(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 12; i++) {
+        const linear_case *a = &linears[i % (sizeof linears / sizeof linears[0])];
+        uint32_t x, nexpert = i % 3 == 0 ? 5 : 32, ntop = i % 4 == 0 ? 1 : 4;
+        uint32_t width = a->group > 0 ? a->group : 48;
+        fixture *f = with_input(i, a->k, &x);
+        uint32_t y = fx_buffer(f, TN_ROWS_TOKENS, a->n, "y");
+        uint32_t scores = fx_buffer(f, TN_ROWS_TOKENS, nexpert, "scores");
+        uint32_t ids = fx_ids(f, TN_ROWS_TOKENS, ntop, "ids");
+        uint32_t weights = fx_buffer(f, TN_ROWS_TOKENS, ntop, "weights");
+        tn_op_linear router = {.size = sizeof router, .in = x, .nparts = 1};
+        router.part[0] = (tn_part){.out = scores, .bias = TN_NONE};
+        router.part[0].w = fx_matrix(f, TN_ROLE_ROUTER, nexpert, a->k, TN_FORM_F32, 0, 0);
+        fx_op(f, TN_OP_LINEAR, &router, "router");
+        tn_op_route route = {.size = sizeof route, .in = scores, .ids = ids, .weights = weights,
+                             .nexpert = nexpert, .ntop = ntop, .renorm = i % 2, .bias = TN_NONE,
+                             .kind = i % 3 == 1 ? TN_ROUTE_SIGMOID : TN_ROUTE_SOFTMAX,
+                             .scale = 1.5f};
+        if (i % 5 == 1)
+            route.bias = fx_vector(f, nexpert, TN_FORM_F32, -0.1f, 0.1f);
+        fx_op(f, TN_OP_ROUTE, &route, "route");
+        bool add = i % 2 == 0;
+        tn_op_mix fill = {.size = sizeof fill, .in = x, .out = y, .width = a->n < a->k ? a->n
+                          : a->k, .gate = TN_NONE, .scale = 1};
+        if (add)
+            fx_op(f, TN_OP_MIX, &fill, "fill");
+        tn_op_experts op = {.size = sizeof op, .in = x, .ids = ids, .weights = weights, .out = y,
+                            .add = add, .nexpert = nexpert, .ntop = ntop, .width = width,
+                            .act = TN_ACT_SILU};
+        op.w_up = fx_stack(f, TN_ROLE_EXPERTS, nexpert, 2 * (uint64_t)width, a->k, a->form,
+                           a->group, a->flags);
+        op.w_down = fx_stack(f, TN_ROLE_EXPERTS, nexpert, a->n, width, a->form, a->group,
+                             a->flags);
+        f->buffer[x].width = a->k;
+        fx_op(f, TN_OP_EXPERTS, &op, "experts");
+        check_op(f, y, batches[i % 3], 1, 5e-6, 1 + i % 3, "auto");
+    }
+}
+
+/* Equal scores go to the lower index; a row of NaN still names valid experts. */
+static void test_route_ties(void **state)
+{
+    (void)state;
+    fixture *f = fx_new(1);
+    f->recipe.vocab = 3;
+    uint32_t x = fx_buffer(f, TN_ROWS_TOKENS, 6, "x"), ids = fx_ids(f, TN_ROWS_TOKENS, 3, "ids");
+    uint32_t weights = fx_buffer(f, TN_ROWS_TOKENS, 3, "weights");
+    tn_op_embed e = {.size = sizeof e, .out = x, .scale = 1};
+    e.w = fx_matrix(f, TN_ROLE_EMBED, 3, 6, TN_FORM_F32, 0, 0);
+    const float rows[18] = {1, 3, -2, 3, 0.5f, 2, 7, 7, 7, 7, 7, 7, NAN, NAN, NAN, NAN, NAN, NAN};
+    memcpy(f->data[e.w].codes, rows, sizeof rows);
+    fx_op(f, TN_OP_EMBED, &e, "embed");
+    tn_op_route op = {.size = sizeof op, .in = x, .ids = ids, .weights = weights, .nexpert = 6,
+                      .ntop = 3, .kind = TN_ROUTE_SOFTMAX, .renorm = 1, .bias = TN_NONE,
+                      .scale = 1};
+    fx_op(f, TN_OP_ROUTE, &op, "route");
+    fx_section(f);
+    fx_device d = {0};
+    tn_limits l = limits();
+    tn_err err;
+    float id[9], w[9];
+    fx_device_open(&d, &tn_plugin_entry, 1, "auto");
+    void *program = fx_program(&d, f, &l, 0, 0);
+    script *s = calloc(1, sizeof *s);
+    script_open(s, 0);
+    script_add(s, (const int32_t[]){0, 1, 2}, 3, 0, NULL, 0);
+    run(&d, program, &s->step);
+    assert_int_equal(d.table->peek(program, ids, 0, 3, id, &err), TN_OK);
+    assert_int_equal(d.table->peek(program, weights, 0, 3, w, &err), TN_OK);
+    const float want[6] = {1, 3, 5, 0, 1, 2};
+    for (uint32_t i = 0; i < 6; i++)
+        assert_true(id[i] == want[i]);
+    assert_true(fabsf(w[0] - 0.4223188f) < 1e-6f && fabsf(w[2] - 0.1553624f) < 1e-6f);
+    assert_true(fabsf(w[4] - 1.0f / 3) < 1e-6f);
+    for (uint32_t i = 6; i < 9; i++)
+        assert_true(id[i] >= 0 && id[i] < 6);
+    assert_true(id[6] != id[7] && id[7] != id[8] && id[6] != id[8]);
+    free(s);
+    d.table->release(program);
+    fx_device_close(&d);
+    fx_free(f);
+}
+
+/* ---------------------------------------------------------------------------- whole models */
+
+static const fx_llama tiny = {
+    .layers = 3, .hidden = 96, .ffn = 160, .q_heads = 6, .kv_heads = 2, .dim = 16, .vocab = 1500,
+    .context = NBLOCK * BLOCK, .form = TN_FORM_W4G, .group = 32, .flags = FX_ZEROS,
+    .head_form = TN_FORM_F16,
+};
+
+typedef struct model {
+    fixture *f;
+    fx_device d;
+    void *program;
+    uint64_t number;
+    uint32_t logits;
+    script s;
+} model;
+
+static uint32_t buffer_named(const fixture *f, const char *name)
+{
+    for (uint32_t i = 0; i < f->recipe.nbuffer; i++)
+        if (strcmp(f->buffer[i].name, name) == 0)
+            return i;
+    fail_msg("no buffer %s", name);
+    return TN_NONE;
+}
+
+static model *model_open(const fx_llama *m, int64_t threads, const char *isa,
+                         const tn_limits *l)
+{
+    model *t = calloc(1, sizeof *t);
+    t->f = fx_new(11);
+    fx_build_llama(t->f, m);
+    fx_device_open(&t->d, &tn_plugin_entry, threads, isa);
+    t->program = fx_program(&t->d, t->f, l, 2 * NBLOCK, 0);
+    t->logits = buffer_named(t->f, "logits");
+    return t;
+}
+
+static void model_close(model *t)
+{
+    t->d.table->release(t->program);
+    fx_device_close(&t->d);
+    fx_free(t->f);
+    free(t);
+}
+
+static void fill_tokens(int32_t *token, uint32_t n, uint32_t vocab)
+{
+    uint64_t z = 99;
+    for (uint32_t i = 0; i < n; i++) {
+        z = z * 6364136223846793005ull + 1442695040888963407ull;
+        token[i] = (int32_t)((z >> 33) % vocab);
+    }
+}
+
+/* Runs token[0, n) cut at the given places and keeps the logits of the last row of every
+ * piece, and of all rows when `all`. */
+static void feed(model *t, const int32_t *token, int32_t n, const int32_t *cuts,
+                 const int32_t *blocks, float *logits)
+{
+    tn_err err;
+    uint32_t width = t->f->buffer[t->logits].width;
+    for (int32_t from = 0, i = 0; from < n; i++) {
+        int32_t to = cuts != NULL && cuts[i] > 0 && cuts[i] < n ? cuts[i] : n;
+        script_open(&t->s, t->number++);
+        script_add(&t->s, token + from, to - from, from, blocks, NBLOCK);
+        for (int32_t r = 0; r < to - from; r++)
+            script_out(&t->s, r);
+        run(&t->d, t->program, &t->s.step);
+        if (t->d.table->peek(t->program, t->logits, 0, (uint32_t)(to - from),
+                             logits + (uint64_t)from * width, &err) != TN_OK)
+            fail_msg("%s", err.text);
+        from = to;
+    }
+}
+
+static void check_same(const char *what, const float *a, const float *b, uint64_t n,
+                       uint32_t width)
+{
+    for (uint64_t i = 0; i < n * width; i++)
+        if (memcmp(&a[i], &b[i], sizeof *a) != 0)
+            fail_msg("%s: row %llu, column %llu: %.9g, %.9g", what,
+                     (unsigned long long)(i / width), (unsigned long long)(i % width),
+                     (double)a[i], (double)b[i]);
+}
+
+/* Against the reference, in exact and in fast mode, for every cache type. */
+static void test_model_near(void **state)
+{
+    const struct { uint32_t exact, cache; double bound; } c[] = {
+        {1, 0, 2e-5}, {0, 0, 6e-2}, {0, TN_BF16, 6e-2}, {0, TN_F32, 6e-2}, {1, TN_F16, 5e-3},
+    };
+    (void)state;
+    for (uint32_t i = 0; i < 2 * sizeof c / sizeof c[0]; i++) {
+        fx_llama m = tiny;
+        tn_limits l = limits();
+        uint32_t j = i % (sizeof c / sizeof c[0]);
+        l.exact = c[j].exact;
+        l.cache_dtype = c[j].cache;
+        m.bias = i % 2;
+        m.qk_norm = i % 3 == 0;
+        m.pairs = i % 4 == 0;
+        m.window = i % 3 == 1 ? 21 : 0;
+        if (i >= sizeof c / sizeof c[0]) {
+            if (!c[j].exact)
+                continue;         /* rounding would choose other experts */
+            m.nexpert = 8;
+            m.ntop = 2;
+        }
+        model *t = model_open(&m, 2, "auto", &l);
+        int32_t token[70];
+        fill_tokens(token, 70, m.vocab);
+        float *got = malloc(70 * m.vocab * sizeof *got);
+        feed(t, token, 60, (const int32_t[]){33, 0}, NULL, got);
+        reference *r = ref_new(t->f, 256, BLOCK, 2 * NBLOCK, 0);
+        script_open(&t->s, 0);
+        script_add(&t->s, token, 60, 0, NULL, NBLOCK);
+        for (int32_t row = 0; row < 60; row++)
+            script_out(&t->s, row);
+        ref_step(r, &t->s.step);
+        double diff = 0, size = 0;
+        for (uint32_t row = 0; row < 60; row++)
+            for (uint32_t k = 0; k < m.vocab; k++) {
+                double want = ref_row(r, t->logits, row)[k];
+                diff += pow(want - (double)got[row * m.vocab + k], 2);
+                size += want * want;
+            }
+        if (!(sqrt(diff / size) < c[j].bound))
+            fail_msg("case %u: off by %g, at most %g", i, sqrt(diff / size), c[j].bound);
+        ref_free(r);
+        free(got);
+        model_close(t);
+    }
+}
+
+/* A prompt at once, in every two pieces, and token by token: the same bits. */
+static void check_cuts(const fx_llama *m, const char *isa, int64_t threads, uint32_t exact)
+{
+    tn_limits l = limits();
+    l.exact = exact;
+    model *t = model_open(m, threads, isa, &l);
+    const int32_t n = 60;
+    int32_t token[60], cuts[61], blocks[NBLOCK];
+    uint64_t size = (uint64_t)n * m->vocab;
+    float *whole = malloc(size * sizeof *whole), *other = malloc(size * sizeof *other);
+    fill_tokens(token, 60, m->vocab);
+    feed(t, token, n, NULL, NULL, whole);
+    for (int32_t cut = 1; cut < n; cut += cut < 20 ? 1 : 7) {
+        feed(t, token, n, (const int32_t[]){cut, 0}, NULL, other);
+        check_same("two pieces", whole, other, (uint64_t)n, m->vocab);
+    }
+    for (int32_t i = 0; i < 61; i++)
+        cuts[i] = i + 1 < n ? i + 1 : 0;
+    for (uint32_t i = 0; i < NBLOCK; i++)
+        blocks[i] = (int32_t)(i * 29 % NBLOCK + NBLOCK);
+    feed(t, token, n, cuts, blocks, other);
+    check_same("token by token, blocks permuted", whole, other, (uint64_t)n, m->vocab);
+    free(whole);
+    free(other);
+    model_close(t);
+}
+
+static const char *const levels[] = {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni"};
+
+static bool runs_here(const char *isa)
+{
+    fx_device d = {0};
+    tn_err err;
+    if (fx_device_try(&d, &tn_plugin_entry, 1, isa, &err) != TN_OK)
+        return false;
+    fx_device_close(&d);
+    return true;
+}
+
+static void test_cuts(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 5; i++) {
+        fx_llama m = tiny;
+        if (!runs_here(levels[i]))
+            continue;
+        check_cuts(&m, levels[i], 2, 0);
+        check_cuts(&m, levels[i], 1, 1);
+        m.window = 19;
+        m.form = TN_FORM_F16;
+        check_cuts(&m, levels[i], 3, 0);
+        m.nexpert = 7;
+        m.ntop = 3;
+        m.form = TN_FORM_W8G;
+        check_cuts(&m, levels[i], 2, 0);
+    }
+}
+
+/* Sequences of different lengths in one step, beside padding: each as if alone. */
+static void test_crowd(void **state)
+{
+    (void)state;
+    for (uint32_t c = 0; c < 3; c++) {
+        fx_llama m = tiny;
+        tn_limits l = limits();
+        tn_err err;
+        if (c == 1)
+            m.nexpert = 6, m.ntop = 2;
+        if (c == 2)
+            m.group = 96, m.flags = FX_PERM, m.ffn = 192;
+        model *t = model_open(&m, 2, "auto", &l);
+        const int32_t length[6] = {1, 30, 7, 64, 2, 17};
+        int32_t token[64], blocks[6][4];
+        fill_tokens(token, 64, m.vocab);
+        float *alone[6], *crowd = malloc(128 * m.vocab * sizeof *crowd);
+        for (int32_t i = 0; i < 6; i++) {
+            alone[i] = malloc(64 * m.vocab * sizeof *alone[i]);
+            feed(t, token + (64 - length[i]), length[i], NULL, NULL, alone[i]);
+            for (int32_t j = 0; j < 4; j++)
+                blocks[i][j] = 4 * i + (j * 3 + 1) % 4;
+        }
+        script_open(&t->s, t->number++);
+        for (int32_t i = 0; i < 6; i++) {
+            tn_seq *q = script_add(&t->s, token + (64 - length[i]), length[i], 0, blocks[i], 4);
+            script_out(&t->s, q->row0 + length[i] - 1);
+            script_pad(&t->s, 3);
+        }
+        run(&t->d, t->program, &t->s.step);
+        assert_int_equal(t->d.table->peek(t->program, t->logits, 0, 6, crowd, &err), TN_OK);
+        for (int32_t i = 0; i < 6; i++) {
+            check_same("in a crowd", alone[i] + (uint64_t)(length[i] - 1) * m.vocab,
+                       crowd + (uint64_t)i * m.vocab, 1, m.vocab);
+            free(alone[i]);
+        }
+        free(crowd);
+        model_close(t);
+    }
+}
+
+/* 1, 2, 3 and 7 threads; long enough that runs of attention are shared out. */
+static void test_threads(void **state)
+{
+    (void)state;
+    tn_limits l = limits();
+    float *want = malloc(4 * tiny.vocab * sizeof *want), *got = malloc(4 * tiny.vocab * 4);
+    for (uint32_t i = 0; i < 4; i++) {
+        const int64_t threads[4] = {1, 2, 3, 7};
+        int32_t token[900];
+        tn_err err;
+        model *t = model_open(&tiny, threads[i], "auto", &l);
+        fill_tokens(token, 900, tiny.vocab);
+        for (int32_t from = 0; from < 800; from += 200) {
+            script_open(&t->s, t->number++);
+            script_add(&t->s, token + from, 200, from, NULL, NBLOCK);
+            script_out(&t->s, 199);
+            run(&t->d, t->program, &t->s.step);
+        }
+        for (int32_t row = 0; row < 4; row++) {
+            script_open(&t->s, t->number++);
+            script_add(&t->s, token + 800 + row, 1, 800 + row, NULL, NBLOCK);
+            script_out(&t->s, 0);
+            run(&t->d, t->program, &t->s.step);
+            assert_int_equal(t->d.table->peek(t->program, t->logits, 0, 1,
+                                              got + row * (int32_t)tiny.vocab, &err), TN_OK);
+        }
+        if (i == 0)
+            memcpy(want, got, 4 * tiny.vocab * sizeof *want);
+        check_same("threads", want, got, 4, tiny.vocab);
+        model_close(t);
+    }
+    free(want);
+    free(got);
+}
+
+/* Without profile everything is fused and memory is shared: the tokens must be the same. */
+static void test_fused(void **state)
+{
+    (void)state;
+    for (uint32_t c = 0; c < 3; c++) {
+        fx_llama m = tiny;
+        int32_t token[40], drawn[2][64];
+        float logprob[2][64];
+        fill_tokens(token, 40, m.vocab);
+        if (c == 1)
+            m.nexpert = 9, m.ntop = 2;
+        m.bias = c == 2;
+        for (uint32_t profile = 0; profile < 2; profile++) {
+            tn_limits l = limits();
+            l.profile = profile;
+            model *t = model_open(&m, 2, "auto", &l);
+            for (uint32_t turn = 0; turn < 2; turn++) {
+                script_open(&t->s, t->number++);
+                script_add(&t->s, token, 40, 0, NULL, NBLOCK);
+                for (int32_t i = 0; i < 40; i++)
+                    script_out(&t->s, i)->ntop = 3;
+                const tn_results *r = run(&t->d, t->program, &t->s.step);
+                assert_int_equal(r->nop, profile ? t->f->recipe.nop : 0);
+                for (uint32_t i = 0; i < 40; i++) {
+                    drawn[profile][i] = r->result[i].token;
+                    logprob[profile][i] = r->result[i].logprob;
+                    assert_int_equal(r->result[i].rank, 1);
+                    assert_int_equal(r->result[i].ntop, 3);
+                    assert_int_equal(r->top_token[i * r->top_stride], r->result[i].token);
+                }
+            }
+            model_close(t);
+        }
+        for (uint32_t i = 0; i < 40; i++) {
+            assert_int_equal(drawn[0][i], drawn[1][i]);
+            assert_true(logprob[0][i] == logprob[1][i]);
+        }
+    }
+}
+
+/* Decoding one step ahead: row_token -1 - i takes the token that output i of the step before
+ * drew. Results of a step stay valid while the next one runs. */
+static void test_ahead(void **state)
+{
+    (void)state;
+    tn_limits l = limits();
+    model *t = model_open(&tiny, 2, "auto", &l);
+    int32_t token[8], want[2][6], tokens[2];
+    fill_tokens(token, 8, tiny.vocab);
+    for (uint32_t ahead = 0; ahead < 2; ahead++) {
+        const tn_results *before = NULL;
+        for (int32_t i = 0; i < 6; i++) {
+            script_open(&t->s, t->number++);
+            for (int32_t q = 0; q < 2; q++) {
+                int32_t blocks[1] = {q};
+                if (i == 0)
+                    script_add(&t->s, token + q, 4, 0, blocks, 1);
+                else
+                    script_add(&t->s, ahead ? (int32_t[]){-1 - q} : &tokens[q], 1, 3 + i,
+                               blocks, 1);
+                script_out(&t->s, q == 0 ? (i == 0 ? 3 : 0) : (i == 0 ? 7 : 1));
+            }
+            const tn_results *r = run(&t->d, t->program, &t->s.step);
+            if (before != NULL)
+                assert_int_equal(before->result[0].token, want[0][i - 1]);
+            before = r;
+            for (int32_t q = 0; q < 2; q++) {
+                tokens[q] = r->result[q].token;
+                if (!ahead)
+                    want[q][i] = tokens[q];
+                assert_int_equal(tokens[q], want[q][i]);
+            }
+        }
+    }
+    model_close(t);
+}
+
+/* A row of NaN says so; its neighbours do not notice, whatever they ask for. */
+static void test_nan(void **state)
+{
+    (void)state;
+    for (uint32_t c = 0; c < 4; c++) {
+        tn_limits l = limits();
+        fx_llama m = tiny;
+        l.profile = c % 2;
+        m.untied = 1;
+        m.nexpert = c / 2 * 8;
+        m.ntop = 2;
+        m.head_form = TN_FORM_F32;
+        model *t = model_open(&m, 2, "auto", &l);
+        tn_result want[5];
+        for (uint32_t turn = 0; turn < 2; turn++) {
+            if (turn == 1) {      /* token 6 becomes NaN */
+                tn_err err;
+                float nan = NAN;
+                memcpy(t->f->data[0].codes + 6 * m.hidden * 4, &nan, 4);
+                tn_reader reader = fx_reader(t->f, 0);
+                assert_int_equal(t->d.table->pack(t->program, 0, &reader, &err), TN_OK);
+            }
+            script_open(&t->s, t->number++);
+            for (int32_t i = 0; i < 5; i++) {
+                int32_t token[1] = {i < 3 ? 5 + i : 8 - 2 * (i - 3)}, blocks[1] = {i};
+                script_add(&t->s, token, 1, 0, blocks, 1);
+                tn_sampling *m = script_out(&t->s, i);
+                m->flags = i >= 3 ? 0 : m->flags; /* rows 3 and 4 are drawn, row 4 is NaN */
+                m->ntop = 2;
+            }
+            const tn_results *r = run(&t->d, t->program, &t->s.step);
+            for (int32_t i = 0; i < 5; i++) {
+                bool is_nan = turn == 1 && (i == 1 || i == 4);
+                if (turn == 0)
+                    want[i] = r->result[i];
+                assert_int_equal(r->result[i].token, is_nan ? -1 : want[i].token);
+                assert_int_equal(r->result[i].flags, is_nan ? TN_RESULT_NONFINITE : 0);
+                assert_int_equal(r->result[i].ntop, is_nan ? 0 : 2);
+                if (!is_nan)
+                    assert_true(r->result[i].logprob == want[i].logprob);
+            }
+        }
+        model_close(t);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_embed), cmocka_unit_test(test_norm),
+        cmocka_unit_test(test_linear), cmocka_unit_test(test_gate_up),
+        cmocka_unit_test(test_row_operations), cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_delta_numbers), cmocka_unit_test(test_delta),
+        cmocka_unit_test(test_experts), cmocka_unit_test(test_route_ties),
+        cmocka_unit_test(test_model_near), cmocka_unit_test(test_cuts),
+        cmocka_unit_test(test_crowd), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_fused), cmocka_unit_test(test_ahead), cmocka_unit_test(test_nan),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
