@@ -166,13 +166,13 @@ static void put_decoder(const tn_import_vocab *v, tn_buf *b)
     tn_buf_puts(b, "]},\n");
 }
 
-static void put_model(const tn_import_model *m, const tn_import_vocab *v, tn_buf *b)
+static void put_model(const tn_import_vocab *v, tn_buf *b)
 {
     bool sentence = v->pre == NULL;
     tn_buf_puts(b, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n"
                 "    \"unk_token\": ");
-    if (sentence && has_token(v, m->unk))
-        put_token(v, m->unk, b);
+    if (sentence && has_token(v, v->unk))
+        put_token(v, v->unk, b);
     else
         tn_buf_puts(b, "null");
     tn_buf_printf(b, ",\n    \"continuing_subword_prefix\": null,\n"
@@ -211,7 +211,7 @@ tn_status tn_import_tokenizer(const tn_import_model *m, const tn_import_vocab *v
     put_pre(v, out);
     put_post(m, v, out);
     put_decoder(v, out);
-    put_model(m, v, out);
+    put_model(v, out);
     return TN_OK;
 }
 
@@ -223,7 +223,7 @@ static void put_names(const tn_import_model *m, const tn_import_vocab *v, bool m
     const struct {
         const char *name;
         int64_t id;
-    } named[] = {{"bos_token", m->bos}, {"eos_token", m->eos}, {"unk_token", m->unk},
+    } named[] = {{"bos_token", m->bos}, {"eos_token", m->eos}, {"unk_token", v->unk},
                  {"pad_token", m->pad}};
     bool first = true;
     for (size_t i = 0; i < sizeof named / sizeof named[0]; i++) {

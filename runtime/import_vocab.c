@@ -107,6 +107,14 @@ static tn_status index_tokens(tn_import_vocab *v, const char *file, tn_err *err)
     return TN_OK;
 }
 
+static void find_unknown(const tn_import_model *m, tn_import_vocab *v)
+{
+    v->unk = m->unk;
+    for (uint64_t i = 0; i < v->count && v->unk == TN_IMPORT_NO_ID; i++)
+        if (v->type[i] == TN_TOKEN_UNKNOWN)
+            v->unk = (int64_t)i;
+}
+
 static tn_status read_tokens(const tn_import_model *m, tn_import_vocab *v, tn_err *err)
 {
     const tn_gguf_kv *kv = tn_gguf_find(m->g, "tokenizer.ggml.tokens");
@@ -126,6 +134,7 @@ static tn_status read_tokens(const tn_import_model *m, tn_import_vocab *v, tn_er
     if (st != TN_OK)
         return st;
     guess_types(m, v);
+    find_unknown(m, v);
     st = name_empty(v, file, err);
     return st == TN_OK ? index_tokens(v, file, err) : st;
 }

@@ -48,6 +48,7 @@ typedef struct tn_import_vocab {
     const tn_import_pre *pre;   /* NULL: a SentencePiece vocabulary */
     bool byte_fallback;         /* SentencePiece: all 256 byte tokens are there */
     bool add_bos, add_eos, add_space;
+    int64_t unk;                /* named by id, else the first of its type */
     char *spare;                /* owned: spellings made up for empty tokens */
 } tn_import_vocab;
 
