@@ -28,12 +28,20 @@ tn_status tn_refuse(tn_err *err, const char *code, const char *param, const char
     return st;
 }
 
-static tn_status out_of_range(const char *param, double given, const char *rule, tn_err *err)
+/* The double with fewest digits that is this float: what the client wrote. */
+static double as_written(float given)
+{
+    double unit = pow(10, 6 - floor(log10(fabs((double)given))));
+    double plain = round((double)given * unit) / unit;
+    return isfinite(plain) && (float)plain == given ? plain : (double)given;
+}
+
+static tn_status out_of_range(const char *param, float given, const char *rule, tn_err *err)
 {
     tn_buf text; /* whatever the locale, the number prints the same */
     tn_buf_open(&text, 64);
     if (isfinite(given))
-        tn_buf_put_double(&text, given);
+        tn_buf_put_double(&text, as_written(given));
     else
         tn_buf_puts(&text, isnan(given) ? "NaN" : given > 0 ? "Infinity" : "-Infinity");
     tn_status st = tn_refuse(err, "value_out_of_range", param, "%s; expected %s",
@@ -69,11 +77,12 @@ static tn_status ranges_check(const tn_ask *ask, const tn_generation *d, tn_err 
         if (isnan(v))
             continue;
         if (v < all[i].least || v > all[i].greatest || (all[i].open && v <= all[i].least))
-            return out_of_range(all[i].param, (double)v, all[i].rule, err);
+            return out_of_range(all[i].param, v, all[i].rule, err);
     }
     int32_t top_k = ask->top_k != INT32_MIN ? ask->top_k : d->top_k;
     if (top_k != INT32_MIN && top_k < -1)
-        return out_of_range("top_k", top_k, "an integer of at least -1", err);
+        return tn_refuse(err, "value_out_of_range", "top_k",
+                         "%d; expected an integer of at least -1", top_k);
     return TN_OK;
 }
 
@@ -129,7 +138,7 @@ static tn_status bias_check(const tn_ask *ask, uint32_t vocab, tn_err *err)
         float v = ask->bias[i].value;
         st = token_check("logit_bias", ask->bias[i].token, vocab, err);
         if (st == TN_OK && !(v >= -100.0f && v <= 100.0f))
-            st = out_of_range("logit_bias", (double)v, "values from -100 to 100", err);
+            st = out_of_range("logit_bias", v, "values from -100 to 100", err);
     }
     return st;
 }

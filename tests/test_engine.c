@@ -53,6 +53,7 @@ typedef struct guest {
     tn_status status;
     char code[48];
     uint32_t slow_us;            /* how long the callback takes */
+    tn_engine *cancels;          /* from inside its last piece */
     tn_request *req;
 } guest;
 
@@ -114,6 +115,8 @@ static void guest_piece(void *user, const tn_piece *p)
     pthread_mutex_lock(&g->lock);
     uint32_t slow_us = g->slow_us;
     guest_take(g, p);
+    if (g->cancels != NULL && p->last)
+        tn_engine_cancel(g->cancels, g->req);
     pthread_cond_broadcast(&g->done);
     pthread_mutex_unlock(&g->lock); /* after the last piece the guest may be gone */
     if (slow_us > 0)
@@ -956,6 +959,40 @@ static void a_slow_callback_stops_no_step(void **state)
     house_close(&h);
 }
 
+/* Reports wait in a short ring: a slow reader pauses its own request, and it goes on. */
+static void a_slow_reader_of_reports(void **state)
+{
+    (void)state;
+    house h;
+    guest *g = calloc(2, sizeof *g);
+    int32_t ids[10];
+    house_defaults(&h);
+    house_open(&h);
+    fill_ids(ids, 10, 6);
+    tn_ask slow = oracle_ask(ids, 10), other = oracle_ask(ids + 1, 9);
+    slow.flags = other.flags = TN_ASK_IGNORE_EOS;
+    slow.max_tokens = 110;
+    slow.logprobs = 3;
+    slow.n = 2;
+    guest_open(&g[0]);
+    guest_open(&g[1]);
+    g[0].slow_us = 20000;
+    house_ask(&h, &slow, &g[0]);
+    house_ask(&h, &other, &g[1]);
+    guest_wait(&g[0], 0);
+    guest_wait(&g[1], 0);
+    check_guest(&h, &slow, &g[0]);
+    check_guest(&h, &other, &g[1]);
+    assert_int_equal(g[0].ntop, 3 * 2 * 110);
+    for (int i = 0; i < 2; i++) {
+        tn_request_release(g[i].req);
+        guest_close(&g[i]);
+    }
+    free(g);
+    house_is_empty(&h);
+    house_close(&h);
+}
+
 static void released_early_it_still_ends(void **state)
 {
     (void)state;
@@ -975,6 +1012,38 @@ static void released_early_it_still_ends(void **state)
     check_guest(&h, &ask, g);
     house_is_empty(&h);
     guest_close(g);
+    free(g);
+    house_close(&h);
+}
+
+/* The request is retired already when its last piece is made and cancelled meanwhile. */
+static void cancelled_in_its_last_piece(void **state)
+{
+    (void)state;
+    house h;
+    guest *g = calloc(2, sizeof *g);
+    int32_t ids[10];
+    house_defaults(&h);
+    house_open(&h);
+    fill_ids(ids, 10, 6);
+    tn_ask ask = oracle_ask(ids, 10);
+    ask.flags = TN_ASK_IGNORE_EOS;
+    ask.max_tokens = 20;
+    for (int i = 0; i < 2; i++) {
+        guest_open(&g[i]);
+        g[i].slow_us = i == 0 ? 50000 : 0;
+        g[i].cancels = h.engine;
+        house_ask(&h, &ask, &g[i]);
+    }
+    for (int i = 0; i < 2; i++) {
+        guest_wait(&g[i], 0);
+        check_guest(&h, &ask, &g[i]);
+        tn_request_release(g[i].req);
+    }
+    tn_engine_close(h.engine); /* joins: no callback runs any more */
+    h.engine = NULL;
+    for (int i = 0; i < 2; i++)
+        guest_close(&g[i]);
     free(g);
     house_close(&h);
 }
@@ -1288,7 +1357,9 @@ int main(void)
         cmocka_unit_test(draining_lets_them_finish),
         cmocka_unit_test(draining_cuts_at_its_deadline),
         cmocka_unit_test(a_slow_callback_stops_no_step),
+        cmocka_unit_test(a_slow_reader_of_reports),
         cmocka_unit_test(released_early_it_still_ends),
+        cmocka_unit_test(cancelled_in_its_last_piece),
         cmocka_unit_test(prompts_become_ids),
         cmocka_unit_test(metrics_count_what_happened),
         cmocka_unit_test(refuses_a_bad_setup),

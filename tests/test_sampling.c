@@ -86,6 +86,28 @@ static void checks_numbers(void **state)
     }
 }
 
+static void messages_give_the_number(void **state)
+{
+    (void)state;
+    static const struct {
+        float given;
+        const char *text;
+    } all[] = {{2.0001f, "temperature: 2.0001; expected a number from 0 to 2"},
+               {-1, "temperature: -1; expected a number from 0 to 2"},
+               {1e38f, "temperature: 1e+38; expected a number from 0 to 2"},
+               {-1e-40f, NULL},
+               {INFINITY, "temperature: Infinity; expected a number from 0 to 2"}};
+    tn_sampler_facts f = facts_plain();
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        tn_ask ask = ask_plain();
+        tn_err err = {0};
+        ask.temperature = all[i].given;
+        assert_int_equal(tn_sampler_check(&ask, &f, &err), TN_REFUSED);
+        if (all[i].text != NULL)
+            assert_string_equal(err.text, all[i].text);
+    }
+}
+
 static void refuse_case(const tn_ask *ask, const char *param)
 {
     tn_sampler_facts f = facts_plain();
@@ -521,6 +543,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(checks_numbers),
+        cmocka_unit_test(messages_give_the_number),
         cmocka_unit_test(checks_counts),
         cmocka_unit_test(checks_stops),
         cmocka_unit_test(checks_tokens),
