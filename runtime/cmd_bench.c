@@ -6,7 +6,7 @@
  * takes to read the packed weights once and each sequence's cache; the read bandwidth is
  * measured in the same run, between the repetitions.
  * throughput: N requests through the queue, total tokens over total time. */
-#include "collect.h"
+#include "answer.h"
 #include "command.h"
 #include "house.h"
 
@@ -40,7 +40,7 @@ static tn_status read_shape(const tn_flags *f, bool latency, shape *s, tn_err *e
     if (st == TN_OK)
         st = tn_command_int(f, "batch-size", 1, 1, 1024, &s->batch, err);
     if (st == TN_OK)
-        st = tn_command_int(f, "num-prompts", 32, 1, 1 << 20, &s->prompts, err);
+        st = tn_command_int(f, "num-prompts", 32, 1, 65536, &s->prompts, err);
     if (st == TN_OK)
         st = tn_command_int(f, "repeat", 3, 1, 1000, &s->repeat, err);
     if (st == TN_OK && latency && s->out < 2)
@@ -74,28 +74,28 @@ static tn_ask make_ask(const shape *s, int32_t *ids)
 
 /* Starts n requests and waits for all; *started is how many there are to close. */
 static tn_status run_batch(const tn_served *m, const shape *s, int64_t n, uint64_t salt,
-                           int32_t *ids, tn_collect *c, int64_t *started, tn_err *err)
+                           int32_t *ids, tn_answer *c, int64_t *started, tn_err *err)
 {
     tn_status st = TN_OK;
     for (*started = 0; *started < n && st == TN_OK; (*started)++) {
         tn_ask a = make_ask(s, ids);
         fill_prompt(ids, s->in, m->conf.vocab, salt + (uint64_t)*started);
-        st = tn_collect_open(&c[*started], err);
+        st = tn_answer_open(&c[*started], err);
         if (st != TN_OK)
             return st;
-        st = tn_collect_start(&c[*started], m->engine, &a, err);
+        st = tn_answer_start(&c[*started], m->engine, &a, err);
     }
     for (int64_t i = 0; i < *started && st == TN_OK; i++)
-        st = tn_collect_wait(&c[i], err);
+        st = tn_answer_wait(&c[i], err);
     for (int64_t i = 0; i < *started && st != TN_OK; i++)
-        tn_collect_cancel(&c[i]);
+        tn_answer_cancel(&c[i]);
     for (int64_t i = 0; i < *started && st != TN_OK; i++)
         if (c[i].request != NULL)
-            (void)tn_collect_wait(&c[i], NULL);
+            (void)tn_answer_wait(&c[i], NULL);
     return st;
 }
 
-static sample measure(const tn_collect *c, const shape *s)
+static sample measure(const tn_answer *c, const shape *s)
 {
     uint64_t begun = UINT64_MAX, first = 0, last = 0;
     double ttft = 0;
@@ -154,7 +154,7 @@ static tn_status run_latency(tn_house *h, const shape *s, tn_err *err)
     tn_served *m = &h->served[0];
     bool json = tn_flags_value(h->flags, "json") != NULL;
     int32_t *ids = calloc((size_t)s->in, sizeof *ids);
-    tn_collect *c = calloc((size_t)s->batch, sizeof *c);
+    tn_answer *c = calloc((size_t)s->batch, sizeof *c);
     sample *r = calloc((size_t)s->repeat, sizeof *r);
     double best = 0;
     tn_status st = ids == NULL || c == NULL || r == NULL ? tn_fail(err, TN_NO_MEMORY, "no memory")
@@ -169,7 +169,7 @@ static tn_status run_latency(tn_house *h, const shape *s, tn_err *err)
         if (st == TN_OK)
             r[i] = measure(c, s);
         for (int64_t j = 0; j < started; j++)
-            tn_collect_close(&c[j]);
+            tn_answer_close(&c[j]);
     }
     if (st == TN_OK) {
         qsort(r, (size_t)s->repeat, sizeof *r, by_decode);
@@ -185,7 +185,7 @@ static tn_status run_throughput(tn_house *h, const shape *s, tn_err *err)
 {
     tn_served *m = &h->served[0];
     int32_t *ids = calloc((size_t)s->in, sizeof *ids);
-    tn_collect *c = calloc((size_t)s->prompts, sizeof *c);
+    tn_answer *c = calloc((size_t)s->prompts, sizeof *c);
     int64_t started = 0;
     tn_status st = ids == NULL || c == NULL ? tn_fail(err, TN_NO_MEMORY, "no memory") : TN_OK;
     if (st == TN_OK)
@@ -211,7 +211,7 @@ static tn_status run_throughput(tn_house *h, const shape *s, tn_err *err)
         st = tn_command_print(text, (size_t)n, err);
     }
     for (int64_t i = 0; i < started; i++)
-        tn_collect_close(&c[i]);
+        tn_answer_close(&c[i]);
     free(ids);
     free(c);
     return st;
@@ -227,10 +227,10 @@ int tn_cmd_bench(int argc, char *const *argv)
                                &err);
     /* Reused prefixes would flatter prefill. Every request may run at once. */
     static const char *const set[] = {"prefix_caching", "no", "request_timeout", "0", "queue",
-                                      "1048576", NULL};
+                                      "65536", NULL};
     const char *batch = latency ? tn_flags_early(argc, argv, "batch-size") : NULL;
     const char *const set_batch[] = {"prefix_caching", "no", "request_timeout", "0", "queue",
-                                     "1048576", "max_num_seqs", batch, NULL};
+                                     "65536", "max_num_seqs", batch, NULL};
     tn_house_setup setup = {.command = latency ? "bench latency" : "bench throughput",
                             .argc = argc - 1, .argv = argv + 1, .own = own,
                             .nown = sizeof own / sizeof *own, .words_most = 1,

@@ -3,7 +3,7 @@
  *
  * Lines are edited with libedit and remembered for the session (and in --history FILE). The
  * reply streams; Ctrl-C stops it and keeps what was said. /help lists the commands. */
-#include "collect.h"
+#include "answer.h"
 #include "command.h"
 #include "house.h"
 #include "json.h"
@@ -61,7 +61,7 @@ static void print_piece(void *user, const tn_piece *p)
 }
 
 /* Waits for the reply, or for Ctrl-C, which is blocked everywhere and taken here. */
-static tn_status wait_reply(tn_collect *c, tn_err *err)
+static tn_status wait_reply(tn_answer *c, tn_err *err)
 {
     sigset_t set;
     sigemptyset(&set);
@@ -74,13 +74,13 @@ static tn_status wait_reply(tn_collect *c, tn_err *err)
         bool last = c->last;
         pthread_mutex_unlock(&c->lock);
         if (last)
-            return tn_collect_wait(c, err);
+            return tn_answer_wait(c, err);
         if (sigtimedwait(&set, NULL, &tick) == SIGINT)
-            tn_collect_cancel(c);
+            tn_answer_cancel(c);
     }
 }
 
-static void print_speed(const tn_collect *c)
+static void print_speed(const tn_answer *c)
 {
     double s = (double)(c->last_ns - c->first_ns) / 1e9;
     if (isatty(STDOUT_FILENO) && c->ntoken > 1 && s > 0)
@@ -90,7 +90,7 @@ static void print_speed(const tn_collect *c)
 
 static tn_status reply(talk *t, const tn_json *messages, tn_err *err)
 {
-    tn_collect c;
+    tn_answer c;
     tn_ask a = tn_ask_default();
     a.prompt.kind = TN_PROMPT_CHAT;
     a.prompt.messages = messages;
@@ -98,11 +98,11 @@ static tn_status reply(talk *t, const tn_json *messages, tn_err *err)
     a.temperature = t->temperature;
     a.top_p = t->top_p;
     a.max_tokens = t->max_tokens;
-    tn_status st = tn_collect_open(&c, err);
+    tn_status st = tn_answer_open(&c, err);
     if (st != TN_OK)
         return st;
     c.each = print_piece;
-    st = tn_collect_start(&c, t->h->served[0].engine, &a, err);
+    st = tn_answer_start(&c, t->h->served[0].engine, &a, err);
     if (st == TN_OK)
         st = wait_reply(&c, err);
     putchar('\n');
@@ -112,7 +112,7 @@ static tn_status reply(talk *t, const tn_json *messages, tn_err *err)
         print_speed(&c);
         st = TN_OK;
     }
-    tn_collect_close(&c);
+    tn_answer_close(&c);
     return st;
 }
 

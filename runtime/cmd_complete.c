@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cmd_complete.c - `tenon complete DIR --prompt TEXT`: one completion, as text or JSON. */
-#include "collect.h"
+#include "answer.h"
 #include "command.h"
 #include "house.h"
 
@@ -76,7 +76,7 @@ static tn_status read_prompt(const tn_flags *f, tn_ask *a, char **text, tn_err *
     return st;
 }
 
-static void put_ids(const tn_collect_token *t, size_t n, tn_buf *out)
+static void put_ids(const tn_answer_token *t, size_t n, tn_buf *out)
 {
     for (size_t i = 0; i < n; i++)
         tn_buf_printf(out, "%s%d", i > 0 ? ", " : "", t[i].id);
@@ -90,11 +90,11 @@ static void put_logprob(float v, tn_buf *out)
         tn_buf_puts(out, v < 0 ? "-9999.0" : "null");
 }
 
-static void put_steps(const tn_collect *c, tn_buf *out)
+static void put_steps(const tn_answer *c, tn_buf *out)
 {
     tn_buf_puts(out, ", \"logprobs\": [");
     for (size_t i = 0; i < c->ntoken; i++) {
-        const tn_collect_token *t = &c->token[i];
+        const tn_answer_token *t = &c->token[i];
         tn_buf_printf(out, "%s{\"token\": %d, \"logprob\": ", i > 0 ? ", " : "", t->id);
         put_logprob(t->logprob, out);
         tn_buf_puts(out, ", \"top\": [");
@@ -108,7 +108,7 @@ static void put_steps(const tn_collect *c, tn_buf *out)
     tn_buf_putc(out, ']');
 }
 
-static void put_json(const tn_collect *c, bool steps, tn_buf *out)
+static void put_json(const tn_answer *c, bool steps, tn_buf *out)
 {
     tn_buf_puts(out, "{\"prompt_token_ids\": [");
     put_ids(c->prompt, c->nprompt, out);
@@ -133,14 +133,14 @@ static void print_piece(void *user, const tn_piece *p)
 static tn_status run(tn_house *h, tn_ask *a, tn_err *err)
 {
     bool json = tn_flags_value(h->flags, "json") != NULL;
-    tn_collect c;
-    tn_status st = tn_collect_open(&c, err);
+    tn_answer c;
+    tn_status st = tn_answer_open(&c, err);
     if (st != TN_OK)
         return st;
     c.each = json ? NULL : print_piece;
-    st = tn_collect_start(&c, h->served[0].engine, a, err);
+    st = tn_answer_start(&c, h->served[0].engine, a, err);
     if (st == TN_OK)
-        st = tn_collect_wait(&c, err);
+        st = tn_answer_wait(&c, err);
     if (st == TN_OK) {
         tn_buf out;
         tn_buf_open(&out, (size_t)1 << 30);
@@ -152,7 +152,7 @@ static tn_status run(tn_house *h, tn_ask *a, tn_err *err)
                         : tn_command_print(out.data, out.len, err);
         tn_buf_close(&out);
     }
-    tn_collect_close(&c);
+    tn_answer_close(&c);
     return st;
 }
 

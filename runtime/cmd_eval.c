@@ -3,7 +3,7 @@
  *
  * One window: the first N tokens of the text, each but the first scored by the tokens before
  * it. perplexity = exp(mean negative log-likelihood). */
-#include "collect.h"
+#include "answer.h"
 #include "command.h"
 #include "house.h"
 
@@ -52,7 +52,7 @@ static tn_status make_ids(const tn_house *h, int64_t n, tn_ids *ids, tn_err *err
     return st == TN_REFUSED ? TN_DATA : st;
 }
 
-static tn_status print_result(const tn_collect *c, bool json, tn_err *err)
+static tn_status print_result(const tn_answer *c, bool json, tn_err *err)
 {
     double sum = 0;
     size_t n = 0;
@@ -73,12 +73,12 @@ static tn_status run(tn_house *h, tn_err *err)
 {
     int64_t n = 0;
     tn_ids ids = {0};
-    tn_collect c;
+    tn_answer c;
     tn_status st = tn_command_int(h->flags, "max-tokens", 2048, 2, 1 << 24, &n, err);
     if (st == TN_OK)
         st = make_ids(h, n, &ids, err);
     if (st == TN_OK)
-        st = tn_collect_open(&c, err);
+        st = tn_answer_open(&c, err);
     if (st != TN_OK) {
         tn_ids_close(&ids);
         return st;
@@ -89,12 +89,12 @@ static tn_status run(tn_house *h, tn_err *err)
     a.prompt.nid = ids.n;
     a.max_tokens = 0;
     a.prompt_logprobs = 0;
-    st = tn_collect_start(&c, h->served[0].engine, &a, err);
+    st = tn_answer_start(&c, h->served[0].engine, &a, err);
     if (st == TN_OK)
-        st = tn_collect_wait(&c, err);
+        st = tn_answer_wait(&c, err);
     if (st == TN_OK)
         st = print_result(&c, tn_flags_value(h->flags, "json") != NULL, err);
-    tn_collect_close(&c);
+    tn_answer_close(&c);
     tn_ids_close(&ids);
     return st;
 }

@@ -395,21 +395,116 @@ static void block_close(tn_block *b)
     free(b->perm);
 }
 
-tn_status fake_matrix(const tn_quant *q, void *self, const fake_view *v, const tn_module *m,
+tn_status fake_matrix(const tn_quant *q, void *self, const tn_view *v, const tn_module *m,
                       const tn_rect *r, uint64_t step, tn_form *form, float *out, tn_err *err)
 {
     uint64_t cols = r->col1 - r->col0;
-    tn_status st = q->form_of(self, &v->view, m, r, form, err);
+    tn_status st = q->form_of(self, v, m, r, form, err);
     if (st == TN_OK)
         st = check_form(form, r, err);
     for (uint64_t row = r->row0; row < r->row1 && st == TN_OK; row += step) {
         uint64_t end = row + step < r->row1 ? row + step : r->row1;
         tn_block b;
         block_open(form, end - row, &b);
-        st = q->read(self, &v->view, m, r, row, end, &b, err);
+        st = q->read(self, v, m, r, row, end, &b, err);
         if (st == TN_OK)
             st = decode(form, &b, end - row, cols, out + (row - r->row0) * cols, err);
         block_close(&b);
     }
+    return st;
+}
+
+/* ------------------------------------------------------------------------------- bench */
+
+static void start(fake_bench *b)
+{
+    tn_err err;
+    if (b->plugin->init(&b->host.host, &b->self, &err) != TN_OK ||
+        b->plugin->start(b->self, &err) != TN_OK)
+        stop_test(err.text);
+}
+
+void fake_bench_open(fake_bench *b, const tn_plugin *plugin, const char *fmt, ...)
+{
+    char config[8192];
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(config, sizeof config, fmt, ap);
+    va_end(ap);
+    if (n < 0 || (size_t)n >= sizeof config)
+        stop_test("a config too long for this test");
+    fake_host_open(&b->host);
+    fake_view_open(&b->view, config);
+    b->plugin = plugin;
+    b->q = plugin->table;
+    start(b);
+}
+
+void fake_bench_restart(fake_bench *b, int64_t strict)
+{
+    b->plugin->stop(b->self);
+    b->host.strict = strict;
+    start(b);
+}
+
+int fake_bench_close(fake_bench *b)
+{
+    b->plugin->stop(b->self);
+    fake_view_close(&b->view);
+    return atomic_load(&b->host.live);
+}
+
+/* The t-th rectangle: the whole, then shards of 2 to 8 ranks, then anything. */
+static tn_rect choose_rect(int t, uint64_t n, uint64_t k, uint32_t *seed)
+{
+    tn_rect r = {0, n, 0, k};
+    uint64_t parts = 2u + (uint64_t)t % 7, i = fake_random(seed) % parts;
+    if (t == 0)
+        return r;
+    if (t >= 20) {
+        r.row0 = fake_random(seed) % n;
+        r.row1 = r.row0 + 1 + fake_random(seed) % (n - r.row0);
+        r.col0 = fake_random(seed) % k;
+        r.col1 = r.col0 + 1 + fake_random(seed) % (k - r.col0);
+    } else if (t % 2 == 0 && k % parts == 0) {
+        r.col0 = k / parts * i;
+        r.col1 = k / parts * (i + 1);
+    } else if (n >= parts) {
+        r.row0 = n / parts * i;
+        r.row1 = n / parts * (i + 1);
+    }
+    return r;
+}
+
+static tn_status compare_rect(const tn_rect *r, uint64_t k, const float *found, const float *w,
+                              tn_err *err)
+{
+    uint64_t cols = r->col1 - r->col0;
+    for (uint64_t i = 0; i < (r->row1 - r->row0) * cols; i++) {
+        float wanted = w[(r->row0 + i / cols) * k + r->col0 + i % cols];
+        if (found[i] != wanted)
+            return tn_fail(err, TN_INTERNAL,
+                           "rows %d:%d columns %d:%d, row %d column %d: found %.9g, wanted %.9g",
+                           (int)r->row0, (int)r->row1, (int)r->col0, (int)r->col1,
+                           (int)(i / cols), (int)(i % cols), (double)found[i], (double)wanted);
+    }
+    return TN_OK;
+}
+
+tn_status fake_rects(fake_bench *b, uint64_t n, uint64_t k, const float *w, tn_err *err)
+{
+    const tn_module m = {.size = sizeof m, .name = "l", .n = n, .k = k};
+    float *out = malloc((size_t)(n * k) * sizeof *out);
+    uint32_t seed = 7;
+    tn_status st = out != NULL ? TN_OK : tn_fail(err, TN_NO_MEMORY, "fakeview: no memory");
+    for (int t = 0; t < 40 && st == TN_OK; t++) {
+        tn_form f;
+        tn_rect r = choose_rect(t, n, k, &seed);
+        uint64_t step = 1 + fake_random(&seed) % 37;
+        st = fake_matrix(b->q, b->self, &b->view.view, &m, &r, step, &f, out, err);
+        if (st == TN_OK)
+            st = compare_rect(&r, k, out, w, err);
+    }
+    free(out);
     return st;
 }

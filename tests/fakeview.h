@@ -56,8 +56,28 @@ void *fake_view_data(fake_view *v, const char *name);
 /* Form and values W[rows, cols] of a rectangle, through form_of and read; read is asked for
  * `step` rows at a time. Also checks what any form must fulfil (sizes, every column once).
  * `out` has room for the rectangle. */
-tn_status fake_matrix(const tn_quant *q, void *self, const fake_view *v, const tn_module *m,
+tn_status fake_matrix(const tn_quant *q, void *self, const tn_view *v, const tn_module *m,
                       const tn_rect *r, uint64_t step, tn_form *form, float *out, tn_err *err);
+
+/* A plugin at work on a fake checkpoint. */
+typedef struct fake_bench {
+    fake_host host;
+    fake_view view;
+    const tn_plugin *plugin;
+    const tn_quant *q;
+    void *self;
+} fake_bench;
+
+/* `fmt` prints the text of config.json. Stops the program when the plugin does not start. */
+void fake_bench_open(fake_bench *b, const tn_plugin *plugin, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+void fake_bench_restart(fake_bench *b, int64_t strict);
+/* Pieces of memory that the plugin kept: 0. */
+int fake_bench_close(fake_bench *b);
+
+/* Reads the module "l" and some forty rectangles of it and compares with `w` [n, k], exactly;
+ * `w` is the whole module's values. */
+tn_status fake_rects(fake_bench *b, uint64_t n, uint64_t k, const float *w, tn_err *err);
 
 uint16_t fake_half(float v);      /* nearest fp16 */
 float fake_from_half(uint16_t h);

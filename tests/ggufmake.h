@@ -16,7 +16,7 @@ typedef struct ggufmake {
     uint64_t nkey, ntensor, align;
 } ggufmake;
 
-__attribute__((unused)) static void gm_open(ggufmake *g)
+static inline void gm_open(ggufmake *g)
 {
     *g = (ggufmake){.version = 3, .align = 32};
     tn_buf_open(&g->keys, 1u << 28);
@@ -24,58 +24,58 @@ __attribute__((unused)) static void gm_open(ggufmake *g)
     tn_buf_open(&g->data, 1u << 28);
 }
 
-__attribute__((unused)) static void gm_close(ggufmake *g)
+static inline void gm_close(ggufmake *g)
 {
     tn_buf_close(&g->keys);
     tn_buf_close(&g->tensors);
     tn_buf_close(&g->data);
 }
 
-__attribute__((unused)) static void gm_again(ggufmake *g)
+static inline void gm_again(ggufmake *g)
 {
     gm_close(g);
     gm_open(g);
 }
 
-__attribute__((unused)) static void gm_int(tn_buf *b, uint64_t v, unsigned size)
+static inline void gm_int(tn_buf *b, uint64_t v, unsigned size)
 {
     for (unsigned i = 0; i < size; i++)
         tn_buf_putc(b, (char)(v >> (8 * i)));
 }
 
-__attribute__((unused)) static void gm_string(tn_buf *b, const char *text)
+static inline void gm_string(tn_buf *b, const char *text)
 {
     gm_int(b, strlen(text), 8);
     tn_buf_puts(b, text);
 }
 
-__attribute__((unused)) static void gm_key(ggufmake *g, const char *key, uint32_t type)
+static inline void gm_key(ggufmake *g, const char *key, uint32_t type)
 {
     gm_string(&g->keys, key);
     gm_int(&g->keys, type, 4);
     g->nkey++;
 }
 
-__attribute__((unused)) static void gm_scalar(ggufmake *g, const char *key, uint32_t type,
-                                              uint64_t v, unsigned size)
+static inline void gm_scalar(ggufmake *g, const char *key, uint32_t type, uint64_t v,
+                             unsigned size)
 {
     gm_key(g, key, type);
     gm_int(&g->keys, v, size);
 }
 
-__attribute__((unused)) static void gm_u32(ggufmake *g, const char *key, uint32_t v)
+static inline void gm_u32(ggufmake *g, const char *key, uint32_t v)
 {
     gm_key(g, key, TN_GGUF_U32);
     gm_int(&g->keys, v, 4);
 }
 
-__attribute__((unused)) static void gm_bool(ggufmake *g, const char *key, bool v)
+static inline void gm_bool(ggufmake *g, const char *key, bool v)
 {
     gm_key(g, key, TN_GGUF_BOOL);
     gm_int(&g->keys, v, 1);
 }
 
-__attribute__((unused)) static void gm_f32(ggufmake *g, const char *key, float v)
+static inline void gm_f32(ggufmake *g, const char *key, float v)
 {
     uint32_t u;
     memcpy(&u, &v, 4);
@@ -83,38 +83,34 @@ __attribute__((unused)) static void gm_f32(ggufmake *g, const char *key, float v
     gm_int(&g->keys, u, 4);
 }
 
-__attribute__((unused)) static void gm_text(ggufmake *g, const char *key, const char *v)
+static inline void gm_text(ggufmake *g, const char *key, const char *v)
 {
     gm_key(g, key, TN_GGUF_TEXT);
     gm_string(&g->keys, v);
 }
 
-__attribute__((unused)) static void gm_array(ggufmake *g, const char *key, uint32_t item,
-                                             uint64_t count)
+static inline void gm_array(ggufmake *g, const char *key, uint32_t item, uint64_t count)
 {
     gm_key(g, key, TN_GGUF_ARRAY);
     gm_int(&g->keys, item, 4);
     gm_int(&g->keys, count, 8);
 }
 
-__attribute__((unused)) static void gm_texts(ggufmake *g, const char *key,
-                                             const char *const *list, size_t count)
+static inline void gm_texts(ggufmake *g, const char *key, const char *const *list, size_t count)
 {
     gm_array(g, key, TN_GGUF_TEXT, count);
     for (size_t i = 0; i < count; i++)
         gm_string(&g->keys, list[i]);
 }
 
-__attribute__((unused)) static void gm_i32s(ggufmake *g, const char *key, const int32_t *list,
-                                            size_t count)
+static inline void gm_i32s(ggufmake *g, const char *key, const int32_t *list, size_t count)
 {
     gm_array(g, key, TN_GGUF_I32, count);
     for (size_t i = 0; i < count; i++)
         gm_int(&g->keys, (uint32_t)list[i], 4);
 }
 
-__attribute__((unused)) static void gm_f32s(ggufmake *g, const char *key, const float *list,
-                                            size_t count)
+static inline void gm_f32s(ggufmake *g, const char *key, const float *list, size_t count)
 {
     gm_array(g, key, TN_GGUF_F32, count);
     for (size_t i = 0; i < count; i++) {
@@ -125,9 +121,8 @@ __attribute__((unused)) static void gm_f32s(ggufmake *g, const char *key, const 
 }
 
 /* Description only; `offset` in the data. */
-__attribute__((unused)) static void gm_describe(ggufmake *g, const char *name, uint32_t ndim,
-                                                const uint64_t *dim, uint32_t type,
-                                                uint64_t offset)
+static inline void gm_describe(ggufmake *g, const char *name, uint32_t ndim, const uint64_t *dim,
+                               uint32_t type, uint64_t offset)
 {
     gm_string(&g->tensors, name);
     gm_int(&g->tensors, ndim, 4);
@@ -139,9 +134,8 @@ __attribute__((unused)) static void gm_describe(ggufmake *g, const char *name, u
 }
 
 /* cols x rows (fastest first), rows 0: a vector; the bytes follow the others. */
-__attribute__((unused)) static void gm_tensor(ggufmake *g, const char *name, uint64_t cols,
-                                              uint64_t rows, uint32_t type, const void *data,
-                                              size_t size)
+static inline void gm_tensor(ggufmake *g, const char *name, uint64_t cols, uint64_t rows,
+                             uint32_t type, const void *data, size_t size)
 {
     uint64_t dim[2] = {cols, rows};
     while (g->data.len % g->align != 0)
@@ -150,7 +144,7 @@ __attribute__((unused)) static void gm_tensor(ggufmake *g, const char *name, uin
     tn_buf_put(&g->data, data, size);
 }
 
-__attribute__((unused)) static void gm_write(const ggufmake *g, scratch *s, const char *name)
+static inline void gm_write(const ggufmake *g, scratch *s, const char *name)
 {
     tn_buf all;
     tn_buf_open(&all, 1u << 30);

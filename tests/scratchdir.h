@@ -19,15 +19,15 @@ typedef struct scratch {
     char path[512]; /* of the last scratch_path */
 } scratch;
 
-__attribute__((unused)) static void scratch_open(scratch *s)
+static inline void scratch_open(scratch *s)
 {
     snprintf(s->dir, sizeof s->dir, "/tmp/tenon-test-XXXXXX");
     if (mkdtemp(s->dir) == NULL)
         abort();
 }
 
-__attribute__((unused)) static int scratch_remove(const char *path, const struct stat *st, int type,
-                                                  struct FTW *f)
+static inline int scratch_remove(const char *path, const struct stat *st, int type,
+                                 struct FTW *f)
 {
     (void)st;
     (void)type;
@@ -35,32 +35,31 @@ __attribute__((unused)) static int scratch_remove(const char *path, const struct
     return remove(path);
 }
 
-__attribute__((unused)) static void scratch_close(scratch *s)
+static inline void scratch_close(scratch *s)
 {
     nftw(s->dir, scratch_remove, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-__attribute__((unused)) static const char *scratch_path(scratch *s, const char *name)
+static inline const char *scratch_path(scratch *s, const char *name)
 {
     snprintf(s->path, sizeof s->path, "%s/%s", s->dir, name);
     return s->path;
 }
 
-__attribute__((unused)) static void scratch_write(scratch *s, const char *name, const void *data,
-                                                  size_t size)
+static inline void scratch_write(scratch *s, const char *name, const void *data, size_t size)
 {
     FILE *f = fopen(scratch_path(s, name), "wb");
     if (f == NULL || (size > 0 && fwrite(data, 1, size, f) != size) || fclose(f) != 0)
         abort();
 }
 
-__attribute__((unused)) static void scratch_text(scratch *s, const char *name, const char *text)
+static inline void scratch_text(scratch *s, const char *name, const char *text)
 {
     scratch_write(s, name, text, strlen(text));
 }
 
 /* The whole file, terminated; free() it. NULL when there is none. */
-__attribute__((unused)) static char *scratch_read(scratch *s, const char *name, size_t *size)
+static inline char *scratch_read(scratch *s, const char *name, size_t *size)
 {
     struct stat st;
     FILE *f = fopen(scratch_path(s, name), "rb");
@@ -78,15 +77,14 @@ __attribute__((unused)) static char *scratch_read(scratch *s, const char *name, 
     return text;
 }
 
-__attribute__((unused)) static bool scratch_has(scratch *s, const char *name)
+static inline bool scratch_has(scratch *s, const char *name)
 {
     return access(scratch_path(s, name), F_OK) == 0;
 }
 
 /* A safetensors file: the length of `header`, the header, `data_size` bytes 0, 1, 2, ... */
-__attribute__((unused)) static void scratch_safetensors(scratch *s, const char *name,
-                                                        const char *header, size_t header_size,
-                                                        size_t data_size)
+static inline void scratch_safetensors(scratch *s, const char *name, const char *header,
+                                       size_t header_size, size_t data_size)
 {
     uint8_t *all = malloc(8 + header_size + data_size + 1);
     if (all == NULL)

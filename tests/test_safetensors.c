@@ -252,7 +252,7 @@ static void kinds_of_files(void **state)
     refused(&s, "pipe", TN_DATA, "a FIFO");
     assert_int_equal(mkdir(scratch_path(&s, "dir"), 0700), 0);
     refused(&s, "dir", TN_DATA, "a folder");
-    scratch_text(&s, "pointer", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
+    scratch_text(&s, "pointer", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n");
     refused(&s, "pointer", TN_DATA, "Git LFS pointer");
     scratch_safetensors(&s, "sparse", "{}", 2, 0);
     assert_int_equal(truncate(scratch_path(&s, "sparse"), (off_t)1 << 40), 0);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* collect.c - runs one request to its end and keeps all it said. */
-#include "collect.h"
+/* answer.c - runs one request to its end and keeps all it said. */
+#include "answer.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -32,9 +32,9 @@ const char *tn_finish_name(uint32_t finish)
     return finish < sizeof name / sizeof *name ? name[finish] : "error";
 }
 
-tn_status tn_collect_open(tn_collect *c, tn_err *err)
+tn_status tn_answer_open(tn_answer *c, tn_err *err)
 {
-    *c = (tn_collect){0};
+    *c = (tn_answer){0};
     tn_buf_open(&c->text, TEXT_MAX);
     if (pthread_mutex_init(&c->lock, NULL) != 0)
         return tn_fail(err, TN_OS, "cannot make a lock");
@@ -45,7 +45,7 @@ tn_status tn_collect_open(tn_collect *c, tn_err *err)
     return TN_OK;
 }
 
-void tn_collect_close(tn_collect *c)
+void tn_answer_close(tn_answer *c)
 {
     if (c->request != NULL)
         tn_request_release(c->request);
@@ -57,8 +57,8 @@ void tn_collect_close(tn_collect *c)
     pthread_mutex_destroy(&c->lock);
 }
 
-/* Room for `more` elements; false marks the collection. */
-static bool reserve(tn_collect *c, void **list, size_t n, size_t *cap, size_t more, size_t size)
+/* Room for `more` elements; false marks the answer. */
+static bool reserve(tn_answer *c, void **list, size_t n, size_t *cap, size_t more, size_t size)
 {
     if (n + more <= *cap)
         return true;
@@ -75,18 +75,18 @@ static bool reserve(tn_collect *c, void **list, size_t n, size_t *cap, size_t mo
     return true;
 }
 
-static void keep_tokens(tn_collect *c, const tn_token *t, uint64_t n, tn_collect_token **list,
+static void keep_tokens(tn_answer *c, const tn_token *t, uint64_t n, tn_answer_token **list,
                         size_t *count, size_t *cap)
 {
     if (!reserve(c, (void **)list, *count, cap, n, sizeof **list))
         return;
     for (uint64_t i = 0; i < n; i++) {
-        tn_collect_token k = {.id = t[i].self.token, .logprob = t[i].self.logprob,
+        tn_answer_token k = {.id = t[i].self.token, .logprob = t[i].self.logprob,
                               .top0 = (uint32_t)c->ntop};
         if (t[i].ntop > 0 &&
             reserve(c, (void **)&c->top, c->ntop, &c->ctop, t[i].ntop, sizeof *c->top)) {
             for (uint32_t j = 0; j < t[i].ntop; j++)
-                c->top[c->ntop++] = (tn_collect_top){t[i].top[j].token, t[i].top[j].logprob};
+                c->top[c->ntop++] = (tn_answer_top){t[i].top[j].token, t[i].top[j].logprob};
             k.ntop = t[i].ntop;
         }
         (*list)[(*count)++] = k;
@@ -95,7 +95,7 @@ static void keep_tokens(tn_collect *c, const tn_token *t, uint64_t n, tn_collect
 
 static void on_piece(void *user, const tn_piece *p)
 {
-    tn_collect *c = user;
+    tn_answer *c = user;
     uint64_t now = now_ns();
     if (c->each != NULL)
         c->each(c->user, p);
@@ -127,7 +127,7 @@ static void on_piece(void *user, const tn_piece *p)
     pthread_mutex_unlock(&c->lock);
 }
 
-tn_status tn_collect_start(tn_collect *c, tn_engine *e, tn_ask *ask, tn_err *err)
+tn_status tn_answer_start(tn_answer *c, tn_engine *e, tn_ask *ask, tn_err *err)
 {
     ask->on_piece = on_piece;
     ask->user = c;
@@ -136,13 +136,13 @@ tn_status tn_collect_start(tn_collect *c, tn_engine *e, tn_ask *ask, tn_err *err
     return tn_engine_submit(e, ask, &c->request, err);
 }
 
-void tn_collect_cancel(tn_collect *c)
+void tn_answer_cancel(tn_answer *c)
 {
     if (c->request != NULL)
         tn_engine_cancel(c->engine, c->request);
 }
 
-tn_status tn_collect_wait(tn_collect *c, tn_err *err)
+tn_status tn_answer_wait(tn_answer *c, tn_err *err)
 {
     pthread_mutex_lock(&c->lock);
     while (!c->last)

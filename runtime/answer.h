@@ -1,32 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* collect.h - runs one request to its end and keeps all it said; for the commands. */
-#ifndef TN_COLLECT_H
-#define TN_COLLECT_H
+/* answer.h - runs one request to its end and keeps all it said; for the commands. */
+#ifndef TN_ANSWER_H
+#define TN_ANSWER_H
 
 #include "buf.h"
 #include "engine.h"
 
 #include <pthread.h>
 
-typedef struct tn_collect_token {
+typedef struct tn_answer_token {
     int32_t id;
     float logprob;          /* NaN: not asked for */
     uint32_t top0, ntop;    /* range in `top` */
-} tn_collect_token;
+} tn_answer_token;
 
-typedef struct tn_collect_top {
+typedef struct tn_answer_top {
     int32_t id;
     float logprob;
-} tn_collect_top;
+} tn_answer_top;
 
-typedef struct tn_collect {
+typedef struct tn_answer {
     pthread_mutex_t lock;
     pthread_cond_t cond;
     bool last;
     tn_buf text;            /* choice 0 */
-    tn_collect_token *token, *prompt; /* owned */
+    tn_answer_token *token, *prompt; /* owned */
     size_t ntoken, ctoken, nprompt, cprompt;
-    tn_collect_top *top;    /* owned */
+    tn_answer_top *top;    /* owned */
     size_t ntop, ctop;
     uint32_t finish;
     uint64_t prompt_tokens, cached_tokens, reply_tokens;
@@ -39,15 +39,15 @@ typedef struct tn_collect {
     void *user;
     tn_engine *engine;
     tn_request *request;
-} tn_collect;
+} tn_answer;
 
-tn_status tn_collect_open(tn_collect *c, tn_err *err);
-void tn_collect_close(tn_collect *c);
+tn_status tn_answer_open(tn_answer *c, tn_err *err);
+void tn_answer_close(tn_answer *c);
 /* Fills ask->on_piece and ask->user and submits. */
-tn_status tn_collect_start(tn_collect *c, tn_engine *e, tn_ask *ask, tn_err *err);
-void tn_collect_cancel(tn_collect *c);
+tn_status tn_answer_start(tn_answer *c, tn_engine *e, tn_ask *ask, tn_err *err);
+void tn_answer_cancel(tn_answer *c);
 /* Waits for the last piece; the request's own failure is the result. */
-tn_status tn_collect_wait(tn_collect *c, tn_err *err);
+tn_status tn_answer_wait(tn_answer *c, tn_err *err);
 
 /* An ask with every field at its default. */
 tn_ask tn_ask_default(void);

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models through the commands: importing, quantizing both ways, switching by one word of the
+INI, the fixed forms of complete, eval and bench, and what is refused with which exit code."""
+import json
+import math
+import os
+import shutil
+import subprocess
+import tempfile
+
+import requests
+
+from tenonlib import Counter, Server, TENON, make_model, run, write_ini, write_json
+
+check = Counter()
+folder = tempfile.mkdtemp(prefix="tenon-models-")
+plain = make_model(os.path.join(folder, "plain"))
+untied = make_model(os.path.join(folder, "untied"), seed=2, tied=False)
+ini = write_ini(os.path.join(folder, "t.ini"))
+text = os.path.join(folder, "text.txt")
+with open(text, "w", encoding="utf-8") as f:
+    f.write("The quick brown fox jumps over the lazy dog. Zürich, 東京 and 🙂. " * 30)
+
+
+def complete(model, *args, exact=True):
+    r = run("complete", model, "--config", ini, "--prompt", "The quick brown", "--max-tokens", "24",
+            "--temperature", "0", "--ignore-eos", "--json", *(["--cpu-exact"] if exact else []), *args)
+    assert r.returncode == 0, r.stderr
+    return json.loads(r.stdout)
+
+
+def evaluate(model, *args):
+    r = run("eval", model, "--config", ini, "--text", text, "--max-tokens", "300", "--json", *args)
+    assert r.returncode == 0, r.stderr
+    return json.loads(r.stdout)
+
+
+def fails(code, *args, words=()):
+    r = run(*args)
+    assert r.returncode == code, (args, r.returncode, r.stderr)
+    line = r.stderr.strip().splitlines()[-1]
+    assert line.startswith("tenon: "), r.stderr
+    for w in words:
+        assert w in line, (w, line)
+
+
+def edit(model, name, change):
+    path = os.path.join(model, name)
+    with open(path, encoding="utf-8") as f:
+        value = json.load(f)
+    change(value)
+    write_json(path, value)
+
+
+def broken(change, source=plain, name="config.json"):
+    path = os.path.join(folder, "broken")
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(source, path)
+    edit(path, name, change)
+    return path
+
+
+with check("complete: the fixed form"):
+    r = complete(plain, "--logprobs", "3")
+    assert sorted(r) == ["finish_reason", "logprobs", "prompt_token_ids", "text", "token_ids"]
+    assert len(r["token_ids"]) == 24 == len(r["logprobs"]) and r["finish_reason"] == "length"
+    for i, step in enumerate(r["logprobs"]):
+        assert step["token"] == r["token_ids"][i] == step["top"][0][0]
+        assert len(step["top"]) == 3 and step["logprob"] == step["top"][0][1]
+
+with check("eval: the fixed form"):
+    e = evaluate(plain)
+    assert e["tokens"] == 300 and abs(math.exp(e["mean_nll"]) - e["perplexity"]) < 1e-3 * e["perplexity"]
+    exact = evaluate(plain, "--cpu-exact")
+    assert abs(exact["mean_nll"] - e["mean_nll"]) < 0.005 * exact["mean_nll"]
+
+with check("eval in pieces is eval at once"):
+    a = evaluate(plain, "--cpu-exact", "--max-num-batched-tokens", "7")
+    assert a["mean_nll"] == evaluate(plain, "--cpu-exact")["mean_nll"]
+
+with check("bench latency: the fixed form"):
+    r = run("bench", "latency", plain, "--config", ini, "--input-len", "32", "--output-len", "8",
+            "--batch-size", "2", "--repeat", "1", "--json")
+    assert r.returncode == 0, r.stderr
+    b = json.loads(r.stdout)
+    for key in ("prefill_tok_s", "decode_tok_s", "ttft_s", "bytes_per_token", "bandwidth_bytes_s",
+                "bandwidth_ratio"):
+        assert b[key] > 0, (key, b)
+
+with check("bench throughput"):
+    r = run("bench", "throughput", plain, "--config", ini, "--input-len", "16", "--output-len", "4",
+            "--num-prompts", "6", "--json")
+    assert r.returncode == 0 and json.loads(r.stdout)["requests"] == 6, r.stderr
+
+VARIANTS = [("awq", "4", "32", "gemm"), ("awq", "4", "64", "gemv"), ("awq", "4", "64", "gemv_fast"),
+            ("awq", "4", "32", "pack-quantized"), ("awq", "8", "-1", "pack-quantized"),
+            ("gptq", "4", "32", "gptq"), ("gptq", "4", "64", "gptq_v2"), ("gptq", "8", "32", "gptq"),
+            ("gptq", "3", "32", "gptq"), ("gptq", "2", "32", "gptq_v2")]
+reference = evaluate(plain, "--cpu-exact")["mean_nll"]
+made = {}
+for quant, bits, group, variant in VARIANTS:
+    name = f"{quant}-{bits}-{variant}"
+    with check(f"quantize {name}, and read it back"):
+        out = os.path.join(folder, name)
+        r = run("quantize", plain, "--quant", quant, "--bits", bits, "--group-size", group,
+                "--variant", variant, "--output", out, "--config", ini)
+        assert r.returncode == 0, r.stderr
+        made[name] = out
+        e = evaluate(out, "--cpu-exact")["mean_nll"]
+        assert math.isfinite(e)
+        if bits == "8":
+            assert abs(e - reference) < 0.02 * reference, (e, reference)
+        fast = evaluate(out)["mean_nll"]
+        assert abs(fast - e) < 0.005 * e, (fast, e)
+
+with check("quantize again is refused, and so is an occupied folder"):
+    fails(65, "quantize", made["awq-4-gemm"], "--quant", "awq", "--output", folder + "/x", "--config", ini)
+    fails(73, "quantize", plain, "--quant", "awq", "--output", made["awq-4-gemm"], "--config", ini)
+
+with check("one word of the INI switches AWQ for GPTQ"):
+    answers = {}
+    for name in ("awq-4-gemm", "gptq-4-gptq"):
+        section = f"[model default]\npath = {made[name]}\nquant = {name[:4].rstrip('-')}\n"
+        with Server(write_ini(os.path.join(folder, "s.ini"), tail=section)) as s:
+            r = requests.post(s.url + "/v1/completions", json={
+                "prompt": "The quick brown", "max_tokens": 24, "temperature": 0, "ignore_eos": True})
+            answers[name] = r.json()["choices"][0]["text"]
+            assert s.stop() == 0
+    for name, found in answers.items():
+        assert found == complete(made[name], exact=False)["text"], name
+
+with check("a wrong pair is refused naming both"):
+    fails(65, "complete", made["awq-4-gemm"], "--quant", "gptq", "--prompt", "x", "--config", ini,
+          words=("gptq", "awq"))
+    fails(65, "complete", made["gptq-4-gptq"], "--quant", "awq", "--prompt", "x", "--config", ini,
+          words=("gptq", "awq"))
+    fails(65, "complete", plain, "--quant", "awq", "--prompt", "x", "--config", ini, words=("awq",))
+    fails(78, "complete", plain, "--quant", "nope", "--prompt", "x", "--config", ini, words=("nope",))
+
+with check("two models behind one port"):
+    tail = f"[model a]\npath = {made['awq-4-gemm']}\n[model g]\npath = {made['gptq-4-gptq']}\n"
+    with Server(write_ini(os.path.join(folder, "two.ini"), tail=tail)) as s:
+        names = [m["id"] for m in requests.get(s.url + "/v1/models").json()["data"]]
+        assert names == ["a", "g"], names
+        for n, d in (("a", "awq-4-gemm"), ("g", "gptq-4-gptq")):
+            r = requests.post(s.url + "/v1/completions", json={
+                "model": n, "prompt": "The quick brown", "max_tokens": 24, "temperature": 0,
+                "ignore_eos": True})
+            assert r.json()["choices"][0]["text"] == complete(made[d], exact=False)["text"]
+
+with check("greedy with and without prefix reuse"):
+    with Server(ini, plain) as a, Server(ini, plain, "--no-prefix-caching") as b:
+        prompt = "The quick brown fox jumps over the lazy dog. " * 6
+        for tail in ("one", "two", "one"):
+            body = {"prompt": prompt + tail, "max_tokens": 20, "temperature": 0, "ignore_eos": True}
+            x, y = (requests.post(s.url + "/v1/completions", json=body).json()["choices"][0]["text"]
+                    for s in (a, b))
+            assert x == y
+        hits = [l for l in requests.get(a.url + "/metrics").text.splitlines()
+                if l.startswith("vllm:prefix_cache_hits_total")]
+        assert float(hits[0].rsplit(" ", 1)[1]) > 0, hits
+
+with check("head = int8"):
+    e = evaluate(untied, "--cpu-exact")["mean_nll"]
+    assert abs(evaluate(untied, "--head", "int8")["mean_nll"] - e) < 0.01 * e
+
+with check("print-config, print-recipe, print-tensors, check"):
+    r = run("serve", plain, "--config", ini, "--max-model-len", "128", "--print-config")
+    assert r.returncode == 0, r.stderr
+    line = [l for l in r.stdout.splitlines() if l.startswith("max_model_len")][0]
+    assert "128" in line and "--max-model-len" in line, line
+    again = os.path.join(folder, "again.ini")
+    with open(again, "w", encoding="utf-8") as f:
+        f.write(r.stdout)
+    assert run("serve", "--config", again, "--check").returncode == 0
+    r = run("serve", plain, "--config", ini, "--print-recipe")
+    assert "LINEAR" in r.stdout and "layers 0 to 1" in r.stdout
+    r = run("serve", made["gptq-4-gptq"], "--config", ini, "--print-tensors")
+    assert "w4g/32" in r.stdout and "gptq" in r.stdout and "core" in r.stdout
+
+with check("INI and command line: exit codes and nearest names"):
+    def conf(body):
+        p = os.path.join(folder, "bad.ini")
+        with open(p, "w", encoding="utf-8") as f:
+            f.write(body)
+        return p
+    fails(66, "serve", plain, "--config", folder + "/absent.ini")
+    fails(78, "serve", "--check", "--config", conf("[tenom]\n"), words=("bad.ini:1", "tenon"))
+    fails(78, "serve", "--check", "--config", conf("[model a]\npth = /x\n"), words=("bad.ini:2", "path"))
+    fails(78, "serve", "--check", "--config", conf("[model a]\nmax_num_seqs = 0\n"), words=("bad.ini:2",))
+    with open(ini, encoding="utf-8") as f:
+        good = f.read()
+    fails(78, "serve", "--check", "--config", conf(good.replace("[plugin http]\n", "[plugin http]\nprot = 1\n")),
+          words=("port",))
+    fails(64, "serve", plain, "--config", ini, "--prot", "1", words=("port",))
+    fails(64, "complete", plain, "--config", ini)
+    fails(64, "complet", words=("complete",))
+    fails(66, "complete", folder + "/absent", "--config", ini, "--prompt", "x")
+    assert run("--version").stdout.startswith("tenon ")
+
+with check("config.json: refused by name, exit 65"):
+    for change, word in [
+            (lambda c: c.update(model_type="gpt9"), "model_type"),
+            (lambda c: c.update(hidden_size=2 ** 62), "hidden_size"),
+            (lambda c: c.update(rope_theta=0), "rope_theta"),
+            (lambda c: c.update(rms_norm_eps=-1), "rms_norm_eps"),
+            (lambda c: c.update(eos_token_id=10 ** 6), "eos_token_id"),
+            (lambda c: c.update(num_hidden_layers=3), "model.layers.2"),
+            (lambda c: c.update(intermediate_size=64), "gate_proj"),
+            (lambda c: c.update(rope_scaling={"rope_type": "odd", "factor": 2}), "odd")]:
+        fails(65, "complete", broken(change), "--config", ini, "--prompt", "x", words=(word,))
+
+with check("quantization_config: refused by name, exit 65"):
+    gptq, awq = made["gptq-4-gptq"], made["awq-4-gemm"]
+
+    def q(source, **kw):
+        def change(c):
+            c["quantization_config"].update(kw)
+        path = broken(change, source)
+        if os.path.exists(path + "/quantize_config.json"):
+            os.remove(path + "/quantize_config.json")
+        return path
+    for path, words in [
+            (q(gptq, quant_method="odd"), ("odd",)), (q(gptq, bits=5), ("bits",)),
+            (q(gptq, bits="4"), ("bits",)), (q(awq, bits=3), ("bits",)),
+            (q(awq, version="odd"), ("version",)), (q(awq, quant_method="gptq"), ("gptq",)),
+            (q(gptq, quant_method="awq"), ("awq",))]:
+        fails(65, "complete", path, "--config", ini, "--prompt", "x", words=words)
+
+with check("tokenizer and weights: refused, exit 65 or 66"):
+    p = broken(lambda c: None)
+    os.remove(p + "/tokenizer.json")
+    fails(66, "complete", p, "--config", ini, "--prompt", "x", words=("tokenizer.json",))
+    p = broken(lambda c: c["model"].update(type="Odd"), name="tokenizer.json")
+    fails(65, "complete", p, "--config", ini, "--prompt", "x", words=("Odd",))
+    p = broken(lambda c: None)
+    size = os.path.getsize(p + "/model.safetensors")
+    os.truncate(p + "/model.safetensors", size - 100)
+    fails(65, "complete", p, "--config", ini, "--prompt", "x", words=("model.safetensors",))
+    with open(p + "/model.safetensors", "w", encoding="utf-8") as f:
+        f.write("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    fails(65, "complete", p, "--config", ini, "--prompt", "x", words=("LFS",))
+
+with check("the port is taken: exit 69, names the address"):
+    with Server(ini, plain) as s:
+        fails(69, "serve", plain, "--config", ini, "--port", str(s.port), words=(str(s.port),))
+
+with check("chat reads lines from a pipe"):
+    r = run("chat", plain, "--config", ini, "--max-tokens", "4", "--temperature", "0", stdin="Hello\n/reset\nHi\n")
+    assert r.returncode == 0 and r.stdout.count("\n") >= 2, r
+
+with check("a closed pipe is an error, not a death by signal"):
+    p = subprocess.Popen([TENON, "--help"], stdout=subprocess.PIPE)
+    p.stdout.close()
+    assert p.wait() >= 0
+
+shutil.rmtree(folder)
+check.finish()
