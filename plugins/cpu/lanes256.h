@@ -31,6 +31,12 @@ typedef __m256i vi;
 
 WIDE vf f_load(const float *p) { return _mm256_loadu_ps(p); }
 WIDE void f_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
+/* Loaded once to a register, where the compiler would read memory at every use. */
+WIDE vf f_held(vf a)
+{
+    __asm__("" : "+x"(a));
+    return a;
+}
 WIDE vf f_set(float x) { return _mm256_set1_ps(x); }
 WIDE vf f_copy(const float *p) { return _mm256_broadcast_ss(p); } /* one to all lanes */
 WIDE vf f_count(void) { return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7); }
@@ -102,14 +108,21 @@ WIDE void f_store_bf16(uint16_t *p, vf a)
     _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(r));
 }
 
-/* Eight sums of eight lanes, every one by the same tree whatever its place:
- * ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)). */
+/* Eight sums of eight lanes, every one by the same tree whatever its place: first lanes i and
+ * i + 4, then i and i + 2, then the last two. Blends are cheap, shuffles are few. */
+WIDE __m256 f_halves(__m256 a, __m256 b)
+{
+    return _mm256_add_ps(_mm256_blend_ps(a, b, 0xf0), _mm256_permute2f128_ps(a, b, 0x21));
+}
+WIDE __m256 f_quarters(__m256 a, __m256 b)
+{
+    return _mm256_add_ps(_mm256_blend_ps(a, b, 0xcc), _mm256_shuffle_ps(a, b, 0x4e));
+}
 WIDE __m256 f_sums8(const __m256 v[8])
 {
-    __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
-    __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(v[4], v[5]), _mm256_hadd_ps(v[6], v[7]));
-    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20),
-                         _mm256_permute2f128_ps(a, b, 0x31));
+    __m256 a = f_quarters(f_halves(v[0], v[4]), f_halves(v[1], v[5]));
+    __m256 b = f_quarters(f_halves(v[2], v[6]), f_halves(v[3], v[7]));
+    return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd));
 }
 WIDE void f_store_sums8(float *out, const vf v[8]) { _mm256_storeu_ps(out, f_sums8(v)); }
 WIDE float f_sum(vf a)

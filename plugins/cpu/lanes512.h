@@ -28,6 +28,12 @@ typedef __m512i vi;
 
 WIDE vf f_load(const float *p) { return _mm512_loadu_ps(p); }
 WIDE void f_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+/* Loaded once to a register, where the compiler would read memory at every use. */
+WIDE vf f_held(vf a)
+{
+    __asm__("" : "+v"(a));
+    return a;
+}
 WIDE vf f_set(float x) { return _mm512_set1_ps(x); }
 WIDE vf f_copy(const float *p) { return _mm512_set1_ps(*p); }
 WIDE vf f_count(void)

@@ -26,67 +26,85 @@ typedef struct piece {
     float p[QUERIES][PIECE + 8];       /* scores, then weights */
 } piece;
 
-WIDE vf cache_load(const uint32_t dtype, const void *base, uint64_t at)
+WIDE uint32_t cache_size(const uint32_t dtype)
+{
+    return dtype == TN_F32 ? 4 : 2;
+}
+
+/* Lanes of one token from element d on. */
+WIDE vf cache_load(const uint32_t dtype, const uint8_t *token, size_t d)
 {
     if (dtype == TN_F32)
-        return f_load((const float *)base + at);
-    const uint16_t *h = (const uint16_t *)base + at;
+        return f_load((const float *)token + d);
+    const uint16_t *h = (const uint16_t *)token + d;
     return dtype == TN_F16 ? f_load_f16(h) : f_load_bf16(h);
 }
 
 /* The last 8 elements of a head, where a vector has 16 lanes. */
-WIDE vf cache_load_8(const uint32_t dtype, const void *base, uint64_t at)
+WIDE vf cache_load_8(const uint32_t dtype, const uint8_t *token, size_t d)
 {
     if (dtype == TN_F32)
-        return f_load_n((const float *)base + at, 8);
+        return f_load_n((const float *)token + d, 8);
     uint16_t h[LANES] = {0};
-    memcpy(h, (const uint16_t *)base + at, 8 * sizeof h[0]);
+    memcpy(h, (const uint16_t *)token + d, 8 * sizeof h[0]);
     return dtype == TN_F16 ? f_load_f16(h) : f_load_bf16(h);
 }
 
 /* ------------------------------------------------------------------------- scores */
 
-/* nq queries against nt tokens from t on; tokens past the piece repeat its last. */
-WIDE void score_block(const int nq, const int nt, const uint32_t dtype, piece *c, uint32_t t)
+/* What the score loops need, in registers: stores of scores could change what lies behind a
+ * pointer for all the compiler knows. */
+typedef struct scoring {
+    size_t dim, step;          /* step: bytes from token to token */
+    const float *q;            /* the tile's first query */
+    const uint8_t *k;          /* the piece's first token */
+    float *p;                  /* scores, PIECE + 8 a query */
+} scoring;
+
+/* nq queries against nt tokens from t on; tokens past `last` are read as `last`. */
+WIDE void score_block(const int nq, const int nt, const uint32_t dtype, const scoring x,
+                      uint32_t t, uint32_t last)
 {
-    const cpu_attend *a = c->a;
-    const float *q = a->q + (size_t)c->query0 * a->dim;
-    const uint32_t body = a->dim / LANES * LANES;
-    uint64_t row[8];
+    const size_t body = x.dim / LANES * LANES;
+    const uint8_t *k[8];
     vf s[8];
     float out[8];
     UNROLL for (int i = 0; i < 8; i++)
         s[i] = f_zero();
-    UNROLL for (int j = 0; j < nt; j++) {
-        uint32_t at = t + (uint32_t)j < c->ntoken ? t + (uint32_t)j : c->ntoken - 1;
-        row[j] = (uint64_t)(c->t0 + at) * a->stride;
-    }
-    for (uint32_t d = 0; d < body; d += LANES) {
-        vf k[8];
+    UNROLL for (int j = 0; j < nt; j++)
+        k[j] = x.k + (t + (uint32_t)j < last ? t + (uint32_t)j : last) * x.step;
+    for (size_t d = 0; d < body; d += LANES) {
+        vf kj[8];
         UNROLL for (int j = 0; j < nt; j++)
-            k[j] = cache_load(dtype, a->k, row[j] + d);
+            kj[j] = cache_load(dtype, k[j], d);
         UNROLL for (int i = 0; i < nq; i++) {
-            vf qi = f_load(q + (size_t)i * a->dim + d);
+            vf qi = f_held(f_load(x.q + (size_t)i * x.dim + d));
             UNROLL for (int j = 0; j < nt; j++)
-                s[i * nt + j] = f_fma(qi, k[j], s[i * nt + j]);
+                s[i * nt + j] = f_fma(qi, kj[j], s[i * nt + j]);
         }
     }
-    if (LANES > 8 && body < a->dim)
+    if (LANES > 8 && body < x.dim)
         UNROLL for (int i = 0; i < nq; i++)
             UNROLL for (int j = 0; j < nt; j++)
-                s[i * nt + j] = f_fma(f_load_n(q + (size_t)i * a->dim + body, 8),
-                                      cache_load_8(dtype, a->k, row[j] + body),
-                                      s[i * nt + j]);
+                s[i * nt + j] = f_fma(f_load_n(x.q + (size_t)i * x.dim + body, 8),
+                                      cache_load_8(dtype, k[j], body), s[i * nt + j]);
     f_store_sums8(out, s);
     UNROLL for (int i = 0; i < nq; i++)
-        memcpy(&c->p[i][t], out + i * nt, (size_t)nt * sizeof out[0]);
+        memcpy(x.p + i * (PIECE + 8) + t, out + i * nt, (size_t)nt * sizeof out[0]);
 }
 
 WIDE void scores(const int nq, const uint32_t dtype, piece *c)
 {
-    const int nt = nq == 3 ? 2 : 8 / nq;
-    for (uint32_t t = 0; t < c->ntoken; t += (uint32_t)nt)
-        score_block(nq, nt, dtype, c, t);
+    const cpu_attend *a = c->a;
+    const uint32_t nt = nq == 3 ? 2 : 8 / nq, last = c->ntoken - 1;
+    const size_t step = (size_t)a->stride * cache_size(dtype);
+    const scoring x = {a->dim, step, a->q + (size_t)c->query0 * a->dim,
+                       (const uint8_t *)a->k + c->t0 * step, c->p[0]};
+    uint32_t t = 0;
+    for (; t + nt <= c->ntoken; t += nt)
+        score_block(nq, (int)nt, dtype, x, t, UINT32_MAX);
+    if (t <= last)
+        score_block(nq, (int)nt, dtype, x, t, last);
 }
 
 /* ------------------------------------------------------------------------- softmax */
@@ -98,48 +116,89 @@ WIDE vf capped(vf s, float softcap)   /* softcap * tanh(s / softcap) */
     return f_mul(f_set(softcap), tanh);
 }
 
-/* Turns query i's scores into weights and moves its maximum and its sum. */
-static void soften(piece *c, uint32_t i)
+/* Scales and masks query i's scores and gives the largest so far. */
+WIDE float soften_scores(piece *c, const int i)
 {
     const cpu_attend *a = c->a;
-    const vf none = f_set(-INFINITY);
-    const vf from = f_set((float)c->from[i]), to = f_set((float)c->to[i]);
-    vf s[PIECE / LANES], most = none, sum = f_zero();
-    float *m = a->m + c->query0 + i, *l = a->l + c->query0 + i;
+    const vf none = f_set(-INFINITY), scale = f_set(a->scale);
+    vf most = none;
     UNROLL for (unsigned v = 0; v < PIECE / LANES; v++) {
-        vf at = f_add(f_count(), f_set((float)(v * LANES)));
-        s[v] = f_mul(f_load(c->p[i] + v * LANES), f_set(a->scale));
+        vf s = f_mul(f_load(c->p[i] + v * LANES), scale);
         if (a->softcap > 0.0f)
-            s[v] = capped(s[v], a->softcap);
-        s[v] = f_pick_less(at, to, f_pick_less(at, from, none, s[v]), none);
-        most = f_max(s[v], most);
+            s = capped(s, a->softcap);
+        if (c->from[i] > 0 || c->to[i] < PIECE) {
+            vf at = f_add(f_count(), f_set((float)(v * LANES)));
+            s = f_pick_less(at, f_set((float)c->from[i]), none, s);
+            s = f_pick_less(at, f_set((float)c->to[i]), s, none);
+        }
+        f_store(c->p[i] + v * LANES, s);
+        most = f_max(s, most);
     }
-    float top = f_top(most);
-    top = top > *m ? top : *m;
-    vf base = f_set(top > -INFINITY ? top : 0.0f);
-    c->keep[i] = f_first(f_exp(f_sub(f_set(*m), base)));
+    float top = f_top(most), before = a->m[c->query0 + (uint32_t)i];
+    return top > before ? top : before;
+}
+
+/* e^x for x <= 0 as weights need it: 0 below -87, no subnormals. 2^r by a polynomial. */
+WIDE vf f_exp_below(vf x)
+{
+    vf t = f_mul(x, f_set(1.44269504f)), n = f_round(t), r = f_sub(t, n);
+    vf p = f_set(1.545326241e-4f);
+    p = f_fma(p, r, f_set(1.339097825e-3f));
+    p = f_fma(p, r, f_set(9.618082371e-3f));
+    p = f_fma(p, r, f_set(5.550356899e-2f));
+    p = f_fma(p, r, f_set(2.402265076e-1f));
+    p = f_fma(p, r, f_set(6.931471881e-1f));
+    p = f_fma(p, r, f_set(1.0f));
+    p = f_bits(i_add(i_bits(p), i_left(i_from_f(n), 23)));
+    return f_pick_less(x, f_set(-87.0f), f_zero(), p);
+}
+
+/* Turns scores into weights relative to `base` and gives their sum. */
+WIDE float soften_weights(piece *c, const int i, float base)
+{
+    vf sum = f_zero();
     UNROLL for (unsigned v = 0; v < PIECE / LANES; v++) {
-        s[v] = f_exp(f_sub(s[v], base));
-        f_store(c->p[i] + v * LANES, s[v]);
-        sum = f_add(sum, s[v]);
+        vf p = f_exp_below(f_sub(f_load(c->p[i] + v * LANES), f_set(base)));
+        f_store(c->p[i] + v * LANES, p);
+        sum = f_add(sum, p);
     }
-    *m = top;
-    *l = *l * c->keep[i] + f_sum(sum);
+    return f_sum(sum);
+}
+
+/* The online softmax of a piece: weights, and how far each query's maximum rose. Queries run
+ * side by side, since each alone is one long chain. */
+WIDE void soften(const int nq, piece *c)
+{
+    float *m = c->a->m + c->query0, *l = c->a->l + c->query0;
+    float rise[LANES] = {0}, base[QUERIES], keep[LANES];
+    UNROLL for (int i = 0; i < nq; i++) {
+        float top = soften_scores(c, i);
+        base[i] = top > -INFINITY ? top : 0.0f;
+        rise[i] = m[i] - base[i];
+        m[i] = top;
+    }
+    f_store(keep, f_exp(f_load(rise)));
+    UNROLL for (int i = 0; i < nq; i++) {
+        c->keep[i] = keep[i];
+        l[i] = l[i] * keep[i] + soften_weights(c, i, base[i]);
+    }
 }
 
 /* -------------------------------------------------------------------------- values */
 
 /* acc[i] += p[i][t] * v[t] for tokens [t, end), vectors [d, d + nv) of the head. */
 WIDE void add_values(const int i0, const int i1, const int nv, const uint32_t dtype,
-                     const piece *c, int32_t t, int32_t end, uint32_t d, vf acc[][2])
+                     const piece *c, int32_t t, int32_t end, size_t d, vf acc[][2])
 {
-    for (; t < end; t++) {
-        uint64_t row = (uint64_t)(c->t0 + (uint32_t)t) * c->a->stride + d;
+    const size_t step = (size_t)c->a->stride * cache_size(dtype);
+    const uint8_t *row = (const uint8_t *)c->a->v + (c->t0 + (size_t)t) * step +
+                         d * cache_size(dtype);
+    const bool whole = LANES == 8 || d + (size_t)nv * LANES <= c->a->dim;
+    for (; t < end; t++, row += step) {
         vf v[2];
         UNROLL for (int n = 0; n < nv; n++)
-            v[n] = d + (uint32_t)n * LANES + LANES <= c->a->dim || LANES == 8
-                       ? cache_load(dtype, c->a->v, row + (uint32_t)n * LANES)
-                       : cache_load_8(dtype, c->a->v, row + (uint32_t)n * LANES);
+            v[n] = whole ? cache_load(dtype, row, (size_t)n * LANES)
+                         : cache_load_8(dtype, row, (size_t)n * LANES);
         UNROLL for (int i = i0; i < i1; i++) {
             vf p = f_copy(&c->p[i][t]);
             UNROLL for (int n = 0; n < nv; n++)
@@ -148,25 +207,25 @@ WIDE void add_values(const int i0, const int i1, const int nv, const uint32_t dt
     }
 }
 
-WIDE vf part_load(const float *p, uint32_t left)
+WIDE vf part_load(const float *p, size_t left)
 {
-    return LANES == 8 || left >= LANES ? f_load(p) : f_load_n(p, left);
+    return LANES == 8 || left >= LANES ? f_load(p) : f_load_n(p, (uint32_t)left);
 }
 
-WIDE void part_store(float *p, uint32_t left, vf v)
+WIDE void part_store(float *p, size_t left, vf v)
 {
     if (LANES == 8 || left >= LANES)
         f_store(p, v);
     else
-        f_store_n(p, left, v);
+        f_store_n(p, (uint32_t)left, v);
 }
 
 /* Tokens all queries of the tile see lie between `all` and `end`; the rest goes one by one. */
 WIDE void values_at(const int nq, const int nv, const uint32_t dtype, const piece *c,
-                    int32_t all, int32_t end, uint32_t d)
+                    int32_t all, int32_t end, size_t d)
 {
-    const uint32_t dim = c->a->dim;
-    float *to = c->a->acc + (size_t)c->query0 * dim + d;
+    const size_t dim = c->a->dim;
+    float *to = c->a->acc + c->query0 * dim + d;
     vf acc[QUERIES][2];
     UNROLL for (int i = 0; i < nq; i++)
         UNROLL for (int n = 0; n < nv; n++)
@@ -192,7 +251,7 @@ WIDE void values(const int nq, const uint32_t dtype, const piece *c)
     }
     if (end < all)
         end = all;
-    uint32_t d = 0;
+    size_t d = 0;
     for (; d + 2 * LANES <= c->a->dim; d += 2 * LANES)
         values_at(nq, 2, dtype, c, all, end, d);
     for (; d < c->a->dim; d += LANES)
@@ -230,8 +289,7 @@ WIDE void attend_tile(const int nq, const uint32_t dtype, const cpu_attend *a, u
         if (!piece_cut(&c, (uint32_t)nq, t0))
             continue;
         scores(nq, dtype, &c);
-        for (uint32_t i = 0; i < (uint32_t)nq; i++)
-            soften(&c, i);
+        soften(nq, &c);
         values(nq, dtype, &c);
     }
 }
