@@ -81,6 +81,8 @@ tn_status tn_ckpt_open(const char *dir, uint32_t flags, tn_ckpt **out, tn_err *e
                             .at = view_at};
         st = open_parts(c, flags, err);
     }
+    if (st == TN_OK && c->place.note.failed)
+        st = tn_fail(err, TN_NO_MEMORY, "%s: no memory to open it", tn_path_tail(dir));
     if (st != TN_OK) {
         tn_ckpt_close(c);
         return st;
