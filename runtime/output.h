@@ -5,7 +5,9 @@
  * on how tokens cut it. The stop whose last byte comes first wins; of several that end on the
  * same byte, the longest. Text goes out up to the point where a stop could still be in the
  * making; the held tail follows as soon as it cannot, or with the end. Text of the first
- * min_tokens tokens is not searched. The work is linear in the text, whatever the stops.
+ * min_tokens tokens is not searched, nor is echoed text. The work is linear in the text,
+ * whatever the stops. The step thread hears of a stop a step or two later; what it drew in
+ * between is dropped here and counted nowhere.
  *
  * The token that ends a reply (end of sequence, stop token) is counted and reported, but its
  * text is left out unless TN_ASK_KEEP_STOP is set. A stop string found in the same token that

@@ -203,6 +203,21 @@ static void special_tokens_are_skipped_or_kept(void **state)
     }
 }
 
+/* A padded vocabulary has ids that no token carries; a model may draw them. */
+static void ids_without_text_say_nothing(void **state)
+{
+    (void)state;
+    tn_reply r;
+    tn_err err;
+    assert_int_equal(tn_reply_open(&r, tok, false, false, NULL, NULL, 0, &err), TN_OK);
+    const int32_t ids[] = {'a', (int32_t)TINY_VOCAB, 100000, 'b'};
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(tn_reply_push(&r, ids[i], true, true), -1);
+    tn_reply_finish(&r, true);
+    assert_string_equal(r.text.data, "ab");
+    tn_reply_close(&r);
+}
+
 /* Where a naive search over the whole text would cut. */
 static size_t naive_end(const char *text, size_t size, const char *const *stop, uint32_t nstop,
                         int32_t *which)
@@ -623,6 +638,7 @@ int main(void)
         cmocka_unit_test(first_tokens_are_not_searched),
         cmocka_unit_test(characters_stay_whole),
         cmocka_unit_test(special_tokens_are_skipped_or_kept),
+        cmocka_unit_test(ids_without_text_say_nothing),
         cmocka_unit_test(agrees_with_a_naive_search),
         cmocka_unit_test(many_stops_stay_linear),
         cmocka_unit_test(a_reply_in_pieces),
