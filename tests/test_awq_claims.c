@@ -2,6 +2,7 @@
 /* test_awq_claims.c - what the awq plugin claims: configurations it must refuse with a sentence,
  * spellings it must know, names and patterns, and tensors of another family. */
 #include "fakeview.h"
+#include "scratchdir.h"
 
 #include <setjmp.h>
 
@@ -200,10 +201,44 @@ static void test_slow_pattern(void **state)
     (void)state;
     OPEN(&b, "{\"quantization_config\": {\"quant_method\": \"compressed-tensors\", "
                    "\"config_groups\": {\"W4A16\": [\"Linear\"]}, \"ignore\": [\"re:(a+)+$\"]}}");
-    fake_view_put(&b.view, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab.weight_packed", TN_I32, 2, 8, 4, NULL);
+    fake_view_put(&b.view, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab.weight_packed", TN_I32, 2, 8,
+                  4, NULL);
     assert_int_equal(claim(&b, &why), 0);
     assert_non_null(strstr(why.text, "wanted one that needs at most"));
     assert_int_equal(fake_bench_close(&b), 0);
+}
+
+/* A quant_config.json or quantize_config.json beside config.json has to say the same. */
+static void test_twin(void **state)
+{
+    static const struct {
+        const char *file, *text;
+        uint32_t score;
+        const char *part;
+    } all[] = {
+        {"quant_config.json", "{\"w_bit\": 4, \"q_group_size\": 32, \"version\": \"GEMM\"}", 100,
+         ""},
+        {"quant_config.json", "{\"w_bit\": 4, \"q_group_size\": 128}", 0,
+         "config.json says group_size 32, but quant_config.json says q_group_size 128; wanted"},
+        {"quantize_config.json", "{\"bits\": 4, \"version\": \"gemv\"}", 0,
+         "says version \"gemm\", but quantize_config.json says version \"gemv\""},
+        {"quantize_config.json", "nothing", 0, "quantize_config.json"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        fake_bench b;
+        scratch dir;
+        tn_err why;
+        scratch_open(&dir);
+        scratch_text(&dir, all[i].file, all[i].text);
+        OPEN(&b, GEMM, 32, "gemm");
+        b.view.view.dir = dir.dir;
+        uint32_t score = claim(&b, &why);
+        if (score != all[i].score || strstr(why.text, all[i].part) == NULL)
+            fail_msg("score %u: \"%s\", wanted \"%s\"", score, why.text, all[i].part);
+        assert_int_equal(fake_bench_close(&b), 0);
+        scratch_close(&dir);
+    }
 }
 
 int main(void)
@@ -214,6 +249,7 @@ int main(void)
         cmocka_unit_test(test_wrong_family),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_slow_pattern),
+        cmocka_unit_test(test_twin),
     };
     return cmocka_run_group_tests_name("awq claims", tests, NULL, NULL);
 }

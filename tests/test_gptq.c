@@ -162,7 +162,8 @@ static void test_example_order(void **state)
     check_whole(&b, 8, 8, whole);
     const tn_module m = {.size = sizeof m, .name = "l", .n = 8, .k = 8};
     const tn_rect r = {0, 8, 0, 8};
-    tn_block out = {.size = sizeof out, .codes = codes, .scale = scale, .zero = zero, .perm = found};
+    tn_block out = {.size = sizeof out, .codes = codes, .scale = scale, .zero = zero,
+                    .perm = found};
     tn_err err;
     tn_form f;
     assert_int_equal(b.q->form_of(b.self, &b.view.view, &m, &r, &f, &err), TN_OK);
@@ -452,8 +453,8 @@ static void test_own_rule(void **state)
     static const char *const fine[] = {
         "\"dynamic\": {\"-:k\": {}, \"+:l$\": {\"bits\": 8, \"group_size\": 16}}",
         "\"dynamic\": {\"l\": {\"bits\": 8, \"group_size\": 16, \"sym\": false}, \"-:l\": {}}",
-        "\"quant_method\": \"auto-round\", \"extra_config\": {\"l\": {\"bits\": 8, "
-        "\"group_size\": 16}}",
+        ("\"quant_method\": \"auto-round\", \"extra_config\": {\"l\": {\"bits\": 8, "
+         "\"group_size\": 16}}"),
     };
     const made_case c = {32, 64, 16, 8, false, true, 0};
     (void)state;

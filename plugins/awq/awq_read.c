@@ -95,63 +95,82 @@ static void read_plain(const awq_linear *l, const tn_rect *r, uint64_t row0, uin
         memcpy((uint8_t *)codes + (i - row0) * width, src + i * l->k * size, width);
 }
 
-static inline uint32_t nibble_at(const uint8_t *row, uint64_t col)
-{
-    return row[col / 2] >> 4 * (col & 1) & 15u;
-}
+/* Scratch for rows that are gathered. */
+typedef struct scratch {
+    uint64_t from, to;     /* columns that are unpacked: the rectangle's, on whole units */
+    uint64_t width;        /* to - from */
+    size_t stride;         /* bytes of an unpacked row */
+    uint8_t *rows;         /* [SCRATCH_ROWS, stride] */
+    uint8_t *zero;         /* [SCRATCH_ROWS, ngroup] */
+    uint8_t *code;         /* [width + ngroup] one row, a byte a code, then its zeros */
+    uint32_t *pick;        /* [cols] where in `code` each column of the form comes from */
+} scratch;
 
-/* One row of the form from one unpacked row that starts `skip` columns before the first.
- * Padding takes the zero of its group, so that it stands for nothing. */
-static void gather_nibbles(const awq_cols *c, const uint8_t *from, uint64_t skip,
-                           const uint8_t *zero, uint8_t *to)
+/* Padding picks the zero of its group, so that it stands for nothing. */
+static void fill_pick(const awq_cols *c, scratch *s)
 {
-    const int32_t *perm = c->perm;
+    uint32_t skip = (uint32_t)(c->col0 - s->from);
     for (uint64_t i = 0, j = 0; i < c->ngroup; i++)
-        for (uint64_t end = j + c->group; j < end; j += 2) {
-            int32_t a = perm != NULL ? perm[j] : (int32_t)j;
-            int32_t b = perm != NULL ? perm[j + 1] : (int32_t)j + 1;
-            uint32_t lo = a < 0 ? zero[i] : nibble_at(from, skip + (uint32_t)a);
-            uint32_t hi = b < 0 ? zero[i] : nibble_at(from, skip + (uint32_t)b);
-            to[j / 2] = (uint8_t)(lo | hi << 4);
+        for (uint64_t end = j + c->group; j < end; j++) {
+            int32_t col = c->perm != NULL ? c->perm[j] : (int32_t)j;
+            s->pick[j] = col < 0 ? (uint32_t)(s->width + i) : skip + (uint32_t)col;
         }
 }
 
-static void gather_bytes(const awq_cols *c, const uint8_t *from, uint64_t skip,
-                         const uint8_t *zero, uint8_t *to)
+static tn_status scratch_open(const tn_host *h, const awq_linear *l, const awq_cols *c,
+                              uint64_t per, scratch *s, tn_err *err)
 {
-    if (c->perm == NULL) {
-        memcpy(to, from + skip, (size_t)c->cols);
-        return;
+    uint64_t unit = awq_unpack_unit(l);
+    s->from = c->col0 / unit * unit;
+    s->to = (c->col1 + unit - 1) / unit * unit;
+    s->width = s->to - s->from;
+    s->stride = (size_t)(s->width / per);
+    s->pick = h->alloc(h->ctx, c->cols * 4 + SCRATCH_ROWS * (s->stride + c->ngroup) + s->width +
+                                   c->ngroup);
+    if (s->pick == NULL)
+        return tn_fail(err, TN_NO_MEMORY, "%s: no memory for %u rows", l->name, SCRATCH_ROWS);
+    s->rows = (uint8_t *)(s->pick + c->cols);
+    s->zero = s->rows + SCRATCH_ROWS * s->stride;
+    s->code = s->zero + SCRATCH_ROWS * c->ngroup;
+    fill_pick(c, s);
+    return TN_OK;
+}
+
+/* Row `i` of the scratch as one row of the form. */
+static void gather(const awq_cols *c, const scratch *s, uint64_t i, uint64_t per, uint8_t *to)
+{
+    const uint8_t *row = s->rows + i * s->stride;
+    for (size_t j = 0; per == 2 && j < s->stride; j++) {
+        s->code[2 * j] = row[j] & 15;
+        s->code[2 * j + 1] = row[j] >> 4;
     }
-    for (uint64_t i = 0, j = 0; i < c->ngroup; i++)
-        for (uint64_t end = j + c->group; j < end; j++)
-            to[j] = c->perm[j] < 0 ? zero[i] : from[skip + (uint32_t)c->perm[j]];
+    if (per == 1)
+        memcpy(s->code, row, s->stride);
+    memcpy(s->code + s->width, s->zero + i * c->ngroup, (size_t)c->ngroup);
+    for (uint64_t j = 0; per == 2 && j < c->cols; j += 2)
+        to[j / 2] = (uint8_t)(s->code[s->pick[j]] | s->code[s->pick[j + 1]] << 4);
+    for (uint64_t j = 0; per == 1 && j < c->cols; j++)
+        to[j] = s->code[s->pick[j]];
 }
 
 static tn_status read_gathered(const tn_host *h, const awq_linear *l, const awq_cols *c,
-                               uint64_t row0, uint64_t row1, uint8_t *codes, tn_err *err)
+                               uint64_t row0, uint64_t row1, uint64_t per, uint8_t *codes,
+                               tn_err *err)
 {
-    uint64_t unit = awq_unpack_unit(l), per = awq_linear_kind(l) == TN_FORM_W4G ? 2 : 1;
-    uint64_t from = c->col0 / unit * unit, to = (c->col1 + unit - 1) / unit * unit;
-    size_t stride = (size_t)((to - from) / per), width = (size_t)(c->cols / per);
-    uint8_t *rows = h->alloc(h->ctx, SCRATCH_ROWS * (stride + c->ngroup));
-    if (rows == NULL)
-        return tn_fail(err, TN_NO_MEMORY, "%s: no memory for %u rows", l->name, SCRATCH_ROWS);
-    uint8_t *zero = rows + SCRATCH_ROWS * stride;
-    tn_status st = TN_OK;
+    scratch s = {0};
+    tn_status st = scratch_open(h, l, c, per, &s, err);
+    if (st != TN_OK)
+        return st;
     for (uint64_t r = row0; r < row1 && st == TN_OK; r += SCRATCH_ROWS) {
         uint64_t n = row1 - r < SCRATCH_ROWS ? row1 - r : SCRATCH_ROWS;
-        st = awq_zero_rows(l, c, r, r + n, zero, err);
+        st = awq_zero_rows(l, c, r, r + n, s.zero, err);
         if (st != TN_OK)
             break;
-        awq_unpack_codes(l, r, r + n, from, to, rows, stride);
-        for (uint64_t i = 0; i < n; i++, codes += width)
-            if (per == 2)
-                gather_nibbles(c, rows + i * stride, c->col0 - from, zero + i * c->ngroup, codes);
-            else
-                gather_bytes(c, rows + i * stride, c->col0 - from, zero + i * c->ngroup, codes);
+        awq_unpack_codes(l, r, r + n, s.from, s.to, s.rows, s.stride);
+        for (uint64_t i = 0; i < n; i++, codes += c->cols / per)
+            gather(c, &s, i, per, codes);
     }
-    h->release(h->ctx, rows);
+    h->release(h->ctx, s.pick);
     return st;
 }
 
@@ -160,7 +179,7 @@ static tn_status read_codes(const tn_host *h, const awq_linear *l, const awq_col
 {
     uint64_t unit = awq_unpack_unit(l), per = awq_linear_kind(l) == TN_FORM_W4G ? 2 : 1;
     if (c->permuted || c->col0 % unit != 0 || c->col1 % unit != 0)
-        return read_gathered(h, l, c, row0, row1, codes, err);
+        return read_gathered(h, l, c, row0, row1, per, codes, err);
     awq_unpack_codes(l, row0, row1, c->col0, c->col1, codes, (size_t)(c->cols / per));
     return TN_OK;
 }

@@ -263,8 +263,9 @@ tn_status awq_zero_differs(const awq_linear *l, const awq_cols *c, uint64_t row0
         *out = gemm_differs(l, c, row0, row1);
         return TN_OK;
     }
-    /* The other kinds may hold impossible values further on, so all of them are looked at. */
-    for (uint64_t r = row0; r < row1; r++)
+    /* Two kinds may hold impossible values further on, so all of those are looked at. */
+    bool all = l->zeros == AWQ_ZERO_FAST || l->zeros == AWQ_ZERO_BYTES;
+    for (uint64_t r = row0; r < row1 && (all || !*out); r++)
         for (uint64_t i = 0; i < c->ngroup; i++) {
             uint32_t z;
             if (i > 0 && c->source[i] == c->source[i - 1])

@@ -34,46 +34,61 @@ uint64_t awq_unpack_unit(const awq_linear *l)
 
 /* ------------------------------------------------------------------------------- gemm */
 
-/* One step of an 8 by 8 transpose: exchanges the high part of *a with the low of *b. */
-static inline void swap_parts(uint64_t *a, uint64_t *b, uint32_t shift, uint64_t low)
+/* Constants passed to these loops must arrive as such, whatever the compiler thinks of size. */
+#define INLINE static inline __attribute__((always_inline))
+
+/* One step of a transpose in both words of a pair: exchanges the high part of *a with the low
+ * part of *b. */
+INLINE void swap_parts(uint64_t *a, uint64_t *b, uint32_t shift, uint64_t low)
 {
     uint64_t t = ((*a >> shift) ^ *b) & low;
     *a ^= t << shift;
     *b ^= t;
 }
 
-/* Eight rows of eight bytes; byte 0 is the lowest. */
-static inline void transpose_bytes(uint64_t v[8])
+/* Four words of four bytes each, turned: v[c] becomes byte c of each. Two such in a pair. */
+INLINE void turn_bytes(uint64_t v[4])
 {
-    for (uint32_t i = 0; i < 4; i++)
-        swap_parts(&v[i], &v[i + 4], 32, 0x00000000ffffffffu);
-    for (uint32_t i = 0; i < 8; i += i % 4 == 1 ? 3 : 1)
-        swap_parts(&v[i], &v[i + 2], 16, 0x0000ffff0000ffffu);
-    for (uint32_t i = 0; i < 8; i += 2)
-        swap_parts(&v[i], &v[i + 1], 8, 0x00ff00ff00ff00ffu);
+    swap_parts(&v[0], &v[2], 16, 0x0000ffff0000ffffu);
+    swap_parts(&v[1], &v[3], 16, 0x0000ffff0000ffffu);
+    swap_parts(&v[0], &v[1], 8, 0x00ff00ff00ff00ffu);
+    swap_parts(&v[2], &v[3], 8, 0x00ff00ff00ff00ffu);
 }
 
-/* Eight pairs of k for the eight columns of one word, as eight bytes of eight rows. Field i
+/* Byte c of both words to the rows of its column. */
+INLINE void store_rows(const uint64_t v[4], const uint32_t column[4], uint32_t nword,
+                       uint8_t *tile)
+{
+    for (uint32_t c = 0; c < 4; c++)
+        for (uint32_t w = 0; w < nword; w++) {
+            uint32_t bytes = (uint32_t)(v[c] >> 32 * w);
+            memcpy(tile + (8 * w + column[c]) * TILE_PAIRS, &bytes, 4);
+        }
+}
+
+/* Four pairs of k for the columns of one or two words: four bytes of 8 * nword rows. Field i
  * of a word is column {0 2 4 6 1 3 5 7}[i], so its low nibbles are columns 0 4 1 5 and its
  * high nibbles 2 6 3 7. */
-static inline void gemm_block(const uint8_t *src, size_t row_size, uint8_t *tile)
+INLINE void gemm_block(const uint8_t *src, size_t row_size, uint32_t nword, uint8_t *tile)
 {
-    static const uint32_t column[8] = {0, 4, 1, 5, 2, 6, 3, 7};
-    uint64_t v[8];
-    for (uint32_t p = 0; p < 8; p++) {
-        uint32_t even = awq_load32(src + 2 * p * row_size);
-        uint32_t odd = awq_load32(src + (2 * p + 1) * row_size);
-        uint32_t lo = (even & 0x0f0f0f0fu) | (odd & 0x0f0f0f0fu) << 4;
-        uint32_t hi = (even >> 4 & 0x0f0f0f0fu) | (odd & 0xf0f0f0f0u);
-        v[p] = lo | (uint64_t)hi << 32;
+    static const uint32_t low_columns[4] = {0, 4, 1, 5}, high_columns[4] = {2, 6, 3, 7};
+    const uint64_t low = 0x0f0f0f0f0f0f0f0fu;
+    uint64_t lo[4], hi[4];
+    for (uint32_t p = 0; p < 4; p++) {
+        uint64_t even = 0, odd = 0;
+        memcpy(&even, src + 2 * p * row_size, 4 * nword);
+        memcpy(&odd, src + (2 * p + 1) * row_size, 4 * nword);
+        lo[p] = (even & low) | (odd & low) << 4;
+        hi[p] = (even >> 4 & low) | (odd & low << 4);
     }
-    transpose_bytes(v);
-    for (uint32_t i = 0; i < 8; i++)
-        memcpy(tile + column[i] * TILE_PAIRS, &v[i], 8);
+    turn_bytes(lo);
+    store_rows(lo, low_columns, nword, tile);
+    turn_bytes(hi);
+    store_rows(hi, high_columns, nword, tile);
 }
 
-/* The last pairs of a tile, fewer than eight, one at a time; `k_left` tells whether the last
- * one has an odd half. */
+/* The last pairs, fewer than four, a word at a time: `k_left` columns from the first pair on,
+ * of which the last may stand alone. */
 static void gemm_rest(const uint8_t *src, size_t row_size, uint64_t npair, uint64_t k_left,
                       uint8_t *tile)
 {
@@ -87,19 +102,25 @@ static void gemm_rest(const uint8_t *src, size_t row_size, uint64_t npair, uint6
     }
 }
 
+/* The rows of a tile are far apart in the file, so the next ones are asked for in time. */
 static void gemm_tile(const awq_linear *l, uint64_t word0, uint64_t nword, uint64_t k0,
                       uint64_t npair, uint8_t *tile)
 {
     size_t row_size = (size_t)(l->n / 8 * 4);
     const uint8_t *src = (const uint8_t *)l->code.data + k0 * row_size + word0 * 4;
     uint64_t p = 0;
-    for (; p + 8 <= npair && k0 + 2 * (p + 8) <= l->k; p += 8)
-        for (uint64_t w = 0; w < nword; w++)
-            gemm_block(src + 2 * p * row_size + 4 * w, row_size, tile + 8 * w * TILE_PAIRS + p);
-    if (p < npair)
-        for (uint64_t w = 0; w < nword; w++)
-            gemm_rest(src + 2 * p * row_size + 4 * w, row_size, npair - p, l->k - k0 - 2 * p,
-                      tile + 8 * w * TILE_PAIRS + p);
+    for (; p + 4 <= npair && k0 + 2 * (p + 4) <= l->k; p += 4) {
+        uint64_t w = 0;
+        for (uint32_t i = 8; i < 16 && k0 + 2 * p + i < l->k; i++)
+            __builtin_prefetch(src + (2 * p + i) * row_size);
+        for (; w + 2 <= nword; w += 2)
+            gemm_block(src + 2 * p * row_size + 4 * w, row_size, 2, tile + 8 * w * TILE_PAIRS + p);
+        for (; w < nword; w++)
+            gemm_block(src + 2 * p * row_size + 4 * w, row_size, 1, tile + 8 * w * TILE_PAIRS + p);
+    }
+    for (uint64_t w = 0; w < nword && p < npair; w++)
+        gemm_rest(src + 2 * p * row_size + 4 * w, row_size, npair - p, l->k - k0 - 2 * p,
+                  tile + 8 * w * TILE_PAIRS + p);
 }
 
 static void unpack_gemm(const awq_linear *l, uint64_t row0, uint64_t row1, uint64_t col0,
@@ -162,7 +183,7 @@ static void unpack_fast(const awq_linear *l, uint64_t row0, uint64_t row1, uint6
 /* ----------------------------------------------------------------------------- packed */
 
 /* Eight fields of `bits` bits each, a byte a field. */
-static inline uint64_t spread_fields(uint64_t v, uint32_t bits)
+INLINE uint64_t spread_fields(uint64_t v, uint32_t bits)
 {
     uint64_t out = 0, mask = (1u << bits) - 1;
     for (uint32_t i = 0; i < 8; i++)
@@ -170,36 +191,47 @@ static inline uint64_t spread_fields(uint64_t v, uint32_t bits)
     return out;
 }
 
-static inline uint32_t squeeze_nibbles(uint64_t bytes)
+INLINE uint32_t squeeze_nibbles(uint64_t bytes)
 {
     bytes = (bytes | bytes >> 4) & 0x00ff00ff00ff00ffu;
     bytes = (bytes | bytes >> 8) & 0x0000ffff0000ffffu;
     return (uint32_t)(bytes | bytes >> 16);
 }
 
-/* Widths that are no form of their own keep their distance from the middle: 2-bit codes
- * 0 .. 3 around 2 become 6 .. 9 around 8. */
+/* One row, eight codes at a time. Widths that are no form of their own keep their distance
+ * from the middle: 2-bit codes 0 .. 3 around 2 become 6 .. 9 around 8. */
+INLINE void stream_row(const uint8_t *src, uint64_t size, uint64_t col0, uint64_t col1,
+                       uint32_t bits, uint8_t *dst)
+{
+    uint64_t shift = (bits < 4 ? 8u : 128u) - (1u << (bits - 1));
+    shift *= 0x0101010101010101u;
+    for (uint64_t at = col0 / 8 * bits, end = col1 / 8 * bits; at < end; at += bits) {
+        uint64_t v = 0;
+        if (at + 8 <= size)
+            memcpy(&v, src + at, 8);
+        else
+            memcpy(&v, src + at, (size_t)least(bits, size - at));
+        v = spread_fields(v, bits) + shift;
+        uint32_t nibbles = squeeze_nibbles(v);
+        memcpy(dst, bits < 4 ? (void *)&nibbles : (void *)&v, bits < 4 ? 4 : 8);
+        dst += bits < 4 ? 4 : 8;
+    }
+}
+
 static void unpack_stream(const awq_linear *l, uint64_t row0, uint64_t row1, uint64_t col0,
                           uint64_t col1, uint8_t *dst, size_t stride)
 {
-    uint32_t bits = l->bits;
-    uint64_t row_size = l->code.dim[1] * 4;
-    uint64_t shift = (bits < 4 ? 8u : 128u) - (1u << (bits - 1));
-    shift *= 0x0101010101010101u;
-    for (uint64_t r = row0; r < row1; r++) {
-        const uint8_t *src = (const uint8_t *)l->code.data + r * row_size;
-        uint8_t *to = dst + (r - row0) * stride;
-        for (uint64_t k = col0; k < col1; k += 8) {
-            uint64_t at = k / 8 * bits, v = 0;
-            memcpy(&v, src + at, (size_t)least(bits, row_size - at));
-            v = spread_fields(v, bits) + shift;
-            uint32_t nibbles = squeeze_nibbles(v);
-            if (bits <= 4)
-                memcpy(to + (k - col0) / 2, &nibbles, 4);
-            else
-                memcpy(to + (k - col0), &v, 8);
+    uint64_t size = l->code.dim[1] * 4;
+    const uint8_t *src = (const uint8_t *)l->code.data + row0 * size;
+    for (uint64_t r = row0; r < row1; r++, src += size, dst += stride)
+        switch (l->bits) {
+        case 1: stream_row(src, size, col0, col1, 1, dst); break;
+        case 2: stream_row(src, size, col0, col1, 2, dst); break;
+        case 3: stream_row(src, size, col0, col1, 3, dst); break;
+        case 5: stream_row(src, size, col0, col1, 5, dst); break;
+        case 6: stream_row(src, size, col0, col1, 6, dst); break;
+        default: stream_row(src, size, col0, col1, 7, dst); break;
         }
-    }
 }
 
 static void copy_rows(const awq_linear *l, uint64_t row0, uint64_t row1, uint64_t col0,

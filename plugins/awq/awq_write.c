@@ -146,8 +146,8 @@ static tn_status check_linear(const writer *w, const tn_write_linear *l, uint64_
 /* gemv_fast stores scale * zero in 16 bits, which overflows before the scale does. */
 static bool fast_overflows(const writer *w, uint16_t scale)
 {
-    float s = awq_from_half(w->round.scale_dtype, scale);
-    return w->layout == AWQ_GEMV_FAST && !isfinite(awq_from_half(TN_F16, awq_to_half(TN_F16, 15 * s)));
+    float most = 15 * awq_from_half(w->round.scale_dtype, scale);
+    return w->layout == AWQ_GEMV_FAST && !isfinite(awq_from_half(TN_F16, awq_to_half(TN_F16, most)));
 }
 
 static tn_status round_matrix(const writer *w, const tn_write_linear *l, uint64_t group,

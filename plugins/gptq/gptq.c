@@ -49,9 +49,9 @@ static bool strip(const char *name, const char *suffix, char *module, size_t siz
 /* AWQ packs along the output: its qweight is narrower than its scales, or as tall. */
 static bool is_awq_like(const tn_tensor *q, const tn_tensor *scales)
 {
-    return q->ndim == 2 && scales->ndim == 2 &&
-           (q->dtype == TN_I16 || (scales->dim[1] == 8 * q->dim[1] && scales->dim[1] != q->dim[1]) ||
-            (scales->dim[0] == q->dim[0] && scales->dim[1] != q->dim[1]));
+    if (q->ndim != 2 || scales->ndim != 2 || scales->dim[1] == q->dim[1])
+        return false;
+    return q->dtype == TN_I16 || scales->dim[1] == 8 * q->dim[1] || scales->dim[0] == q->dim[0];
 }
 
 static tn_status check_family(const tn_view *v, const char *module, const tn_tensor *code,

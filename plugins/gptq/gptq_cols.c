@@ -7,11 +7,14 @@
  *
  *   file groups of 128, columns 64 .. 320     64 | 128 | 64         group 64, no padding
  *   one scale a row, 576 columns              576                   group 576
- *   act-order, 256 of 1024 columns            37 | 29 | 31 | ...    group 16, each piece
- *                                                                   padded to a multiple
+ *   act-order, all 1024 columns               128 | 128 | ...       group 128, permuted
+ *   act-order, 256 of 1024 columns            37 | 29 | 31 | ...    group 16, permuted, each
+ *                                                                   piece padded to a multiple
  *
- * A group that is a multiple of 32 is best for devices, one that divides 32 is next; only
- * pieces with no such common divisor are padded, at the size that costs the fewest bytes. */
+ * A group that is a multiple of 32 is best for devices, one that divides 32 is next. Pieces
+ * of an act-order shard have no common divisor to speak of and differ from one expert of a
+ * stack to the next, while a stack has one form: so their group and columns follow from the
+ * numbers of columns and groups alone, with room for the worst case. */
 #include "gptq.h"
 
 /* Bytes that a scale and a zero are reckoned to take on a device. */
@@ -22,6 +25,7 @@ typedef struct pieces {
     uint64_t col0, col1;
     uint64_t first, last;    /* file groups touched: first .. last - 1 */
     uint32_t *count;         /* [ngroup] columns of each group, from the host; NULL in order */
+    bool shard;              /* act-order, and not all columns */
 } pieces;
 
 static uint64_t piece_len(const pieces *p, uint64_t g)
@@ -96,35 +100,40 @@ static uint64_t common_divisor(const pieces *p)
 
 static uint64_t padded_cols(const pieces *p, uint64_t group)
 {
-    uint64_t cols = 0;
+    uint64_t cols = p->col1 - p->col0, ngroup = p->l->ngroup < cols ? p->l->ngroup : cols;
+    if (p->shard)
+        return (cols + ngroup * (group - 1)) / group * group;
+    cols = 0;
     for (uint64_t g = p->first; g < p->last; g++)
         cols += (piece_len(p, g) + group - 1) / group * group;
     return cols;
 }
 
 /* Counted in half bytes, so that a 4-bit code is one. */
-static uint64_t cheapest_group(const pieces *p, uint32_t kind)
+static uint64_t group_cost(const pieces *p, uint32_t kind, uint64_t group)
 {
-    uint64_t best = 0, best_cost = UINT64_MAX;
-    for (uint64_t group = 8; group <= 32; group *= 2) {
-        uint64_t cols = padded_cols(p, group);
-        uint64_t cost = (kind == TN_FORM_W4G ? cols : 2 * cols) + 2 * GROUP_COST * cols / group;
-        if (cost <= best_cost) {
-            best = group;
-            best_cost = cost;
-        }
-    }
-    return best;
+    uint64_t cols = padded_cols(p, group);
+    return (kind == TN_FORM_W4G ? cols : 2 * cols) + 2 * GROUP_COST * (cols / group);
 }
 
 /* Without a permutation any even divisor will do; a permuted form is gathered anyway, so it
  * may as well be padded to a better group. */
 static uint64_t choose_group(const pieces *p, uint32_t kind, bool permuted)
 {
-    uint64_t u = common_divisor(p), even = u & (~u + 1);
+    uint64_t u = p->shard ? 1 : common_divisor(p), even = u & (~u + 1);
     if (u % 32 == 0)
         return u;
-    return !permuted && even >= 2 ? even : cheapest_group(p, kind);
+    if (!permuted && even >= 2)
+        return even;
+    uint64_t best = even >= 2 ? even : 8, best_cost = group_cost(p, kind, best);
+    for (uint64_t group = 8; group <= 32; group *= 2) {
+        uint64_t cost = group_cost(p, kind, group);
+        if (cost <= best_cost) {
+            best = group;
+            best_cost = cost;
+        }
+    }
+    return best;
 }
 
 static tn_status take_arrays(const tn_host *h, const pieces *p, gptq_cols *c, tn_err *err)
@@ -139,7 +148,7 @@ static tn_status take_arrays(const tn_host *h, const pieces *p, gptq_cols *c, tn
     return TN_OK;
 }
 
-/* Fills source, and leaves in `at` (when permuted) where each group's columns begin. */
+/* Fills source, and leaves in `count` where each group's columns begin. */
 static void place_groups(const pieces *p, gptq_cols *c)
 {
     uint64_t next = 0;
@@ -150,6 +159,8 @@ static void place_groups(const pieces *p, gptq_cols *c)
         for (uint64_t i = 0; i < n; i++)
             c->source[next++] = (uint32_t)g;
     }
+    for (; next < c->ngroup; next++)   /* nothing but padding */
+        c->source[next] = (uint32_t)(p->last - 1);
 }
 
 static void place_columns(const pieces *p, gptq_cols *c)
@@ -186,6 +197,7 @@ tn_status gptq_cols_open(const tn_host *h, const gptq_linear *l, uint64_t col0, 
         if (st != TN_OK)
             return st;
     }
+    p.shard = !sorted && (col0 != 0 || col1 != l->k);
     c.group = choose_group(&p, gptq_linear_kind(l), !sorted);
     c.cols = padded_cols(&p, c.group);
     if (c.cols >> 31 != 0)

@@ -237,9 +237,9 @@ static tn_status compare(const tn_json *quant, const char *file, const tn_json *
         char a_text[64], b_text[64];
         const tn_json *a = find(quant, keys[i]), *b = find(twin, keys[i]);
         if (a != NULL && b != NULL && !same(a, b))
-            return tn_fail(err, TN_DATA, "%s says %s %s, but " TWIN_NAME " says %s; wanted one value",
-                           file, keys[i], show(a, a_text, sizeof a_text),
-                           show(b, b_text, sizeof b_text));
+            return tn_fail(err, TN_DATA,
+                           "%s says %s %s, but " TWIN_NAME " says %s; wanted one value", file,
+                           keys[i], show(a, a_text, sizeof a_text), show(b, b_text, sizeof b_text));
     }
     return TN_OK;
 }

@@ -120,13 +120,20 @@ void gptq_zero_rows(const gptq_linear *l, const gptq_cols *c, uint64_t row0, uin
     }
 }
 
-/* A word of nothing but middles; three bits have no such word. */
-static uint32_t middle_word(const gptq_linear *l)
+/* The field in every place of a word; for widths that divide 32. */
+static uint32_t repeat(uint32_t field, uint32_t bits)
 {
-    uint32_t word = (1u << (l->bits - 1)) - (l->v2 ? 0 : 1);
-    for (uint32_t at = l->bits; at < 32; at *= 2)
-        word |= word << at;
-    return word;
+    for (uint32_t at = bits; at < 32; at *= 2)
+        field |= field << at;
+    return field;
+}
+
+/* Is some field of the word all ones? */
+static bool has_full_field(uint32_t word, uint32_t bits)
+{
+    for (uint32_t at = 1; at < bits; at *= 2)
+        word &= word >> at;
+    return (word & repeat(1, bits)) != 0;
 }
 
 bool gptq_zero_differs(const gptq_linear *l, const gptq_cols *c, uint64_t row0, uint64_t row1,
@@ -134,23 +141,25 @@ bool gptq_zero_differs(const gptq_linear *l, const gptq_cols *c, uint64_t row0, 
 {
     zero_rule z = rule_of(l);
     uint8_t middle = l->bits <= 4 ? 8 : 128;
-    uint32_t per = 32 / l->bits, all_middle = middle_word(l);
+    uint32_t per = l->bits == 3 ? TN_NONE : 32 / l->bits;   /* no whole word at 3 bits */
+    uint32_t all_middle = repeat((1u << (l->bits - 1)) - z.add, l->bits);
     bool differs = false;
     *wrapped = false;
     for (uint64_t i = 0; i < c->ngroup; i++) {
         if (i > 0 && c->source[i] == c->source[i - 1])
             continue;
         const uint8_t *words = group_words(l, c->source[i]);
-        for (uint64_t r = row0; r < row1; r++) {
-            /* A whole word at once where there is one to look at. */
-            while (l->bits != 3 && r % per == 0 && r + per <= row1 &&
-                   gptq_load32(words + r / per * 4) == all_middle)
+        for (uint64_t r = row0; r < row1;) {
+            if (r % per == 0 && r + per <= row1) {
+                uint32_t word = gptq_load32(words + r / per * 4);
+                differs |= word != all_middle;
+                *wrapped |= !l->v2 && has_full_field(word, l->bits);
                 r += per;
-            if (r == row1)
-                break;
-            uint32_t field = field_at(words, r, l->bits) & z.mask;
-            differs = differs || zero_of(&z, field) != middle;
-            *wrapped = *wrapped || (!l->v2 && field == z.mask);
+                continue;
+            }
+            uint32_t field = field_at(words, r++, l->bits) & z.mask;
+            differs |= zero_of(&z, field) != middle;
+            *wrapped |= !l->v2 && field == z.mask;
         }
     }
     return differs;

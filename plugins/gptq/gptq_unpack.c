@@ -79,9 +79,13 @@ void gptq_unpack_codes(const gptq_linear *l, uint64_t row0, uint64_t row1, uint6
         uint64_t nrow = least(SIDE, row1 - r);
         for (uint64_t w = w0; w < w1; w += side) {
             uint64_t nword = least(side, w1 - w);
-            for (uint64_t i = 0; i < nword; i++)
+            for (uint64_t i = 0; i < nword; i++) {
+                const uint8_t *line = src + 4 * ((w + i) * l->n + r);
+                if (w + i + side < w1)   /* lines far apart: asked for a tile ahead */
+                    __builtin_prefetch(line + 4 * side * l->n);
                 for (uint64_t j = 0; j < nrow; j++)
-                    tile[j][i] = gptq_load32(src + 4 * ((w + i) * l->n + r + j));
+                    tile[j][i] = gptq_load32(line + 4 * j);
+            }
             uint64_t at = l->bits == 3 ? (w - w0) / 3 * per : (w - w0) * per;
             for (uint64_t j = 0; j < nrow; j++)
                 put_words(l->bits, tile[j], nword, dst + (r - row0 + j) * stride + at);
