@@ -53,6 +53,8 @@ static void guest_take(guest *g, const tn_piece *p)
     g->npiece++;
     tn_buf_put(&g->text[c], p->text, p->text_size);
     for (uint32_t i = 0; i < p->ntoken; i++) {
+        if (g->ntoken[c] == GUEST_TOKENS_MAX)
+            abort(); /* far more than any context here */
         g->logprob[c][g->ntoken[c]] = p->token[i].self.logprob;
         g->token[c][g->ntoken[c]++] = p->token[i].self.token;
         g->ntop += p->token[i].ntop;
@@ -124,6 +126,13 @@ void house_defaults(house *h)
     h->device.vocab = TINY_VOCAB;
     h->eos = TINY_END;
     h->queue_max = 1000;
+}
+
+void house_make_long(house *h)
+{
+    h->device.limits.context_max = 1024;
+    h->device.limits.blocks_max = 4096;
+    h->device.pools.nblock = 2048;
 }
 
 tn_engine_setup house_setup(house *h)

@@ -16,6 +16,7 @@
 #include "tinytok.h"
 
 #define SECOND 1000000000u
+#define GUEST_TOKENS_MAX 1100
 #define PATIENCE (60u * (uint64_t)SECOND) /* what takes longer hangs */
 
 uint64_t now_ns(void);
@@ -26,8 +27,8 @@ typedef struct guest {
     pthread_mutex_t lock;
     pthread_cond_t done;
     tn_buf text[TN_CHOICES_MAX];
-    int32_t token[TN_CHOICES_MAX][512];
-    float logprob[TN_CHOICES_MAX][512];
+    int32_t token[TN_CHOICES_MAX][GUEST_TOKENS_MAX];
+    float logprob[TN_CHOICES_MAX][GUEST_TOKENS_MAX];
     uint32_t ntoken[TN_CHOICES_MAX], finish[TN_CHOICES_MAX], stop_kind[TN_CHOICES_MAX];
     int32_t stop_token[TN_CHOICES_MAX];
     uint32_t npiece, nlast, ntop;
@@ -60,6 +61,8 @@ typedef struct house {
 } house;
 
 void house_defaults(house *h);
+/* Room for replies so long that they are still going on whatever the machine is busy with. */
+void house_make_long(house *h);
 tn_engine_setup house_setup(house *h);
 void house_open(house *h);
 /* Waits until no block is in use; then the outcomes must add up. */
