@@ -185,6 +185,8 @@ tn_status tn_conf_add(tn_conf *c, uint32_t kind, const char *name, const char *o
                       tn_err *err)
 {
     tn_quoted quoted;
+    if (kind == TN_CONF_TENON)
+        name = ""; /* callers may pass NULL */
     if (find_section(c, kind, name) != NULL)
         return TN_OK;
     if (kind > TN_CONF_MODEL || !tn_conf_is_name(kind, name))

@@ -41,7 +41,7 @@ void tn_conf_close(tn_conf *c);
 uint32_t tn_conf_count(const tn_conf *c, uint32_t kind);
 const char *tn_conf_name(const tn_conf *c, uint32_t kind, uint32_t i);
 /* FILE:LINE of the section's heading, or who added it; NULL when there is none. `name` is
- * ignored for [tenon]. */
+ * ignored for [tenon], here and below, and may be NULL there. */
 const char *tn_conf_origin(const tn_conf *c, uint32_t kind, const char *name);
 /* A value as written, NULL when the key is not given; origin (may be NULL) as for a value. */
 const char *tn_conf_get(const tn_conf *c, uint32_t kind, const char *name, const char *key,

@@ -74,4 +74,7 @@ tn_status tn_flags_set_model(const char *path, tn_conf *c, tn_err *err);
 void tn_flags_help(const tn_flag *own, uint32_t nown, const tn_flag_source *source,
                    uint32_t nsource, struct tn_buf *out);
 
+/* The lines of one table alone. */
+void tn_options_help(const tn_option *table, uint32_t n, struct tn_buf *out);
+
 #endif

@@ -58,14 +58,19 @@ static void put_option(const tn_option *o, tn_buf *out)
     tn_buf_putc(out, '\n');
 }
 
-static void put_table(const char *title, const tn_option *table, uint32_t n, tn_buf *out)
+void tn_options_help(const tn_option *table, uint32_t n, struct tn_buf *out)
 {
-    if (n > 0)
-        tn_buf_printf(out, "\n%s:\n", title);
     for (uint32_t i = 0; i < n; i++) {
         tn_option o = tn_option_at(table, i);
         put_option(&o, out);
     }
+}
+
+static void put_table(const char *title, const tn_option *table, uint32_t n, tn_buf *out)
+{
+    if (n > 0)
+        tn_buf_printf(out, "\n%s:\n", title);
+    tn_options_help(table, n, out);
 }
 
 void tn_flags_help(const tn_flag *own, uint32_t nown, const tn_flag_source *source,

@@ -85,7 +85,7 @@ static open_file file_at(int fd)
     return (open_file){.dev = s.st_dev, .ino = s.st_ino, .open = true};
 }
 
-void tn_manners_note(tn_manners *m)
+void tn_manners_note(tn_manners *m, bool files)
 {
     current_locale(m->locale);
     current_cwd(m->cwd);
@@ -96,7 +96,7 @@ void tn_manners_note(tn_manners *m)
         m->has_signal[i] = sigaction(i, NULL, &m->signal[i]) == 0;
     pthread_sigmask(SIG_SETMASK, NULL, &m->mask);
     for (int i = 0; i < FDS_MAX; i++)
-        m->file[i] = file_at(i);
+        m->file[i] = files ? file_at(i) : (open_file){.open = false};
 }
 
 static bool locale_kept(const tn_manners *m, char *what, size_t size)

@@ -16,7 +16,8 @@ typedef struct tn_manners tn_manners;
 
 tn_status tn_manners_open(tn_manners **out, tn_err *err);
 void tn_manners_close(tn_manners *m);
-void tn_manners_note(tn_manners *m);
+/* files: also descriptors, for calls before which the plugin cannot have any of its own. */
+void tn_manners_note(tn_manners *m, bool files);
 /* True when all is as noted; else `what` says what changed ("changed the umask from 022 to
  * 077"). New file descriptors are no change, closed or replaced ones are. */
 bool tn_manners_kept(tn_manners *m, char *what, size_t size);

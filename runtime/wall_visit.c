@@ -21,6 +21,12 @@ struct visit {
     char spill[SPILL];
 };
 
+/* From start on a plugin has descriptors of its own, which it may close. */
+static bool owns_files(const char *phase)
+{
+    return strcmp(phase, "start") == 0 || strcmp(phase, "drain") == 0;
+}
+
 tn_status tn_visit_open(tn_wall *w, const char *plugin, const char *phase, uint32_t seconds,
                         visit **out, tn_err *err)
 {
@@ -35,7 +41,7 @@ tn_status tn_visit_open(tn_wall *w, const char *plugin, const char *phase, uint3
     v->wall = w;
     v->plugin = plugin;
     v->phase = phase;
-    tn_manners_note(v->manners);
+    tn_manners_note(v->manners, !owns_files(phase));
     tn_guard_enter(w->guard, plugin, phase, seconds);
     *out = v;
     return TN_OK;
