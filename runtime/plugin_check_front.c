@@ -262,6 +262,20 @@ static bool is_answered(int fd)
 
 /* ------------------------------------------------------------------------------------ check */
 
+static bool is_all_given_back(straw *house)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 5;
+    pthread_mutex_lock(&house->lock);
+    while (house->running > 0
+           && pthread_cond_timedwait(&house->idle, &house->lock, &until) != ETIMEDOUT)
+        ;
+    bool all = house->running == 0 && house->submitted == house->released;
+    pthread_mutex_unlock(&house->lock);
+    return all;
+}
+
 static tn_status serve_once(const tn_check *c, straw *house, bool *answered, char *address,
                             size_t size, tn_err *err)
 {
@@ -283,6 +297,7 @@ static tn_status serve_once(const tn_check *c, straw *house, bool *answered, cha
         st = tn_wall_drain(r.wall, 0, 2000, err);
     }
     tn_wall_stop(r.wall, 0);
+    is_all_given_back(house); /* the last piece's call may still be on its way out of the code */
     if (held >= 0)
         close(held);
     if (st == TN_OK && tn_wall_held(r.guest) > 0)
@@ -290,20 +305,6 @@ static tn_status serve_once(const tn_check *c, straw *house, bool *answered, cha
                      (unsigned long long)tn_wall_held(r.guest));
     tn_check_leave(&r);
     return st;
-}
-
-static bool is_all_given_back(straw *house)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 5;
-    pthread_mutex_lock(&house->lock);
-    while (house->running > 0
-           && pthread_cond_timedwait(&house->idle, &house->lock, &until) != ETIMEDOUT)
-        ;
-    bool all = house->running == 0 && house->submitted == house->released;
-    pthread_mutex_unlock(&house->lock);
-    return all;
 }
 
 void tn_check_front(tn_check *c)
