@@ -365,7 +365,9 @@ static void pass(tn_decoding *s, uint32_t at, const char *t, size_t size, bool e
 static void pass_utf8(tn_decoding *s, uint32_t at, bool finish)
 {
     tn_buf *kept = &s->room[at].kept;
-    const uint8_t *text = (const uint8_t *)kept->data, *end = text + kept->len, *p = text;
+    if (kept->len == 0)
+        return;
+    const uint8_t *p = (const uint8_t *)kept->data, *end = p + kept->len;
     while (p < end) {
         size_t good = tn_utf8_check(p, (size_t)(end - p));
         if (good > 0)
@@ -594,6 +596,8 @@ void tn_decoding_finish(tn_decoding *s)
 /* Keeps of a run of bytes only the unfinished character at its end. */
 static void keep_unfinished(tn_buf *kept)
 {
+    if (kept->len == 0)
+        return;
     const uint8_t *p = (const uint8_t *)kept->data, *end = p + kept->len;
     bool unfinished = false;
     while (p < end && !unfinished) {

@@ -6,6 +6,7 @@
 #include "regex.h"
 
 #include "buf.h"
+#include "newer.h"
 #include "quote.h"
 #include "unicode.h"
 
@@ -23,14 +24,14 @@
     "\\x{0}-\\x{8}\\x{e}-\\x{1f}\\x{21}-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}"               \
     "\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}"             \
     "\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
-#define WORD                                                                                   \
-    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}"                \
-    "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+#define WORD_BESIDE /* letters by property, not by category */                                 \
+    "\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
 #define ANY "[\\x{0}-\\x{10ffff}]"
 
 typedef struct reader {
     const char *begin, *at, *end;
     const char *what;
+    const tn_newer *newer;
     tn_err *err;
 } reader;
 
@@ -148,17 +149,59 @@ static const char *category_name(const char *name)
     return NULL;
 }
 
-/* \p{Name}, \P{Name}, \p{^Name}, r->at on the p: text that stands for itself in and out of
- * classes. What is no category goes to PCRE2 as a script, which refuses what it lacks. */
-static tn_status put_property(reader *r, tn_buf *out)
+static bool in_category(const char *name, uint32_t category)
+{
+    static const char *const names[] = {
+        "Cn", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps",
+        "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Co", "Cs"};
+    return name[0] == names[category][0] && (name[1] == 0 || name[1] == names[category][1]);
+}
+
+/* A category as it stands inside a class, with the members that PCRE2 does not know yet. */
+static void put_category(const reader *r, const char *name, tn_buf *out)
+{
+    tn_buf_printf(out, "\\p{%s}", name);
+    for (uint32_t i = 0; i < r->newer->n; i++) {
+        const tn_newer_range *w = &r->newer->range[i];
+        if (in_category(name, w->category))
+            tn_buf_printf(out, "\\x{%x}-\\x{%x}", w->from, w->to);
+    }
+}
+
+/* The members of \s \S \d \D \w \W \h \H as they stand inside a class, whose complement is
+ * meant where *negated comes back. False: none of them. */
+static bool put_set(const reader *r, char c, tn_buf *out, bool *negated)
+{
+    static const char *const word[] = {"L", "M", "Nd", "Nl", "Pc"};
+    *negated = c == 'D' || c == 'W' || c == 'H';
+    switch (c) {
+    case 's': tn_buf_puts(out, SPACE); return true;
+    case 'S': tn_buf_puts(out, NO_SPACE); return true;
+    case 'h':
+    case 'H': tn_buf_puts(out, "0-9A-Fa-f"); return true;
+    case 'd':
+    case 'D': put_category(r, "Nd", out); return true;
+    case 'w':
+    case 'W':
+        for (size_t i = 0; i < sizeof word / sizeof *word; i++)
+            put_category(r, word[i], out);
+        tn_buf_puts(out, WORD_BESIDE);
+        return true;
+    default: return false;
+    }
+}
+
+/* \p{Name}, \P{Name}, \p{^Name}, r->at on the p: as put_set. What is no category goes to PCRE2
+ * as a script, which refuses what it lacks. */
+static tn_status put_property(reader *r, tn_buf *out, bool *negated)
 {
     char name[64];
     size_t n = 0;
-    bool negated = *r->at++ == 'P';
+    *negated = *r->at++ == 'P';
     if (!take(r, "{"))
         return refuse(r, "\\p without braces", "\\p{Name}");
     if (take(r, "^"))
-        negated = !negated;
+        *negated = !*negated;
     while (r->at < r->end && *r->at != '}') {
         char c = *r->at;
         bool fits = c == '_' || (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z');
@@ -171,24 +214,11 @@ static tn_status put_property(reader *r, tn_buf *out)
     if (n == 0 || !take(r, "}"))
         return refuse(r, "an unfinished \\p", "\\p{Name}");
     const char *category = category_name(name);
-    tn_buf_printf(out, "\\%c{%s%s}", negated ? 'P' : 'p', category != NULL ? "" : "sc:",
-                  category != NULL ? category : name);
+    if (category != NULL)
+        put_category(r, category, out);
+    else
+        tn_buf_printf(out, "\\p{sc:%s}", name);
     return TN_OK;
-}
-
-/* The members of \s \S \d \D \w \h \H, as they stand inside a class; NULL: none of them. */
-static const char *set_of(char c)
-{
-    switch (c) {
-    case 's': return SPACE;
-    case 'S': return NO_SPACE;
-    case 'd': return "\\p{Nd}";
-    case 'D': return "\\P{Nd}";
-    case 'w': return WORD;
-    case 'h': return "0-9A-Fa-f";
-    case 'H': return "\\x{0}-/:-@G-`g-\\x{10ffff}";
-    default: return NULL;
-    }
 }
 
 /* ---- classes ---- */
@@ -197,12 +227,14 @@ static const char *set_of(char c)
  * empty, are alternatives that no class can hold. */
 typedef struct set {
     tn_buf flat, rest;
+    uint32_t nrest;
 } set;
 
 static void set_open(set *s)
 {
     tn_buf_open(&s->flat, 1u << 20);
     tn_buf_open(&s->rest, 1u << 20);
+    s->nrest = 0;
 }
 
 static void set_close(set *s)
@@ -219,12 +251,16 @@ static void put_buf(tn_buf *out, const tn_buf *b)
         out->failed = true;
 }
 
-static void put_set(tn_buf *out, const set *s)
+static void put_union(tn_buf *out, const set *s)
 {
     if (s->rest.len == 0) {
         tn_buf_puts(out, "[");
         put_buf(out, &s->flat);
         tn_buf_puts(out, "]");
+        return;
+    }
+    if (s->flat.len == 0 && s->nrest == 1) {
+        put_buf(out, &s->rest);
         return;
     }
     tn_buf_puts(out, "(?:");
@@ -239,7 +275,7 @@ static void put_set(tn_buf *out, const set *s)
 
 static void begin_alternative(set *s)
 {
-    if (s->rest.len > 0)
+    if (s->nrest++ > 0)
         tn_buf_puts(&s->rest, "|");
 }
 
@@ -247,16 +283,49 @@ static tn_status read_class(reader *r, uint32_t depth, set *into);
 
 static tn_status read_posix(reader *r, set *s)
 {
-    static const char *const names[][2] = {
-        {"[:digit:]", "\\p{Nd}"}, {"[:space:]", SPACE}, {"[:word:]", WORD},
-        {"[:xdigit:]", "0-9A-Fa-f"}};
+    static const struct {
+        const char *name;
+        char set;
+    } names[] = {{"[:digit:]", 'd'}, {"[:space:]", 's'}, {"[:word:]", 'w'}, {"[:xdigit:]", 'h'}};
+    bool negated;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (take(r, names[i][0])) {
-            tn_buf_puts(&s->flat, names[i][1]);
+        if (take(r, names[i].name)) {
+            (void)put_set(r, names[i].set, &s->flat, &negated);
             return TN_OK;
         }
     }
     return refuse(r, "an unknown class", "[:digit:], [:space:], [:word:] or [:xdigit:]");
+}
+
+/* Adds a set to a class: a complement is an alternative beside it. */
+static void add_set(set *s, const tn_buf *members, bool negated)
+{
+    if (negated) {
+        begin_alternative(s);
+        tn_buf_puts(&s->rest, "[^");
+    }
+    put_buf(negated ? &s->rest : &s->flat, members);
+    if (negated)
+        tn_buf_puts(&s->rest, "]");
+}
+
+/* \s \d \w \h \p and their complements, r->at on the letter. */
+static tn_status read_member_set(reader *r, set *s)
+{
+    tn_buf members;
+    bool negated = false;
+    tn_status st = TN_OK;
+    tn_buf_open(&members, 1u << 20);
+    if (*r->at == 'p' || *r->at == 'P')
+        st = put_property(r, &members, &negated);
+    else if (put_set(r, *r->at, &members, &negated))
+        r->at++;
+    else
+        st = refuse(r, "an unknown escape in a class", "a character, \\s \\d \\w \\h or \\p");
+    if (st == TN_OK)
+        add_set(s, &members, negated);
+    tn_buf_close(&members);
+    return st;
 }
 
 /* One character of a class, or a set (*is_char false) that has gone into `s`. */
@@ -276,19 +345,7 @@ static tn_status read_member(reader *r, set *s, uint32_t *cp, bool *is_char)
     tn_status st = escaped_char(r, cp, is_char);
     if (st != TN_OK || *is_char)
         return st;
-    if (*r->at == 'p' || *r->at == 'P')
-        return put_property(r, &s->flat);
-    const char *members = set_of(*r->at);
-    if (members == NULL && *r->at != 'W')
-        return refuse(r, "an unknown escape in a class", "a character, \\s \\d \\w \\h or \\p");
-    if (members != NULL) {
-        tn_buf_puts(&s->flat, members);
-    } else {
-        begin_alternative(s);
-        tn_buf_puts(&s->rest, "[^" WORD "]");
-    }
-    r->at++;
-    return TN_OK;
+    return read_member_set(r, s);
 }
 
 static tn_status read_range(reader *r, set *s)
@@ -344,7 +401,7 @@ static tn_status read_intersection(reader *r, uint32_t depth, tn_buf *out)
         tn_status st = read_union(r, depth, &s);
         bool more = st == TN_OK && take(r, "&&");
         tn_buf_puts(out, more ? "(?=" : "");
-        put_set(out, &s);
+        put_union(out, &s);
         tn_buf_puts(out, more ? ")" : "");
         set_close(&s);
         if (st != TN_OK || !more)
@@ -378,6 +435,7 @@ static tn_status read_class(reader *r, uint32_t depth, set *into)
         if (s.rest.len > 0) {
             begin_alternative(into);
             put_buf(&into->rest, &s.rest);
+            into->nrest += s.nrest - 1;
         }
         goto done;
     }
@@ -391,7 +449,7 @@ static tn_status read_class(reader *r, uint32_t depth, set *into)
     tn_buf_puts(&into->rest, negated ? "(?:(?!" : "(?:");
     if (several)
         tn_buf_puts(&into->rest, "(?=");
-    put_set(&into->rest, &s);
+    put_union(&into->rest, &s);
     if (several)
         tn_buf_puts(&into->rest, ")");
     put_buf(&into->rest, &more);
@@ -406,29 +464,46 @@ done:
 
 static tn_status read_alternatives(reader *r, uint32_t depth, tn_buf *out, shape *sh);
 
+/* \b and \B: PCRE2's own know fewer word characters. */
+static void put_boundary(const reader *r, bool is, tn_buf *out)
+{
+    tn_buf w;
+    bool negated;
+    tn_buf_open(&w, 1u << 20);
+    (void)put_set(r, 'w', &w, &negated);
+    const char *m = w.data != NULL ? w.data : "";
+    tn_buf_printf(out, "(?:(?<=[%s])(?%c[%s])|(?<![%s])(?%c[%s]))", m, is ? '!' : '=', m, m,
+                  is ? '=' : '!', m);
+    out->failed = out->failed || w.failed;
+    tn_buf_close(&w);
+}
+
+static tn_status read_set(reader *r, tn_buf *out)
+{
+    set s;
+    set_open(&s);
+    tn_status st = read_member_set(r, &s);
+    if (st == TN_OK)
+        put_union(out, &s);
+    set_close(&s);
+    return st;
+}
+
 static tn_status read_escape(reader *r, tn_buf *out, shape *sh)
 {
     if (++r->at == r->end)
         return refuse(r, "a lone backslash", "an escape");
     char c = *r->at;
-    if (c == 'p' || c == 'P')
-        return put_property(r, out);
+    if (c != 0 && strchr("pPsSdDwWhH", c) != NULL)
+        return read_set(r, out);
     if (c == 'A' || c == 'z' || c == 'Z' || c == 'b' || c == 'B') {
         r->at++;
         sh->least = sh->most = 0;
         sh->width = false;
-        if (c == 'b')
-            tn_buf_puts(out, "(?:(?<=[" WORD "])(?![" WORD "])|(?<![" WORD "])(?=[" WORD "]))");
-        else if (c == 'B')
-            tn_buf_puts(out, "(?:(?<=[" WORD "])(?=[" WORD "])|(?<![" WORD "])(?![" WORD "]))");
+        if (c == 'b' || c == 'B')
+            put_boundary(r, c == 'b', out);
         else
             tn_buf_printf(out, "\\%c", c);
-        return TN_OK;
-    }
-    const char *members = c == 'W' ? "^" WORD : set_of(c);
-    if (members != NULL) {
-        r->at++;
-        tn_buf_printf(out, "[%s]", members);
         return TN_OK;
     }
     uint32_t cp = 0;
@@ -517,7 +592,7 @@ static tn_status read_atom(reader *r, uint32_t depth, tn_buf *out, shape *sh)
         r->at++;
         tn_status st = read_class(r, depth, &s);
         if (st == TN_OK)
-            put_set(out, &s);
+            put_union(out, &s);
         set_close(&s);
         return st;
     }
@@ -593,9 +668,22 @@ static void put_repeat(tn_buf *out, uint32_t least, uint32_t most, char kind)
         tn_buf_putc(out, kind);
 }
 
-/* What follows an atom. In Ruby's dialect a '+' behind {n,m} is no sign of possession but
- * repeats once more: X{1,3}+ is X+ then, where X has one width. */
-static tn_status read_repeat(reader *r, tn_buf *out, shape *sh)
+/* Puts a group around what was written from `at` on. */
+static void wrap(tn_buf *out, size_t at)
+{
+    size_t n = out->len - at;
+    tn_buf_puts(out, "(?:)");
+    if (out->failed)
+        return;
+    memmove(out->data + at + 3, out->data + at, n);
+    memcpy(out->data + at, "(?:", 3);
+    out->data[out->len - 1] = ')';
+}
+
+/* What follows an atom, which was written from `at` on. In Ruby's dialect a '+' behind {n,m}
+ * is no sign of possession but repeats once more: X{1,3}+ is X+ then, where X has one width;
+ * and X{3}* is (?:X{3})*. */
+static tn_status read_repeat(reader *r, tn_buf *out, size_t at, shape *sh)
 {
     uint32_t least = 1, most = 1;
     bool counted = false, lazy = false, possessive = false;
@@ -615,7 +703,8 @@ static tn_status read_repeat(reader *r, tn_buf *out, shape *sh)
         possessive = true;
     else if (!(counted && least == most) && take(r, "?"))
         lazy = true;
-    if (r->at < r->end && (*r->at == '?' || *r->at == '*' || *r->at == '+'))
+    bool again = r->at < r->end && (*r->at == '?' || *r->at == '*' || *r->at == '+');
+    if (again && !(counted && least == most))
         return refuse(r, "a repetition of a repetition", "one repetition");
     tn_status st = check_repeat(r, sh, least, most, possessive);
     if (st != TN_OK)
@@ -628,7 +717,10 @@ static tn_status read_repeat(reader *r, tn_buf *out, shape *sh)
     if (sh->least > ENDLESS)
         sh->least = ENDLESS;
     sh->atomic = sh->atomic || possessive;
-    return TN_OK;
+    if (!again)
+        return TN_OK;
+    wrap(out, at);
+    return read_repeat(r, out, at, sh);
 }
 
 static tn_status read_sequence(reader *r, uint32_t depth, tn_buf *out, shape *sh)
@@ -636,9 +728,10 @@ static tn_status read_sequence(reader *r, uint32_t depth, tn_buf *out, shape *sh
     *sh = (shape){.width = true};
     while (r->at < r->end && *r->at != '|' && *r->at != ')') {
         shape atom;
+        size_t at = out->len;
         tn_status st = read_atom(r, depth, out, &atom);
         if (st == TN_OK)
-            st = read_repeat(r, out, &atom);
+            st = read_repeat(r, out, at, &atom);
         if (st != TN_OK)
             return st;
         sh->least += atom.least;
@@ -667,11 +760,15 @@ static tn_status read_alternatives(reader *r, uint32_t depth, tn_buf *out, shape
 tn_status tn_regex_translate(const char *pattern, size_t size, const char *what,
                              struct tn_buf *out, tn_err *err)
 {
+    tn_newer newer = {0};
     reader r = {.begin = pattern, .at = pattern, .end = pattern + size, .what = what,
-                .err = err};
+                .newer = &newer, .err = err};
     shape sh = {0};
+    if (memchr(pattern, '\\', size) != NULL && !tn_newer_open(&newer))
+        return tn_fail(err, TN_NO_MEMORY, "%s: no memory for its pattern", what);
     tn_status st = read_alternatives(&r, 0, out, &sh);
     if (st == TN_OK && r.at < r.end)
-        return refuse(&r, "a ')' too many", "balanced groups");
+        st = refuse(&r, "a ')' too many", "balanced groups");
+    tn_newer_close(&newer);
     return st;
 }

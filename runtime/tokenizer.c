@@ -6,6 +6,7 @@
  * Each arrow hands its parts to the next as soon as it has them. */
 #include "tokenizer.h"
 
+#include "filemap.h"
 #include "ids.h"
 #include "json.h"
 #include "quote.h"
@@ -111,27 +112,42 @@ static tn_status read_config(tn_tok *t, const char *dir, const char *path, tn_er
     return st;
 }
 
+tn_status tn_tok_open_text(const char *json, size_t size, const char *what, uint32_t vocab_max,
+                           tn_tok **out, tn_err *err)
+{
+    tn_tok *t = calloc(1, sizeof *t);
+    if (t == NULL)
+        return tn_fail(err, TN_NO_MEMORY, "%s: no memory for its tokenizer", what);
+    t->bos = t->eos = -1;
+    tn_status st = tn_tokfile_read(t, json, size, what, vocab_max, err);
+    if (st == TN_OK)
+        *out = t;
+    else
+        tn_tok_close(t);
+    return st;
+}
+
 tn_status tn_tok_open(const char *dir, uint32_t vocab_max, tn_tok **out, tn_err *err)
 {
     tn_buf path;
-    tn_tok *t = calloc(1, sizeof *t);
+    tn_filemap map;
+    tn_tok *t = NULL;
     tn_buf_open(&path, 8192);
     tn_buf_printf(&path, "%s/tokenizer.json", dir);
-    tn_status st = TN_OK;
-    if (t == NULL || path.failed) {
-        st = tn_fail(err, TN_NO_MEMORY, "%s: no memory for its tokenizer", tn_path_tail(dir));
-        goto done;
-    }
-    t->bos = t->eos = -1;
-    st = tn_tokfile_read(t, path.data, vocab_max, err);
+    tn_status st = path.failed ? tn_fail(err, TN_DATA, "%s: too long a path", tn_path_tail(dir))
+                               : tn_filemap_open(&map, path.data, NULL, TN_TOK_FILE_MAX, err);
+    if (st != TN_OK)
+        goto close_path;
+    st = tn_tok_open_text(map.size > 0 ? (const char *)map.data : "", map.size, path.data,
+                          vocab_max, &t, err);
+    tn_filemap_close(&map);
     if (st == TN_OK)
         st = read_config(t, dir, path.data, err);
-    if (st == TN_OK) {
+    if (st == TN_OK)
         *out = t;
-        t = NULL;
-    }
-done:
-    tn_tok_close(t);
+    else
+        tn_tok_close(t);
+close_path:
     tn_buf_close(&path);
     return st;
 }

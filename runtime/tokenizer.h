@@ -25,6 +25,9 @@ void tn_ids_close(tn_ids *ids);
 /* Reads DIR/tokenizer.json and, where present, DIR/tokenizer_config.json. vocab_max: rows of
  * the embedding, 0 when unknown; a token id at or beyond it is refused. TN_NOINPUT, TN_DATA. */
 tn_status tn_tok_open(const char *dir, uint32_t vocab_max, tn_tok **out, tn_err *err);
+/* The same from the text of a tokenizer.json; `what` names it in messages. No BOS or EOS. */
+tn_status tn_tok_open_text(const char *json, size_t size, const char *what, uint32_t vocab_max,
+                           tn_tok **out, tn_err *err);
 void tn_tok_close(tn_tok *t);
 
 uint32_t tn_tok_count(const tn_tok *t);             /* greatest id + 1 */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* tokparts.h - what an open tokenizer is made of. For tokenizer.c, tokfile.c and detok.c only. */
+/* tokparts.h - what an open tokenizer is made of. For tokenizer.c, detok.c
+ * and tok*.c only. */
 #ifndef TN_TOKPARTS_H
 #define TN_TOKPARTS_H
 
@@ -37,8 +38,15 @@ struct tn_tok {
     int32_t bos, eos;
 };
 
-/* Fills a zeroed tokenizer from a tokenizer.json. What it took stays for tn_tok_close. */
-tn_status tn_tokfile_read(tn_tok *t, const char *path, uint32_t vocab_max, tn_err *err);
+/* Fills a zeroed tokenizer from the text of a tokenizer.json; `path` is for messages. What it
+ * took stays for tn_tok_close. TN_DATA. */
+tn_status tn_tokfile_read(tn_tok *t, const char *text, size_t size, const char *path,
+                          uint32_t vocab_max, tn_err *err);
+
+/* The "model" of the file, before which `s` stands: fills vocab and bpe. Ids are below
+ * id_max. */
+struct tn_scan;
+tn_status tn_tokmodel_read(tn_tok *t, struct tn_scan *s, uint32_t id_max, tn_err *err);
 
 /* The "post_processor" of the file: fills frame. Runs once all tokens are known. */
 tn_status tn_tokframe_read(tn_tok *t, const tn_json *spec, const char *what, tn_err *err);

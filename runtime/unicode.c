@@ -119,6 +119,8 @@ size_t tn_utf8_bad_size(const uint8_t *p, const uint8_t *end, bool *unfinished)
 
 size_t tn_utf8_check(const uint8_t *text, size_t size)
 {
+    if (size == 0)
+        return 0;
     const uint8_t *p = text, *end = text + size;
     while (p < end) {
         uint64_t word;

@@ -119,7 +119,10 @@ class Comparison:
             return
         self.failed += 1
         if self.failed <= 5:
-            print("%s: %s of %r\n   wanted %r\n   got    %r" % (self.name, what, text, want, have))
+            at = next((i for i, (a, b) in enumerate(zip(want, have)) if a != b),
+                      min(len(want), len(have)))
+            print("%s: %s of %.300r differs at %d\n   wanted %r\n   got    %r" % (
+                self.name, what, text, at, want[max(at - 3, 0):at + 9], have[max(at - 3, 0):at + 9]))
 
     def encode(self, text):
         ids = None
