@@ -18,7 +18,9 @@ typedef struct tn_ckpt tn_ckpt;
 /* TN_NOINPUT: no such folder or no config.json; TN_DATA: anything invalid, by name. */
 tn_status tn_ckpt_open(const char *dir, uint32_t flags, tn_ckpt **out, tn_err *err);
 void tn_ckpt_close(tn_ckpt *c);
-const tn_view *tn_ckpt_view(const tn_ckpt *c);      /* lives as long as the checkpoint */
+/* Lives as long as the checkpoint. A tensor whose type plugin.h has no number for (F4, F6,
+ * E8M0, complex) reads with dtype 0 and its bytes. */
+const tn_view *tn_ckpt_view(const tn_ckpt *c);
 const tn_json *tn_ckpt_generation(const tn_ckpt *c); /* generation_config.json or NULL */
 uint64_t tn_ckpt_bytes(const tn_ckpt *c);            /* of all shards */
 /* What was decided between contradictory files (single file and index both there, tensors the

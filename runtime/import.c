@@ -15,6 +15,7 @@
 #include "utf8seq.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +36,7 @@ typedef struct job {
     tn_stw *writer;
     uint64_t total;           /* bytes of all tensors as written */
     uint64_t odd;             /* values that are no finite numbers */
+    bool has_template;        /* chat_template.jinja is written */
     tn_err *err;
 } job;
 
@@ -229,6 +231,7 @@ static tn_status put_template(job *j, tn_buf *out)
         return tn_fail(j->err, TN_DATA, "%s: tokenizer.chat_template: expected valid UTF-8",
                        tn_gguf_path(j->g));
     tn_buf_put(out, text.text, (size_t)text.size);
+    j->has_template = text.size > 0;
     return TN_OK;
 }
 
@@ -265,6 +268,21 @@ static tn_status write_files(job *j)
     for (size_t i = 0; i < sizeof files / sizeof files[0] && st == TN_OK; i++)
         st = write_file(j, files[i].name, files[i].put);
     return st;
+}
+
+/* Files of the model that was there before, which readers would take for the new one's. */
+static void remove_old(const job *j)
+{
+    static const char *const names[] = {
+        "quantize_config.json", "quant_config.json", "chat_template.json", "added_tokens.json",
+        "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
+    };
+    size_t n = sizeof names / sizeof names[0] - (j->has_template ? 1 : 0);
+    int dir = open(j->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    for (size_t i = 0; i < n && dir >= 0; i++)
+        (void)unlinkat(dir, names[i], 0);
+    if (dir >= 0)
+        close(dir);
 }
 
 /* ----------------------------------------------------------------------------- the whole */
@@ -318,7 +336,11 @@ static tn_status write_folder(job *j)
         st = tn_gguf_unchanged(j->g, j->err);
     if (st == TN_OK)
         st = progress(j, "forcing it to disk");
-    return st == TN_OK ? tn_stw_finish(j->writer, j->o.overwrite, j->err) : st;
+    if (st == TN_OK)
+        st = tn_stw_finish(j->writer, j->o.overwrite, j->err);
+    if (st == TN_OK && j->o.overwrite)
+        remove_old(j);
+    return st;
 }
 
 tn_status tn_import(const char *gguf, const char *dir, const tn_import_options *options,

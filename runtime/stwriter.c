@@ -717,12 +717,12 @@ tn_status tn_stw_finish(tn_stw *w, bool tidy, tn_err *err)
         st = write_index(w, err);
     if (st != TN_OK)
         return st;
-    if (tidy)
-        remove_stale(w);
     for (uint32_t i = 0; i < w->nshard && st == TN_OK; i++)
         st = part_rename(w, &w->shard[i].file, err);
     if (st == TN_OK && w->nfile > before) /* the index follows its shards */
         st = part_rename(w, &w->file[before], err);
+    if (st == TN_OK && tidy)
+        remove_stale(w);
     for (uint32_t i = 0; i < before && st == TN_OK; i++)
         st = part_rename(w, &w->file[i], err);
     w->finished = st == TN_OK;

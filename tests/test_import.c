@@ -471,6 +471,8 @@ static void the_folder(void **state)
     assert_int_equal(run(&s, &o, &err), TN_CANTCREATE); /* a model is there */
     assert_non_null(strstr(err.text, "holds a model already"));
     scratch_text(&s, "out/model-00001-of-00002.safetensors", "stale");
+    scratch_text(&s, "out/quantize_config.json", "{\"bits\": 4}");
+    scratch_text(&s, "out/chat_template.jinja", "stale");
     w = (watcher){.stop_at = 5};
     o.overwrite = true;
     assert_int_equal(run(&s, &o, &err), TN_CANCELLED);
@@ -484,6 +486,10 @@ static void the_folder(void **state)
     assert_int_equal(tn_ckpt_view(c)->ntensor, 3 + 9 * LAYERS);
     tn_ckpt_close(c);
     assert_true(scratch_has(&s, "out/model.safetensors.index.json"));
+    assert_false(scratch_has(&s, "out/model.safetensors"));
+    assert_false(scratch_has(&s, "out/model-00001-of-00002.safetensors"));
+    assert_false(scratch_has(&s, "out/quantize_config.json"));
+    assert_false(scratch_has(&s, "out/chat_template.jinja"));
     o.dtype = 77;
     assert_int_equal(run(&s, &o, &err), TN_USAGE);
     scratch_close(&s);
