@@ -199,7 +199,7 @@ def errors(c, url):
         (openai.BadRequestError, 400, chat(max_tokens=0), "value_out_of_range", "max_tokens"),
         (openai.BadRequestError, 400, chat(n=0), "value_out_of_range", "n"),
         (openai.BadRequestError, 400, chat(n=9), "value_out_of_range", "n"),
-        (openai.BadRequestError, 400, chat(stop=""), None, "stop"),
+        (openai.BadRequestError, 400, chat(stop=""), None, None),
         (openai.BadRequestError, 400, chat(stream_options={"include_usage": True}),
          "value_out_of_range", "stream_options"),
         (openai.BadRequestError, 400, chat(top_logprobs=2), "value_out_of_range", "top_logprobs"),

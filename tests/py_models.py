@@ -220,12 +220,12 @@ with check("quantization_config: refused by name, exit 65"):
         if os.path.exists(path + "/quantize_config.json"):
             os.remove(path + "/quantize_config.json")
         return path
-    for path, words in [
-            (q(gptq, quant_method="odd"), ("odd",)), (q(gptq, bits=5), ("bits",)),
-            (q(gptq, bits="4"), ("bits",)), (q(awq, bits=3), ("bits",)),
-            (q(awq, version="odd"), ("version",)), (q(awq, quant_method="gptq"), ("gptq",)),
-            (q(gptq, quant_method="awq"), ("awq",))]:
-        fails(65, "complete", path, "--config", ini, "--prompt", "x", words=words)
+    for source, change, words in [
+            (gptq, {"quant_method": "odd"}, ("odd",)), (gptq, {"bits": 5}, ("bits",)),
+            (gptq, {"bits": "4"}, ("bits",)), (awq, {"bits": 3}, ("bits",)),
+            (awq, {"version": "odd"}, ("version",)), (awq, {"quant_method": "gptq"}, ("gptq",)),
+            (gptq, {"quant_method": "awq"}, ("awq",))]:
+        fails(65, "complete", q(source, **change), "--config", ini, "--prompt", "x", words=words)
 
 with check("tokenizer and weights: refused, exit 65 or 66"):
     p = broken(lambda c: None)

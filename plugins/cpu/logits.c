@@ -78,13 +78,14 @@ static void begin(cpu_program *p, const batch *b, uint32_t i)
                             .vocab = b->h->vocab, .segment_width = CPU_SEGMENT,
                             .nsegment = b->h->nsegment};
     cpu_draw_begin(&p->draw[i]);
+    p->draw[i].waits = !p->draw[i].done;
 }
 
 static uint32_t count_unfinished(const cpu_program *p, const batch *b)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < b->n; i++)
-        n += !p->draw[i].done;
+        n += p->draw[i].waits;
     return n;
 }
 
@@ -93,7 +94,7 @@ static void draw_by_row(cpu_program *p, const batch *b)
 {
     uint32_t turn = 0;
     for (uint32_t i = 0; i < b->n; i++) {
-        if (p->draw[i].done || turn++ % p->ndraw != b->worker)
+        if (!p->draw[i].waits || turn++ % p->ndraw != b->worker)
             continue;
         p->draw[i].scratch = &p->scratch[b->worker];
         cpu_draw_all(&p->draw[i]);
@@ -128,7 +129,7 @@ static void draw_by_stage(cpu_program *p, const batch *b)
     };
     uint32_t row[CPU_DRAWS_MAX], n = 0;
     for (uint32_t i = 0; i < b->n; i++)
-        if (!p->draw[i].done)
+        if (p->draw[i].waits)
             row[n++] = i;
     bool adjusted = false;
     for (uint32_t j = 0; j < n; j++)

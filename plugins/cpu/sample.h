@@ -66,6 +66,8 @@ typedef struct cpu_draw {
 
     /* between stages */
     uint32_t done;                /* result is final but for reports */
+    uint32_t waits;               /* was not done when begun: set once, safe to read beside
+                                     workers that finish other rows */
     uint32_t adjusted;            /* z is a changed copy, else the raw row */
     uint32_t scaled;
     uint32_t ncandidate;          /* 0: all columns race */
