@@ -283,11 +283,14 @@ static tn_status store(const parsing *p, const target *t, char *value, tn_err *e
     return TN_OK;
 }
 
-static tn_status store_text(const parsing *p, const target *t, tn_buf *text, tn_err *err)
+/* `size`: bytes that went into the text. */
+static tn_status store_text(const parsing *p, const target *t, tn_buf *text, size_t size,
+                            tn_err *err)
 {
     if (text->failed) {
         tn_buf_close(text);
-        return fail_flag(p, err, "has a value past 8192 bytes");
+        return size < VALUE_MAX_BYTES ? no_memory(err)
+                                      : fail_flag(p, err, "has a value past 8192 bytes");
     }
     char *value = text->data != NULL ? tn_buf_take(text) : strdup("");
     return value != NULL ? store(p, t, value, err) : no_memory(err);
@@ -350,19 +353,21 @@ static tn_status take_list(parsing *p, const target *t, const char *value, tn_er
 {
     tn_buf text;
     const tn_given *old = find_given(p->out, t);
+    size_t size = strlen(value) + (old != NULL ? strlen(old->value) + 1 : 0);
     tn_buf_open(&text, VALUE_MAX_BYTES);
     if (old != NULL)
         tn_buf_puts(&text, old->value);
     tn_status st = put_list(p, value, &text, err);
     while (st == TN_OK && t->many && (value = next_value(p)) != NULL) {
         p->at++;
+        size += strlen(value) + 1;
         st = put_list(p, value, &text, err);
     }
     if (st != TN_OK) {
         tn_buf_close(&text);
         return st;
     }
-    return store_text(p, t, &text, err);
+    return store_text(p, t, &text, size, err);
 }
 
 /* `--KEY.MEMBER V` of a key that holds a JSON object: adds the member to it. */
@@ -391,7 +396,7 @@ static tn_status take_member(parsing *p, const target *t, const char *member, co
         tn_buf_put_json(&text, value, strlen(value));
     }
     tn_buf_putc(&text, '}');
-    return store_text(p, t, &text, err);
+    return store_text(p, t, &text, n + strlen(value) + NAME_MAX_BYTES, err);
 }
 
 static tn_status take_bool(parsing *p, const target *t, bool no, tn_err *err)
