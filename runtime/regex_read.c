@@ -621,8 +621,9 @@ static bool take_count(reader *r, uint32_t *out)
 {
     const char *from = r->at;
     *out = 0;
-    while (r->at < r->end && *r->at >= '0' && *r->at <= '9' && *out <= COUNT_MAX)
-        *out = *out * 10 + (uint32_t)(*r->at++ - '0');
+    for (; r->at < r->end && *r->at >= '0' && *r->at <= '9'; r->at++)
+        if (*out <= COUNT_MAX)
+            *out = *out * 10 + (uint32_t)(*r->at - '0');
     return r->at > from;
 }
 

@@ -111,7 +111,7 @@ static char *fixture_text(const fixture *f)
     const merge *m = f->sentence_piece ? spm_merges : level_merges;
     size_t n = f->sentence_piece ? sizeof spm_merges / sizeof *spm_merges
                                  : sizeof level_merges / sizeof *level_merges;
-    tn_buf_open(&b, 1u << 20);
+    tn_buf_open(&b, 1u << 26);
     tn_buf_printf(&b, "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,"
                   "\"added_tokens\":%s,\"normalizer\":%s,\"pre_tokenizer\":%s,"
                   "\"post_processor\":%s,\"decoder\":%s,\"model\":{\"type\":\"BPE\",%s\"vocab\":{",
