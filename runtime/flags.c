@@ -617,17 +617,25 @@ const char *tn_flags_value(const tn_flags *f, const char *name)
     return NULL;
 }
 
+/* The end of a flag's name when it is `name` (dashes and underscores alike), else NULL. */
+static const char *name_end(const char *word, const char *name)
+{
+    if (strncmp(word, "--", 2) != 0)
+        return NULL;
+    for (word += 2; *name != 0; word++, name++)
+        if (*word != *name && !(*word == '_' && *name == '-'))
+            return NULL;
+    return word;
+}
+
 const char *tn_flags_early(int argc, char *const *argv, const char *name)
 {
     const char *value = NULL;
-    size_t n = strlen(name);
     for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++) {
-        const char *w = argv[i];
-        if (strncmp(w, "--", 2) != 0 || strncmp(w + 2, name, n) != 0)
-            continue;
-        if (w[n + 2] == '=')
-            value = w + n + 3;
-        else if (w[n + 2] == 0 && i + 1 < argc)
+        const char *end = name_end(argv[i], name);
+        if (end != NULL && *end == '=')
+            value = end + 1;
+        else if (end != NULL && *end == 0 && i + 1 < argc)
             value = argv[++i];
     }
     return value;

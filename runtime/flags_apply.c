@@ -48,10 +48,14 @@ tn_status tn_flags_set_model(const char *path, tn_conf *c, tn_err *err)
 
 static void put_option(const tn_option *o, tn_buf *out)
 {
-    tn_buf_puts(out, "  --");
+    tn_buf_puts(out, o->type == TN_OPT_BOOL ? "  --[no-]" : "  --");
     for (const char *k = o->key; *k != 0; k++)
         tn_buf_putc(out, *k == '_' ? '-' : *k);
-    tn_buf_puts(out, o->type == TN_OPT_BOOL ? " | --no-..." : " V");
+    if (o->type == TN_OPT_ENUM)
+        for (uint32_t i = 0; o->choices[i] != NULL; i++)
+            tn_buf_printf(out, "%s%s", i ? "|" : " ", o->choices[i]);
+    else if (o->type != TN_OPT_BOOL)
+        tn_buf_puts(out, " V");
     tn_buf_printf(out, "\n        %s", o->help);
     if (o->fallback[0] != 0)
         tn_buf_printf(out, " [%s]", o->fallback);

@@ -14,16 +14,19 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* The folder of the tests' sources. */
+/* The folder of the tests' sources: $srcdir may be it or the one above. */
 static const char *source_dir(void)
 {
     static char dir[PATH_MAX];
-    char probe[PATH_MAX + 32];
+    static const char *const below[] = {"", "/tests"};
     const char *srcdir = getenv("srcdir");
-    snprintf(dir, sizeof dir, "%s", srcdir ? srcdir : ".");
-    snprintf(probe, sizeof probe, "%s/badplugins/good.h", dir);
-    if (access(probe, R_OK) == 0)
-        return dir;
+    for (int i = 0; i < 2; i++) {
+        char probe[PATH_MAX + 32];
+        snprintf(dir, sizeof dir, "%.4000s%s", srcdir ? srcdir : ".", below[i]);
+        snprintf(probe, sizeof probe, "%s/badplugins/good.h", dir);
+        if (access(probe, R_OK) == 0)
+            return dir;
+    }
     snprintf(dir, sizeof dir, "%s", __FILE__);
     char *slash = strrchr(dir, '/');
     if (slash != NULL)

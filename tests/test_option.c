@@ -419,12 +419,13 @@ static void flags_before_loading(void **state)
 {
     char *argv[] = {"serve", "--configs", "x", "--config", "a.ini", "--config=b.ini", "--",
                     "--config", "c"};
-    char *last[] = {"--config"};
+    char *last[] = {"--config"}, *under[] = {"--log_level=warn"};
     (void)state;
     assert_string_equal(tn_flags_early(9, argv, "config"), "b.ini");
     assert_string_equal(tn_flags_early(5, argv, "config"), "a.ini");
     assert_null(tn_flags_early(3, argv, "config"));
     assert_null(tn_flags_early(1, last, "config"));
+    assert_string_equal(tn_flags_early(1, under, "log-level"), "warn");
 }
 
 static void flags_write_over_the_ini(void **state)
@@ -458,6 +459,8 @@ static void help_names_everything(void **state)
     tn_flags_help(own, COUNT(own), sources, COUNT(sources), &b);
     assert_non_null(strstr(b.data, "--print-config, -P"));
     assert_non_null(strstr(b.data, "--max-model-len V"));
+    assert_non_null(strstr(b.data, "  --[no-]prefix-caching\n"));
+    assert_non_null(strstr(b.data, "  --log-format text|json\n"));
     assert_non_null(strstr(b.data, "options of [plugin web]:\n  --port V\n        h [8000]\n"));
     tn_buf_close(&b);
 }
