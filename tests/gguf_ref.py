@@ -16,6 +16,10 @@ import subprocess
 import sys
 import tempfile
 
+# A script beside this one may have the name of a package.
+HERE = str(pathlib.Path(__file__).resolve().parent)
+sys.path = [p for p in sys.path if str(pathlib.Path(p or ".").resolve()) != HERE]
+
 try:
     import gguf
     import numpy as np
