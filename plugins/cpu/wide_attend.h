@@ -109,33 +109,17 @@ WIDE void scores(const int nq, const uint32_t dtype, piece *c)
 
 /* ------------------------------------------------------------------------- softmax */
 
-WIDE vf capped(vf s, float softcap)   /* softcap * tanh(s / softcap) */
+/* s = softcap * tanh(s * scale / softcap) over the piece. */
+static void cap_scores(piece *c, uint32_t nq)
 {
-    vf e = f_exp(f_mul(s, f_set(2.0f / softcap)));
-    vf tanh = f_sub(f_set(1.0f), f_div(f_set(2.0f), f_add(e, f_set(1.0f))));
-    return f_mul(f_set(softcap), tanh);
-}
-
-/* Scales and masks query i's scores and gives the largest so far. */
-WIDE float soften_scores(piece *c, const int i)
-{
-    const cpu_attend *a = c->a;
-    const vf none = f_set(-INFINITY), scale = f_set(a->scale);
-    vf most = none;
-    UNROLL for (unsigned v = 0; v < PIECE / LANES; v++) {
-        vf s = f_mul(f_load(c->p[i] + v * LANES), scale);
-        if (a->softcap > 0.0f)
-            s = capped(s, a->softcap);
-        if (c->from[i] > 0 || c->to[i] < PIECE) {
-            vf at = f_add(f_count(), f_set((float)(v * LANES)));
-            s = f_pick_less(at, f_set((float)c->from[i]), none, s);
-            s = f_pick_less(at, f_set((float)c->to[i]), s, none);
+    const vf cap = f_set(c->a->softcap), one = f_set(1.0f);
+    const vf twice = f_set(2.0f * c->a->scale / c->a->softcap);
+    for (uint32_t i = 0; i < nq; i++)
+        for (unsigned v = 0; v < PIECE; v += LANES) {
+            vf e = f_exp(f_mul(f_load(c->p[i] + v), twice));
+            vf tanh = f_sub(one, f_div(f_set(2.0f), f_add(e, one)));
+            f_store(c->p[i] + v, f_mul(cap, tanh));
         }
-        f_store(c->p[i] + v * LANES, s);
-        most = f_max(s, most);
-    }
-    float top = f_top(most), before = a->m[c->query0 + (uint32_t)i];
-    return top > before ? top : before;
 }
 
 /* e^x for x <= 0 as weights need it: 0 below -87, no subnormals. 2^r by a polynomial. */
@@ -153,8 +137,27 @@ WIDE vf f_exp_below(vf x)
     return f_pick_less(x, f_set(-87.0f), f_zero(), p);
 }
 
+/* Scales and masks query i's scores and gives the largest so far. */
+WIDE float soften_scores(piece *c, uint32_t i, float scale)
+{
+    const vf none = f_set(-INFINITY), factor = f_set(scale);
+    vf most = none;
+    UNROLL for (unsigned v = 0; v < PIECE / LANES; v++) {
+        vf s = f_mul(f_load(c->p[i] + v * LANES), factor);
+        if (c->from[i] > 0 || c->to[i] < PIECE) {
+            vf at = f_add(f_count(), f_set((float)(v * LANES)));
+            s = f_pick_less(at, f_set((float)c->from[i]), none, s);
+            s = f_pick_less(at, f_set((float)c->to[i]), s, none);
+        }
+        f_store(c->p[i] + v * LANES, s);
+        most = f_max(s, most);
+    }
+    float top = f_top(most), before = c->a->m[c->query0 + i];
+    return top > before ? top : before;
+}
+
 /* Turns scores into weights relative to `base` and gives their sum. */
-WIDE float soften_weights(piece *c, const int i, float base)
+WIDE float soften_weights(piece *c, uint32_t i, float base)
 {
     vf sum = f_zero();
     UNROLL for (unsigned v = 0; v < PIECE / LANES; v++) {
@@ -165,30 +168,34 @@ WIDE float soften_weights(piece *c, const int i, float base)
     return f_sum(sum);
 }
 
-/* The online softmax of a piece: weights, and how far each query's maximum rose. Queries run
- * side by side, since each alone is one long chain. */
-WIDE void soften(const int nq, piece *c)
+/* The online softmax of a piece: weights, and how far each query's maximum rose. Two loops,
+ * since the chain of one query alone would keep the processor waiting. */
+static void soften(piece *c, uint32_t nq)
 {
-    float *m = c->a->m + c->query0, *l = c->a->l + c->query0;
-    float rise[LANES] = {0}, base[QUERIES], keep[LANES];
-    UNROLL for (int i = 0; i < nq; i++) {
-        float top = soften_scores(c, i);
+    float *m = c->a->m + c->query0, *l = c->a->l + c->query0, scale = c->a->scale;
+    float rise[LANES] = {0}, base[QUERIES];
+    if (c->a->softcap > 0.0f) {
+        cap_scores(c, nq);
+        scale = 1.0f;
+    }
+    for (uint32_t i = 0; i < nq; i++) {
+        float top = soften_scores(c, i, scale);
         base[i] = top > -INFINITY ? top : 0.0f;
         rise[i] = m[i] - base[i];
         m[i] = top;
     }
-    f_store(keep, f_exp(f_load(rise)));
-    UNROLL for (int i = 0; i < nq; i++) {
-        c->keep[i] = keep[i];
-        l[i] = l[i] * keep[i] + soften_weights(c, i, base[i]);
+    f_store(rise, f_exp(f_load(rise)));
+    for (uint32_t i = 0; i < nq; i++) {
+        c->keep[i] = rise[i];
+        l[i] = l[i] * rise[i] + soften_weights(c, i, base[i]);
     }
 }
 
 /* -------------------------------------------------------------------------- values */
 
-/* acc[i] += p[i][t] * v[t] for tokens [t, end), vectors [d, d + nv) of the head. */
-WIDE void add_values(const int i0, const int i1, const int nv, const uint32_t dtype,
-                     const piece *c, int32_t t, int32_t end, size_t d, vf acc[][2])
+/* acc[i] += p[i][t] * v[t] for tokens [t, end), nq queries from i0 on, vectors [d, d + nv). */
+WIDE void add_values(const int nq, const int nv, const uint32_t dtype, const piece *c,
+                     uint32_t i0, int32_t t, int32_t end, size_t d, vf acc[][2])
 {
     const size_t step = (size_t)c->a->stride * cache_size(dtype);
     const uint8_t *row = (const uint8_t *)c->a->v + (c->t0 + (size_t)t) * step +
@@ -199,8 +206,8 @@ WIDE void add_values(const int i0, const int i1, const int nv, const uint32_t dt
         UNROLL for (int n = 0; n < nv; n++)
             v[n] = whole ? cache_load(dtype, row, (size_t)n * LANES)
                          : cache_load_8(dtype, row, (size_t)n * LANES);
-        UNROLL for (int i = i0; i < i1; i++) {
-            vf p = f_copy(&c->p[i][t]);
+        UNROLL for (int i = 0; i < nq; i++) {
+            vf p = f_copy(&c->p[i0 + (uint32_t)i][t]);
             UNROLL for (int n = 0; n < nv; n++)
                 acc[i][n] = f_fma(p, v[n], acc[i][n]);
         }
@@ -220,29 +227,49 @@ WIDE void part_store(float *p, size_t left, vf v)
         f_store_n(p, (uint32_t)left, v);
 }
 
-/* Tokens all queries of the tile see lie between `all` and `end`; the rest goes one by one. */
+/* acc = acc * keep + tokens [t, end). */
 WIDE void values_at(const int nq, const int nv, const uint32_t dtype, const piece *c,
-                    int32_t all, int32_t end, size_t d)
+                    uint32_t i0, int32_t t, int32_t end, size_t d)
 {
     const size_t dim = c->a->dim;
-    float *to = c->a->acc + c->query0 * dim + d;
+    float *to = c->a->acc + (c->query0 + i0) * dim + d;
     vf acc[QUERIES][2];
     UNROLL for (int i = 0; i < nq; i++)
         UNROLL for (int n = 0; n < nv; n++)
             acc[i][n] = f_mul(part_load(to + (size_t)i * dim + n * LANES, dim - d - n * LANES),
-                              f_set(c->keep[i]));
-    UNROLL for (int i = 0; i < nq; i++)
-        add_values(i, i + 1, nv, dtype, c, c->from[i], c->to[i] < all ? c->to[i] : all, d, acc);
-    add_values(0, nq, nv, dtype, c, all, end, d, acc);
-    UNROLL for (int i = 0; i < nq; i++)
-        add_values(i, i + 1, nv, dtype, c, c->from[i] > end ? c->from[i] : end, c->to[i], d,
-                   acc);
+                              f_set(c->keep[i0 + (uint32_t)i]));
+    add_values(nq, nv, dtype, c, i0, t, end, d, acc);
     UNROLL for (int i = 0; i < nq; i++)
         UNROLL for (int n = 0; n < nv; n++)
             part_store(to + (size_t)i * dim + n * LANES, dim - d - n * LANES, acc[i][n]);
 }
 
-WIDE void values(const int nq, const uint32_t dtype, const piece *c)
+WIDE void values_of(const int nq, const uint32_t dtype, const piece *c, uint32_t i0, int32_t t,
+                    int32_t end)
+{
+    size_t d = 0;
+    for (; d + 2 * LANES <= c->a->dim; d += 2 * LANES)
+        values_at(nq, 2, dtype, c, i0, t, end, d);
+    for (; d < c->a->dim; d += LANES)
+        values_at(nq, 1, dtype, c, i0, t, end, d);
+}
+
+/* Tokens [t, end) that query i sees and not all of its tile, if any; what came before them is
+ * scaled then. */
+static void ragged(piece *c, uint32_t dtype, uint32_t i, int32_t t, int32_t end)
+{
+    if (t >= end)
+        return;
+    switch (dtype) {
+    case TN_F32: values_of(1, TN_F32, c, i, t, end); break;
+    case TN_F16: values_of(1, TN_F16, c, i, t, end); break;
+    default: values_of(1, TN_BF16, c, i, t, end); break;
+    }
+    c->keep[i] = 1.0f;
+}
+
+/* Tokens that all queries of the tile see lie between `all` and `end`. */
+WIDE void values(const int nq, const uint32_t dtype, piece *c)
 {
     int32_t all = 0, end = PIECE;
     for (int i = 0; i < nq; i++) {
@@ -251,11 +278,13 @@ WIDE void values(const int nq, const uint32_t dtype, const piece *c)
     }
     if (end < all)
         end = all;
-    size_t d = 0;
-    for (; d + 2 * LANES <= c->a->dim; d += 2 * LANES)
-        values_at(nq, 2, dtype, c, all, end, d);
-    for (; d < c->a->dim; d += LANES)
-        values_at(nq, 1, dtype, c, all, end, d);
+    for (uint32_t i = 0; i < (uint32_t)nq; i++)
+        ragged(c, dtype, i, c->from[i], c->to[i] < all ? c->to[i] : all);
+    values_of(nq, dtype, c, 0, all, end);
+    for (uint32_t i = 0; i < (uint32_t)nq; i++) {
+        c->keep[i] = 1.0f;
+        ragged(c, dtype, i, c->from[i] > end ? c->from[i] : end, c->to[i]);
+    }
 }
 
 /* --------------------------------------------------------------------------- tiles */
@@ -289,7 +318,7 @@ WIDE void attend_tile(const int nq, const uint32_t dtype, const cpu_attend *a, u
         if (!piece_cut(&c, (uint32_t)nq, t0))
             continue;
         scores(nq, dtype, &c);
-        soften(nq, &c);
+        soften(&c, (uint32_t)nq);
         values(nq, dtype, &c);
     }
 }

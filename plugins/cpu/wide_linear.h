@@ -218,50 +218,56 @@ WIDE void tile_quant(const int mt, const uint32_t kind, const cpu_matrix *w,
 
 /* ----------------------------------------------------------------- fp32 activations */
 
-/* Column c of a block, rows as lanes; codes less their zero. */
-WIDE vf column(const uint32_t kind, const uint8_t *p, const unsigned c, const unsigned v,
-               vf zero)
+/* Column i of four that begin at p, rows as lanes; codes less their zero. `high`: the upper
+ * nibbles. */
+WIDE vf column(const uint32_t kind, const bool high, const uint8_t *p, const unsigned i,
+               const unsigned v, vf zero)
 {
-    const unsigned at = c * CPU_STRIP + v * LANES;
+    const unsigned at = i * CPU_STRIP + v * LANES;
     if (kind == TN_FORM_F32)
         return f_load((const float *)p + at);
     if (kind == TN_FORM_F16)
         return f_load_f16((const uint16_t *)p + at);
     if (kind == TN_FORM_BF16)
         return f_load_bf16((const uint16_t *)p + at);
-    const bool nibbles = kind == TN_FORM_W4G;
-    const unsigned quad = nibbles ? c % 16 / 4 : c / 4;
-    vi four = i_load(p + 64 * quad + 4 * LANES * v);
-    vi code = i_right(four, 8 * (c % 4) + (nibbles && c >= 16 ? 4 : 0));
-    return f_sub(f_from_i(i_and(code, i_set(nibbles ? 15 : 255))), zero);
+    vi code = i_right(i_load(p + 4 * LANES * v), 8 * i + (high ? 4 : 0));
+    return f_sub(f_from_i(i_and(code, i_set(kind == TN_FORM_W4G ? 15 : 255))), zero);
 }
 
-/* Four columns from c on, for all tokens of the tile. */
-WIDE void add_columns(const int mt, const uint32_t kind, const uint8_t *p, const unsigned c,
-                      const float *x, uint64_t ldx, const vf z[VECS], vf dot[][VECS])
+/* Adds `nfour` times four columns, `step` bytes apart, of x's columns from 0 on. */
+WIDE void add_columns(const int mt, const uint32_t kind, const bool high, const uint8_t *p,
+                      const unsigned nfour, const unsigned step, const float *x, uint64_t ldx,
+                      const vf z[VECS], vf dot[][VECS])
 {
-    UNROLL for (unsigned i = 0; i < 4; i++) {
-        vf col[VECS];
-        UNROLL for (unsigned v = 0; v < VECS; v++)
-            col[v] = column(kind, p, c + i, v, z[v]);
-        UNROLL for (int t = 0; t < mt; t++) {
-            vf xt = f_copy(x + (uint64_t)t * ldx + c + i);
+    for (unsigned j = 0; j < nfour; j++, p += step, x += 4)
+        UNROLL for (unsigned i = 0; i < 4; i++) {
+            vf col[VECS];
             UNROLL for (unsigned v = 0; v < VECS; v++)
-                dot[t][v] = f_fma(col[v], xt, dot[t][v]);
+                col[v] = column(kind, high, p, i, v, z[v]);
+            UNROLL for (int t = 0; t < mt; t++) {
+                vf xt = f_copy(x + (uint64_t)t * ldx + i);
+                UNROLL for (unsigned v = 0; v < VECS; v++)
+                    dot[t][v] = f_fma(col[v], xt, dot[t][v]);
+            }
         }
-    }
 }
 
 /* One block: its own sum from zero, then scaled into the running sum. */
 WIDE void block_floats(const int mt, const uint32_t kind, const uint8_t *p, const float *x,
                        uint64_t ldx, const vf s[VECS], const vf z[VECS], vf sum[][VECS])
 {
+    const bool coded = kind == TN_FORM_W4G || kind == TN_FORM_W8G;
+    const unsigned step = coded ? 64 : kind == TN_FORM_F32 ? 256 : 128;
     vf dot[TILE][VECS];
     UNROLL for (int t = 0; t < mt; t++)
         UNROLL for (unsigned v = 0; v < VECS; v++)
             dot[t][v] = f_zero();
-    UNROLL for (unsigned c = 0; c < CPU_BLOCK; c += 4)
-        add_columns(mt, kind, p, c, x, ldx, z, dot);
+    if (kind == TN_FORM_W4G) {
+        add_columns(mt, kind, false, p, 4, step, x, ldx, z, dot);
+        add_columns(mt, kind, true, p, 4, step, x + 16, ldx, z, dot);
+    } else {
+        add_columns(mt, kind, false, p, 8, step, x, ldx, z, dot);
+    }
     UNROLL for (int t = 0; t < mt; t++)
         UNROLL for (unsigned v = 0; v < VECS; v++)
             sum[t][v] = f_fma(dot[t][v], s[v], sum[t][v]);
