@@ -38,10 +38,9 @@ static bool for_statement(tn_jparser *p, tn_jnode **out)
         return false;
     *out = n;
     TN_TRY(tn_jparse_next(p));
-    TN_TRY(tn_jparse_target(p, (tn_jtuple_rules){.end = "in"}, &n->as.loop->target));
+    TN_TRY(tn_jparse_target(p, (tn_jtuple_rules){.targets = true}, &n->as.loop->target));
     TN_TRY(tn_jparse_expect_name(p, "in"));
-    TN_TRY(tn_jparse_tuple(p, (tn_jtuple_rules){.no_cond = true, .end = "recursive"},
-                           &n->as.loop->iter));
+    TN_TRY(tn_jparse_tuple(p, (tn_jtuple_rules){.no_cond = true}, &n->as.loop->iter));
     if (tn_jparse_at(p, "if")) {
         TN_TRY(tn_jparse_next(p));
         TN_TRY(tn_jparse_expr(p, &n->as.loop->test));

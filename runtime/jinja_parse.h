@@ -46,7 +46,6 @@ typedef struct tn_jtuple_rules {
     bool no_cond;         /* no `x if y` */
     bool parens;          /* () is a tuple */
     bool ns;              /* a.b is a namespace's attribute */
-    const char *end;      /* a name that ends it too, or NULL */
 } tn_jtuple_rules;
 
 bool tn_jparse_expr(tn_jparser *p, tn_jnode **out);

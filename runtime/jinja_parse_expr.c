@@ -830,11 +830,10 @@ bool tn_jparse_expr(tn_jparser *p, tn_jnode **out)
 
 /* -------------------------------------------------------------------- tuples and targets */
 
-static bool tuple_ends(const tn_jparser *p, const tn_jtuple_rules *rules)
+static bool tuple_ends(const tn_jparser *p)
 {
     return p->cur.type == TN_JTOK_VAR_END || p->cur.type == TN_JTOK_BLOCK_END
-           || p->cur.type == TN_JTOK_RPAREN
-           || (rules->end != NULL && tn_jparse_at(p, rules->end));
+           || p->cur.type == TN_JTOK_RPAREN;
 }
 
 bool tn_jparse_tuple(tn_jparser *p, tn_jtuple_rules rules, tn_jnode **out)
@@ -846,7 +845,7 @@ bool tn_jparse_tuple(tn_jparser *p, tn_jtuple_rules rules, tn_jnode **out)
         tn_jnode *n;
         if (r.n > 0)
             TN_TRY(tn_jparse_expect(p, TN_JTOK_COMMA));
-        if (tuple_ends(p, &rules))
+        if (tuple_ends(p))
             break;
         if (rules.targets)
             TN_TRY(primary(p, rules.ns, &n));

@@ -16,6 +16,14 @@ static void put_hex(tn_jtext *t, uint32_t cp)
     tn_jtext_puts(t, buf);
 }
 
+/* Marks of user text stay whole: they are taken out of the output later. */
+static bool is_printable(const tn_jrun *r, uint32_t cp)
+{
+    if (cp < 0x7f)
+        return cp >= 0x20;
+    return cp == r->mark || (tn_jchar_bits(cp) & TN_JCHAR_PRINT) != 0;
+}
+
 void tn_jstr_repr(tn_jtext *t, const tn_jstr *s)
 {
     char quote = '\'';
@@ -31,8 +39,7 @@ void tn_jstr_repr(tn_jtext *t, const tn_jstr *s)
             tn_jtext_putc(t, (char)cp);
         } else if (cp == '\n' || cp == '\r' || cp == '\t') {
             tn_jtext_puts(t, cp == '\n' ? "\\n" : cp == '\r' ? "\\r" : "\\t");
-        } else if (cp == t->r->mark || (cp < 0x7f ? cp >= 0x20
-                                                  : (tn_jchar_bits(cp) & TN_JCHAR_PRINT) != 0)) {
+        } else if (is_printable(t->r, cp)) {
             tn_jtext_put(t, from, (size_t)(p - from));
         } else {
             put_hex(t, cp);

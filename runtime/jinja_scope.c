@@ -48,6 +48,7 @@ typedef struct name_use {
     tn_jval text;
     const tn_jnode *called;     /* first call of a name that nothing assigns */
     bool read;                  /* such a name is also looked at in another way */
+    bool assigned;              /* somewhere in the template */
 } name_use;
 
 typedef struct binder {
@@ -233,6 +234,7 @@ static bool mention_store(binder *b, scope *s, uint32_t name)
         }
     }
     y->stored = true;
+    b->name[name].assigned = true;
     return true;
 }
 
@@ -243,6 +245,7 @@ static bool mention_param(binder *b, scope *s, uint32_t name, uint32_t *slot)
         TN_TRY(define(b, s, name, TN_JLOAD_PARAM, &y));
     y->kind = TN_JLOAD_PARAM;
     y->stored = true;
+    b->name[name].assigned = true;
     if (slot != NULL)
         *slot = y->slot;
     return true;
@@ -691,7 +694,7 @@ static bool functions_exist(binder *b)
         const name_use *u = &b->name[i];
         const tn_jstr *s = u->text.as.s;
         tn_quoted q;
-        if (u->called != NULL && !u->read && tn_jglobal_find(s->p, s->size) == NULL)
+        if (u->called != NULL && !u->read && !u->assigned && tn_jglobal_find(s->p, s->size) == NULL)
             return tn_jparse_fail_at(b->p, u->called, "no function is named %s",
                                      tn_quote(&q, s->p, s->size));
     }

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PRECISION_MAX 4096
+#define PRECISION_MAX 100000
 #define DIGITS_ROOM 512       /* what a double may need besides its precision */
 #define SMALL_ROOM 72
 
@@ -284,7 +284,7 @@ static bool format_char(tn_jrun *r, int64_t i, const spec *s, tn_jtext *t)
     if (i < 0 || i >= 0x110000 || (i >= 0xd800 && i <= 0xdfff))
         return tn_jrun_fail(r, "%%c arg not in range(0x110000)");
     size_t n = tn_jutf_encode((uint32_t)i, buf);
-    put_padded(t, s, s->align != 0 && s->align != '=' ? s->align : '<', buf, n, 1);
+    put_padded(t, s, s->align != 0 && s->align != '=' ? s->align : '>', buf, n, 1);
     return true;
 }
 

@@ -119,11 +119,8 @@ static bool split_space(splitter *s)
             p = q;
         if (p == end)
             return true;
-        if (s->left == 0) { /* the rest in one piece, but for the blanks at its end */
-            while (q = end, tn_jchar_is_space(tn_jutf_prev(&q)))
-                end = q;
+        if (s->left == 0)
             return add_part(s, p, end);
-        }
         const char *from = p;
         while (p < end && (q = p, !tn_jchar_is_space(tn_jutf_next(&q))))
             p = q;
@@ -161,11 +158,8 @@ static bool rsplit_space(splitter *s)
             end = q;
         if (end == start)
             return true;
-        if (s->left == 0) {
-            while (q = start, tn_jchar_is_space(tn_jutf_next(&q)))
-                start = q;
+        if (s->left == 0)
             return add_part(s, start, end);
-        }
         const char *to = end;
         while (end > start && (q = end, !tn_jchar_is_space(tn_jutf_prev(&q))))
             end = q;
