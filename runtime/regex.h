@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* regex.h - regular expressions out of tokenizer.json, run by PCRE2.
  *
- * They are written in Oniguruma's Ruby dialect. regex_read.c turns that into PCRE2's, so that
- * \s, \w, \h, nested classes, && and quantifiers mean what they meant, and refuses what may
- * take exponential time (a repetition inside a repetition), looks behind, or names groups.
+ * They are written in Oniguruma's Ruby dialect. regex_read.c and regex_set.c turn that into
+ * PCRE2's, so that \s, \w, \h, \p, nested classes, && and quantifiers mean what they meant;
+ * what may take exponential time (a repetition inside a repetition), looks behind or refers
+ * to a group is refused. One difference is left: without regard to case one character stands
+ * for one (no ss for a sharp s).
+ *
  * Matching is bounded too: it sees a window of the text at first, more only while a match
  * would reach past it, and the sum of what failed attempts saw has a ceiling. */
 #ifndef TN_REGEX_H

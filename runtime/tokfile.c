@@ -321,8 +321,10 @@ static tn_status with_part(reader *r, int i)
 static tn_status read_all(reader *r)
 {
     tn_status st = read_document(r);
-    if (st == TN_OK)
-        st = with_part(r, NORMALIZER);
+    if (st != TN_OK)
+        return st;
+    r->t->kinds = tn_kinds_new();
+    st = r->t->kinds != NULL ? with_part(r, NORMALIZER) : no_memory(r);
     if (st == TN_OK)
         st = with_part(r, PRETOKENIZER);
     if (st == TN_OK)
@@ -349,6 +351,5 @@ tn_status tn_tokfile_read(tn_tok *t, const char *text, size_t size, const char *
     tn_lexicon_open(&t->words);
     tn_bpe_open(&t->bpe, &t->vocab);
     tn_added_open(&t->added);
-    t->kinds = tn_kinds_new();
-    return t->kinds != NULL ? read_all(&r) : no_memory(&r);
+    return read_all(&r);
 }
