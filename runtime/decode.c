@@ -448,7 +448,9 @@ static void replace(tn_decoding *s, uint32_t at, bool end)
     const char *t = r->kept.len > 0 ? r->kept.data : "";
     size_t done = 0, tail = 0;
     if (end) {
-        (void)put_replaced(&out, g, g->content, g->content_size, t, r->kept.len, &r->regex, NULL);
+        tn_status st = put_replaced(&out, g, g->content, g->content_size, t, r->kept.len,
+                                    &r->regex, NULL);
+        s->no_memory = s->no_memory || st == TN_NO_MEMORY;
         done = r->kept.len;
     } else {
         const char *m;

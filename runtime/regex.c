@@ -11,6 +11,7 @@
 
 #define WINDOW 512u            /* bytes seen by a first attempt */
 #define STEPS_MAX 10000u       /* backtracks an attempt in the first window */
+#define OUT_OF_MEMORY 121      /* what pcre2_compile calls it; its header has no name */
 #define COST_A_BYTE 2048u      /* the ceiling: so many bytes seen by failures, per byte of text */
 
 struct tn_regex {
@@ -44,6 +45,10 @@ tn_status tn_regex_open(const char *pattern, size_t size, const char *what, tn_r
                             PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NO_AUTO_CAPTURE |
                                 PCRE2_NEVER_BACKSLASH_C,
                             &code, &at, NULL);
+    if (r->code == NULL && code == OUT_OF_MEMORY) {
+        st = tn_fail(err, TN_NO_MEMORY, "%s: no memory for its pattern", what);
+        goto done;
+    }
     if (r->code == NULL) {
         char why[128] = "";
         pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
@@ -116,8 +121,10 @@ static int attempt(const tn_regex *r, tn_regex_work *w, const uint8_t *text, siz
     return pcre2_match(r->code, text, end, from, options, w->data, w->limits);
 }
 
-static tn_status over_limit(tn_err *err)
+static tn_status give_up(int rc, tn_err *err)
 {
+    if (rc == PCRE2_ERROR_NOMEMORY)
+        return tn_fail(err, TN_NO_MEMORY, "no memory to match a pattern of the tokenizer");
     tn_status st = tn_fail(err, TN_REFUSED, "the text takes a pattern of the tokenizer too many "
                                             "steps; expected ordinary text");
     if (err != NULL)
@@ -138,10 +145,10 @@ static tn_status match_at(const tn_regex *r, tn_regex_work *w, const uint8_t *te
             if (rc > 0)
                 return TN_OK;
         } else if (rc != PCRE2_ERROR_PARTIAL) {
-            return over_limit(err);
+            return give_up(rc, err);
         }
         if (w->cost_left < end - from)
-            return over_limit(err);
+            return give_up(PCRE2_ERROR_MATCHLIMIT, err);
         w->cost_left -= end - from;
         if (rc != PCRE2_ERROR_PARTIAL)
             return TN_OK;
@@ -169,7 +176,7 @@ tn_status tn_regex_find(const tn_regex *r, tn_regex_work *w, const uint8_t *text
             if (st != TN_OK)
                 return st;
         } else if (!found) {
-            return over_limit(err);
+            return give_up(rc, err);
         }
         if (found) {
             *start = at[0];

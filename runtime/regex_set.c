@@ -198,6 +198,7 @@ static void put_buf(tn_buf *out, const tn_buf *b)
 
 static void put_union(tn_buf *out, const set *s)
 {
+    out->failed = out->failed || s->flat.failed || s->rest.failed;
     if (s->rest.len == 0) {
         tn_buf_puts(out, "[");
         put_buf(out, &s->flat);
@@ -332,6 +333,8 @@ static tn_status read_union(reader *r, uint32_t depth, set *s)
     }
     if (r->at == r->end)
         return tn_regex_refuse(r, "an unfinished class", "]");
+    if (s->flat.failed || s->rest.failed)
+        return tn_fail(r->err, TN_NO_MEMORY, "%s: no memory for its pattern", r->what);
     if (s->flat.len == 0 && s->rest.len == 0)
         return tn_regex_refuse(r, "an empty class", "at least one member");
     return TN_OK;
@@ -377,6 +380,7 @@ static tn_status read_class(reader *r, uint32_t depth, set *into)
     r->at++; /* the closing bracket */
     if (!several && !negated) {
         put_buf(&into->flat, &s.flat);
+        into->flat.failed = into->flat.failed || s.rest.failed;
         if (s.rest.len > 0) {
             begin_alternative(into);
             put_buf(&into->rest, &s.rest);

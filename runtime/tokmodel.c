@@ -103,6 +103,8 @@ static tn_status read_vocab(reader *r)
         if (st != TN_OK)
             return st;
         word w = word_of(&key, &r->word[0]);
+        if (r->word[0].failed)
+            return no_memory(r);
         (void)tn_scan_peek(s);
         const char *at = s->at;
         if (tn_scan_uint(s, &id) != TN_OK || id >= r->id_max)
@@ -157,6 +159,8 @@ static tn_status add_merge(reader *r, tn_scan *s, const char *at, word a, word b
     int32_t left = tn_lexicon_find(v, a.text, a.size);
     int32_t right = tn_lexicon_find(v, b.text, b.size);
     int32_t both = find_joined(r, a, b);
+    if (r->joined.failed)
+        return no_memory(r);
     if (left < 0 || right < 0 || both < 0) {
         word missing = left < 0 ? a : right < 0 ? b : (word){r->joined.data, r->joined.len};
         return tn_scan_refuse(s, at, "merge %u: %s is not in the vocabulary", r->t->bpe.nmerge,
@@ -167,7 +171,7 @@ static tn_status add_merge(reader *r, tn_scan *s, const char *at, word a, word b
     const uint8_t *last = tn_utf8_back((const uint8_t *)a.text + a.size);
     const uint8_t *first = (const uint8_t *)b.text;
     bool ok = tn_bpe_add(&r->t->bpe, left, right, both, tn_utf8_next(&last), tn_utf8_next(&first));
-    return ok && !r->joined.failed ? TN_OK : no_memory(r);
+    return ok ? TN_OK : no_memory(r);
 }
 
 /* "a b": two words with one blank between. */
@@ -179,6 +183,8 @@ static tn_status read_merge_text(reader *r, tn_scan *s)
     if (st != TN_OK)
         return st;
     word w = word_of(&text, &r->word[0]);
+    if (r->word[0].failed)
+        return no_memory(r);
     if (w.size >= 8 && memcmp(w.text, "#version", 8) == 0)
         return TN_OK;
     const char *blank = w.size > 0 ? memchr(w.text, ' ', w.size) : NULL;
@@ -206,6 +212,8 @@ static tn_status read_merge_pair(reader *r, tn_scan *s)
     if (st != TN_OK)
         return st;
     word a = word_of(&side[0], &r->word[0]), b = word_of(&side[1], &r->word[1]);
+    if (r->word[0].failed || r->word[1].failed)
+        return no_memory(r);
     return add_merge(r, s, at, a, b);
 }
 
@@ -246,7 +254,7 @@ static tn_status read_text(reader *r, const char *key, tn_buf *out, bool *has)
         tn_status st = tn_scan_string(s, &text);
         if (st == TN_OK)
             unescape(&text, out);
-        return st;
+        return st == TN_OK && out->failed ? no_memory(r) : st;
     }
     const char *at = s->at;
     tn_status st = tn_scan_skip(s);
