@@ -304,7 +304,8 @@ def conventions(quant, w, group, bits):
     else:
         sym = quant["config_groups"]["group_0"]["weights"]["symmetric"]
         s = most / (top / 2) if sym else (hi0 - lo0) / top
-    s = bf16_value(bf16_bits(s)) if method == "compressed-tensors" else s.astype(np.float16).astype(np.float32)
+    packed = method == "compressed-tensors"
+    s = bf16_value(bf16_bits(s)) if packed else s.astype(np.float16).astype(np.float32)
     if method == "awq":
         z = np.clip(-np.rint(lo / s), 0, top)
     elif method == "gptq":
@@ -370,7 +371,7 @@ def ask_tools(T, quant, shapes):
                 from awq.utils.packing_utils import dequantize_gemm
                 w = dequantize_gemm(t["qweight"], t["qzeros"], t["scales"].float(), 4,
                                     quant["group_size"]).T
-            elif quant["quant_method"] == "gptq" and quant["bits"] in (4, 8):
+            elif quant["quant_method"] == "gptq":
                 tool = "gptqmodel"
                 from gptqmodel.nn_modules.qlinear.torch import TorchLinear
                 from gptqmodel.utils.model import convert_gptq_v1_to_v2_format_module

@@ -375,7 +375,8 @@ static void test_gemm(void **state)
 {
     static const struct { uint64_t n, k, group; } all[] = {
         {8, 4, 4},     {8, 8, 8},      {192, 576, 64}, {64, 128, 32}, {256, 256, 128},
-        {136, 320, 64}, {48, 576, 576}, {16, 24, 24},   {264, 96, 32}, {8, 6, 3}};
+        {136, 320, 64}, {48, 576, 576}, {16, 24, 24},   {264, 96, 32}, {8, 6, 3},
+        {24, 9, 3},     {16, 45, 45}};
     (void)state;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         fake_bench b;

@@ -11,7 +11,6 @@
  * plain; the written configuration then names the kinds of modules that were left. */
 #include "awq.h"
 
-#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -27,7 +26,7 @@ typedef struct writer {
     bool symmetric;
     awq_round round;
     const char *version;   /* AutoAWQ's name of the layout */
-    pthread_mutex_t lock;  /* guards the sink and what follows */
+    pthread_mutex_t lock;  /* held while the sink is called; guards what follows */
     uint32_t nkind;
     char (*kind)[KIND_SIZE]; /* [KINDS_MAX] names written, numbers as '#' */
 } writer;
@@ -147,7 +146,7 @@ static tn_status check_linear(const writer *w, const tn_write_linear *l, uint64_
 static bool fast_overflows(const writer *w, uint16_t scale)
 {
     float most = 15 * awq_from_half(w->round.scale_dtype, scale);
-    return w->layout == AWQ_GEMV_FAST && !isfinite(awq_from_half(TN_F16, awq_to_half(TN_F16, most)));
+    return w->layout == AWQ_GEMV_FAST && awq_to_half(TN_F16, most) == 0x7c00u;
 }
 
 static tn_status round_matrix(const writer *w, const tn_write_linear *l, uint64_t group,
@@ -167,6 +166,17 @@ static tn_status round_matrix(const writer *w, const tn_write_linear *l, uint64_
                                (unsigned long long)((g + 1) * group - 1));
         }
     return TN_OK;
+}
+
+/* The sink sees one call at a time, whichever threads the modules come from. */
+static tn_status put_tensor(void *ctx, const char *name, uint32_t dtype, uint32_t ndim,
+                            const uint64_t *dim, const void *data, tn_err *err)
+{
+    writer *w = ctx;
+    pthread_mutex_lock(&w->lock);
+    tn_status st = w->sink.tensor(w->sink.ctx, name, dtype, ndim, dim, data, err);
+    pthread_mutex_unlock(&w->lock);
+    return st;
 }
 
 /* "model.layers.3.mlp.up_proj" becomes "model.layers.#.mlp.up_proj". */
@@ -209,13 +219,15 @@ tn_status awq_write_linear(void *writer_, const tn_write_linear *l, tn_err *err)
     m.zero = (uint8_t *)(m.scale + nscale);
     m.code = m.zero + nscale;
     st = round_matrix(w, l, group, &m, err);
+    if (w->layout == AWQ_PACKED && w->symmetric)
+        m.zero = NULL;
     if (st == TN_OK) {
-        if (w->layout == AWQ_PACKED && w->symmetric)
-            m.zero = NULL;
+        const tn_sink guarded = {.size = sizeof guarded, .ctx = w, .tensor = put_tensor};
+        st = awq_pack(h, &guarded, w->layout, l->name, &m, err);
+    }
+    if (st == TN_OK) {
         pthread_mutex_lock(&w->lock);
-        st = awq_pack(h, &w->sink, w->layout, l->name, &m, err);
-        if (st == TN_OK)
-            note_name(w, l->name);
+        note_name(w, l->name);
         pthread_mutex_unlock(&w->lock);
     }
     h->release(h->ctx, m.scale);

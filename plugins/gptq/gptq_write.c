@@ -25,7 +25,7 @@ typedef struct writer {
     bool act_order;
     uint64_t group;          /* 0: the whole row */
     gptq_round round;
-    pthread_mutex_t lock;    /* guards the sink and what follows */
+    pthread_mutex_t lock;    /* held while the sink is called; guards what follows */
     bool head;               /* an lm_head was written */
     uint32_t nkind;
     char (*kind)[KIND_SIZE]; /* [KINDS_MAX] names inside a block that were written */
@@ -201,8 +201,9 @@ static void put_field(uint32_t *words, uint64_t step, uint64_t at, uint32_t bits
         words[(word + 1) * step] |= v >> (32 - shift);
 }
 
-static tn_status put_tensor(const writer *w, const char *module, const char *suffix,
-                            uint32_t dtype, uint64_t d0, uint64_t d1, const void *data, tn_err *err)
+/* The one place that calls the sink, which sees one call at a time. */
+static tn_status put_tensor(writer *w, const char *module, const char *suffix, uint32_t dtype,
+                            uint64_t d0, uint64_t d1, const void *data, tn_err *err)
 {
     char name[GPTQ_NAME_MAX];
     const uint64_t dim[2] = {d0, d1};
@@ -210,10 +211,13 @@ static tn_status put_tensor(const writer *w, const char *module, const char *suf
     if (n < 0 || (size_t)n >= sizeof name)
         return tn_fail(err, TN_UNSUPPORTED, "%.100s...: a name of %d bytes, wanted less than %u",
                        module, n, GPTQ_NAME_MAX);
-    return w->sink.tensor(w->sink.ctx, name, dtype, d1 == 0 ? 1 : 2, dim, data, err);
+    pthread_mutex_lock(&w->lock);
+    tn_status st = w->sink.tensor(w->sink.ctx, name, dtype, d1 == 0 ? 1 : 2, dim, data, err);
+    pthread_mutex_unlock(&w->lock);
+    return st;
 }
 
-static tn_status put_codes(const writer *w, const char *name, const matrix *m, tn_err *err)
+static tn_status put_codes(writer *w, const char *name, const matrix *m, tn_err *err)
 {
     const tn_host *h = w->self->h;
     uint64_t count = m->k * w->round.bits / 32 * m->n;
@@ -229,7 +233,7 @@ static tn_status put_codes(const writer *w, const char *name, const matrix *m, t
     return st;
 }
 
-static tn_status put_zeros(const writer *w, const char *name, const matrix *m, tn_err *err)
+static tn_status put_zeros(writer *w, const char *name, const matrix *m, tn_err *err)
 {
     const tn_host *h = w->self->h;
     uint32_t bits = w->round.bits, mask = (1u << bits) - 1;
@@ -247,7 +251,7 @@ static tn_status put_zeros(const writer *w, const char *name, const matrix *m, t
     return st;
 }
 
-static tn_status put_matrix(const writer *w, const char *name, const matrix *m, tn_err *err)
+static tn_status put_matrix(writer *w, const char *name, const matrix *m, tn_err *err)
 {
     tn_status st = put_codes(w, name, m, err);
     if (st == TN_OK)
@@ -301,11 +305,11 @@ tn_status gptq_write_linear(void *writer_, const tn_write_linear *l, tn_err *err
                          "%s: row %llu holds weights that are not finite or too large for a "
                          "16-bit scale",
                          l->name, (unsigned long long)r);
+    if (st == TN_OK)
+        st = put_matrix(w, l->name, &m, err);
     if (st == TN_OK) {
         pthread_mutex_lock(&w->lock);
-        st = put_matrix(w, l->name, &m, err);
-        if (st == TN_OK)
-            note_name(w, l->name);
+        note_name(w, l->name);
         pthread_mutex_unlock(&w->lock);
     }
     w->self->h->release(w->self->h->ctx, m.row);
