@@ -5,33 +5,18 @@
  *
  * Between stages a token travels as one or more parts; the last has `end` set. Fuse and
  * ByteLevel make one token of all, whose end comes only with finish. */
-#include "decode.h"
+#include "decode_parts.h"
 
 #include "bpe.h"
-#include "json.h"
-#include "quote.h"
 #include "unicode.h"
-#include "utf8seq.h"
 
 #include <stdlib.h>
 
-#define DEPTH_MAX 16u
 #define HOLD_MAX 64u /* a pattern up to this long is replaced without waiting for the end */
 
 static const char broken[] = "\xef\xbf\xbd"; /* U+FFFD */
 
-enum stage_kind { JOIN, BYTE_LEVEL, BYTE_FALLBACK, FUSE, STRIP, REPLACE, METASPACE, SUFFIX };
-
-typedef struct tn_decode_stage {
-    enum stage_kind kind;
-    tn_pattern pattern;        /* REPLACE */
-    char *content;             /* owned: REPLACE: what comes in; SUFFIX: the suffix */
-    size_t content_size;
-    char mark[4];              /* METASPACE, STRIP: the character */
-    uint32_t mark_size;
-    uint32_t start, stop;      /* STRIP: how many at each end */
-    bool drop_first;           /* METASPACE: the first token loses its mark */
-} stage;
+typedef tn_decode_stage stage;
 
 typedef struct tn_decode_room {
     tn_buf part;               /* the token in hand, where the stage wants it whole */
@@ -42,167 +27,6 @@ typedef struct tn_decode_room {
     bool past_start;           /* STRIP: the token's own text has begun */
     bool holds;                /* SUFFIX: `kept` is a token */
 } room;
-
-/* ---- opening ---- */
-
-typedef struct opener {
-    tn_decoder *d;
-    const uint8_t *kinds;
-    const char *what;
-    tn_err *err;
-} opener;
-
-static tn_status add_stage(opener *o, enum stage_kind kind, stage **out)
-{
-    if (o->d->n == TN_DECODE_STAGES_MAX)
-        return tn_fail(o->err, TN_DATA, "%s: more than %u stages; expected fewer", o->what,
-                       TN_DECODE_STAGES_MAX);
-    *out = &o->d->stage[o->d->n++];
-    **out = (stage){.kind = kind};
-    return TN_OK;
-}
-
-static tn_status take_text(opener *o, const tn_json *text, const char *key, stage *s)
-{
-    if (text == NULL || text->type != TN_JSON_TEXT || text->count > 4096)
-        return tn_fail(o->err, TN_DATA, "%s: %s is no text of at most 4096 bytes", o->what, key);
-    s->content = malloc(text->count + 1u);
-    if (s->content == NULL)
-        return tn_fail(o->err, TN_NO_MEMORY, "%s: no memory", o->what);
-    memcpy(s->content, text->text, text->count);
-    s->content_size = text->count;
-    return TN_OK;
-}
-
-static tn_status take_mark(opener *o, const tn_json *spec, const char *key, stage *s)
-{
-    const tn_json *mark = tn_json_find(spec, key);
-    if (mark == NULL || mark->type != TN_JSON_TEXT || mark->count == 0 ||
-        tn_utf8_size(mark->text, mark->count) != mark->count)
-        return tn_fail(o->err, TN_DATA, "%s: %s is not one character", o->what, key);
-    memcpy(s->mark, mark->text, mark->count);
-    s->mark_size = mark->count;
-    return TN_OK;
-}
-
-static tn_status open_replace(opener *o, const tn_json *spec)
-{
-    stage *s = NULL;
-    tn_status st = add_stage(o, REPLACE, &s);
-    if (st == TN_OK)
-        st = tn_pattern_open(&s->pattern, tn_json_find(spec, "pattern"), o->kinds, o->what,
-                             o->err);
-    return st == TN_OK ? take_text(o, tn_json_find(spec, "content"), "content", s) : st;
-}
-
-static tn_status open_strip(opener *o, const tn_json *spec)
-{
-    stage *s = NULL;
-    int64_t start = 0, stop = 0;
-    tn_status st = add_stage(o, STRIP, &s);
-    if (st == TN_OK)
-        st = take_mark(o, spec, "content", s);
-    if (st == TN_OK)
-        st = tn_json_get_int(spec, "start", o->what, 0, 0, 4096, &start, o->err);
-    if (st == TN_OK)
-        st = tn_json_get_int(spec, "stop", o->what, 0, 0, 4096, &stop, o->err);
-    if (st == TN_OK) {
-        s->start = (uint32_t)start;
-        s->stop = (uint32_t)stop;
-    }
-    return st;
-}
-
-static tn_status open_metaspace(opener *o, const tn_json *spec)
-{
-    stage *s = NULL;
-    const char *scheme = NULL;
-    bool prefix = true;
-    tn_status st = add_stage(o, METASPACE, &s);
-    if (st == TN_OK)
-        st = take_mark(o, spec, "replacement", s);
-    if (st == TN_OK)
-        st = tn_json_get_text(spec, "prepend_scheme", o->what, "always", &scheme, o->err);
-    if (st == TN_OK)
-        st = tn_json_get_bool(spec, "add_prefix_space", o->what, true, &prefix, o->err);
-    if (st == TN_OK)
-        s->drop_first = prefix && strcmp(scheme, "never") != 0;
-    return st;
-}
-
-static tn_status open_suffix(opener *o, const tn_json *spec)
-{
-    stage *s = NULL;
-    tn_status st = add_stage(o, SUFFIX, &s);
-    if (st == TN_OK)
-        st = take_text(o, tn_json_find(spec, "suffix"), "suffix", s);
-    if (st == TN_OK)
-        st = tn_pattern_open_string(&s->pattern, s->content, s->content_size, o->what, o->err);
-    return st;
-}
-
-static tn_status open_any(opener *o, const tn_json *spec, uint32_t depth)
-{
-    static const struct {
-        const char *type;
-        tn_status (*open)(opener *o, const tn_json *spec);
-    } types[] = {{"Replace", open_replace}, {"Strip", open_strip},
-                 {"Metaspace", open_metaspace}, {"BPEDecoder", open_suffix}};
-    static const struct {
-        const char *type;
-        enum stage_kind kind;
-    } plain[] = {{"ByteLevel", BYTE_LEVEL}, {"ByteFallback", BYTE_FALLBACK}, {"Fuse", FUSE}};
-    const char *type = NULL;
-    tn_quoted q;
-    tn_status st = tn_json_get_text(spec, "type", o->what, NULL, &type, o->err);
-    if (st != TN_OK)
-        return st;
-    const tn_json *list = tn_json_find(spec, "decoders");
-    if (type != NULL && strcmp(type, "Sequence") == 0) {
-        if (list == NULL || list->type != TN_JSON_LIST || depth >= DEPTH_MAX)
-            return tn_fail(o->err, TN_DATA, "%s: Sequence without a list of decoders, or nested "
-                           "deeper than %u", o->what, DEPTH_MAX);
-        for (const tn_json *m = list->child; m != NULL && st == TN_OK; m = m->next)
-            st = open_any(o, m, depth + 1);
-        return st;
-    }
-    for (size_t i = 0; type != NULL && i < sizeof types / sizeof *types; i++)
-        if (strcmp(type, types[i].type) == 0)
-            return types[i].open(o, spec);
-    stage *s = NULL;
-    for (size_t i = 0; type != NULL && i < sizeof plain / sizeof *plain; i++)
-        if (strcmp(type, plain[i].type) == 0)
-            return add_stage(o, plain[i].kind, &s);
-    return tn_fail(o->err, TN_DATA, "%s: type %s; expected ByteLevel, ByteFallback, Fuse, Strip, "
-                   "Replace, Metaspace, BPEDecoder or Sequence", o->what,
-                   type != NULL ? tn_quote_text(&q, type) : "absent");
-}
-
-tn_status tn_decoder_open(tn_decoder *d, const tn_json *spec, const uint8_t *kinds,
-                          const char *what, tn_err *err)
-{
-    *d = (tn_decoder){0};
-    d->stage = calloc(TN_DECODE_STAGES_MAX, sizeof *d->stage);
-    if (d->stage == NULL)
-        return tn_fail(err, TN_NO_MEMORY, "%s: no memory", what);
-    opener o = {.d = d, .kinds = kinds, .what = what, .err = err};
-    stage *s = NULL;
-    tn_status st = spec == NULL || spec->type == TN_JSON_NULL ? add_stage(&o, JOIN, &s)
-                                                              : open_any(&o, spec, 0);
-    if (st != TN_OK)
-        tn_decoder_close(d);
-    return st;
-}
-
-void tn_decoder_close(tn_decoder *d)
-{
-    for (uint32_t i = 0; i < d->n; i++) {
-        tn_pattern_close(&d->stage[i].pattern);
-        free(d->stage[i].content);
-    }
-    free(d->stage);
-    *d = (tn_decoder){0};
-}
 
 bool tn_decoding_open(tn_decoding *s, const tn_decoder *d)
 {
@@ -317,16 +141,16 @@ static bool change(const stage *s, const char *t, size_t size, tn_buf *out, tn_s
                    tn_err *err)
 {
     tn_regex_work *work = NULL;
-    int byte = s->kind == BYTE_FALLBACK ? byte_named(t, size) : -1;
-    if (s->kind == BYTE_LEVEL)
+    int byte = s->kind == TN_STAGE_BYTE_FALLBACK ? byte_named(t, size) : -1;
+    if (s->kind == TN_STAGE_BYTE_LEVEL)
         put_byte_level(out, t, size);
     else if (byte >= 0)
         tn_buf_putc(out, (char)byte);
-    else if (s->kind == REPLACE)
+    else if (s->kind == TN_STAGE_REPLACE)
         *st = put_replaced(out, s, s->content, s->content_size, t, size, &work, err);
-    else if (s->kind == SUFFIX)
+    else if (s->kind == TN_STAGE_SUFFIX)
         *st = put_replaced(out, s, " ", 1, t, size, &work, err);
-    else if (s->kind == METASPACE)
+    else if (s->kind == TN_STAGE_METASPACE)
         put_marks(out, s, t, size, false);
     else
         return false;
@@ -511,11 +335,11 @@ static void whole_token(tn_decoding *s, uint32_t at, const char *t, size_t size)
     room *r = &s->room[at];
     int byte;
     switch (s->d->stage[at].kind) {
-    case BYTE_LEVEL:
+    case TN_STAGE_BYTE_LEVEL:
         put_byte_level(&r->kept, t, size);
         pass_utf8(s, at, false);
         break;
-    case BYTE_FALLBACK:
+    case TN_STAGE_BYTE_FALLBACK:
         byte = byte_named(t, size);
         if (byte >= 0) {
             tn_buf_putc(&r->kept, (char)byte);
@@ -524,12 +348,12 @@ static void whole_token(tn_decoding *s, uint32_t at, const char *t, size_t size)
         pass_bytes(s, at);
         pass(s, at + 1, t, size, true);
         break;
-    case SUFFIX:
+    case TN_STAGE_SUFFIX:
         pass_held(s, at, false);
         tn_buf_put(&r->kept, t, size);
         r->holds = true;
         break;
-    default: /* JOIN */
+    default: /* TN_STAGE_JOIN */
         if (r->ntoken > 0)
             pass(s, at + 1, " ", 1, true);
         pass(s, at + 1, t, size, true);
@@ -545,16 +369,16 @@ static void pass(tn_decoding *s, uint32_t at, const char *t, size_t size, bool e
     }
     room *r = &s->room[at];
     switch (s->d->stage[at].kind) {
-    case FUSE:
+    case TN_STAGE_FUSE:
         if (size > 0)
             pass(s, at + 1, t, size, false);
         break;
-    case STRIP: strip(s, at, t, size, end); break;
-    case REPLACE:
+    case TN_STAGE_STRIP: strip(s, at, t, size, end); break;
+    case TN_STAGE_REPLACE:
         tn_buf_put(&r->kept, t, size);
         replace(s, at, end);
         break;
-    case METASPACE: metaspace(s, at, t, size, end); break;
+    case TN_STAGE_METASPACE: metaspace(s, at, t, size, end); break;
     default:
         if (!end || r->part.len > 0)
             tn_buf_put(&r->part, t, size);
@@ -581,13 +405,13 @@ void tn_decoding_finish(tn_decoding *s)
 {
     for (uint32_t i = 0; i < s->d->n; i++) {
         switch (s->d->stage[i].kind) {
-        case BYTE_LEVEL:
+        case TN_STAGE_BYTE_LEVEL:
             pass_utf8(s, i, true);
             pass(s, i + 1, "", 0, true);
             break;
-        case BYTE_FALLBACK: pass_bytes(s, i); break;
-        case FUSE: pass(s, i + 1, "", 0, true); break;
-        case SUFFIX: pass_held(s, i, true); break;
+        case TN_STAGE_BYTE_FALLBACK: pass_bytes(s, i); break;
+        case TN_STAGE_FUSE: pass(s, i + 1, "", 0, true); break;
+        case TN_STAGE_SUFFIX: pass_held(s, i, true); break;
         default: break;
         }
     }
@@ -621,13 +445,13 @@ void tn_decoding_forget(tn_decoding *s)
         const stage *g = &s->d->stage[i];
         tn_buf *kept = &s->room[i].kept;
         tn_buf_reset(&s->room[i].part);
-        if (g->kind == BYTE_LEVEL)
+        if (g->kind == TN_STAGE_BYTE_LEVEL)
             continue;
-        if (g->kind == BYTE_FALLBACK) {
+        if (g->kind == TN_STAGE_BYTE_FALLBACK) {
             keep_unfinished(kept);
             continue;
         }
-        bool ends = g->kind == SUFFIX && kept->len >= g->content_size && g->content_size > 0 &&
+        bool ends = g->kind == TN_STAGE_SUFFIX && kept->len >= g->content_size && g->content_size > 0 &&
                     memcmp(kept->data + kept->len - g->content_size, g->content,
                            g->content_size) == 0;
         tn_buf_reset(kept);
