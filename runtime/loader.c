@@ -35,6 +35,16 @@ static const char *method_of(const tn_view *v)
     return m != NULL && m->type == TN_JSON_TEXT ? m->text : "(none named)";
 }
 
+/* Names that people bring along: "X_marlin" is a way to run X, and naming the checkpoint's own
+ * quant_method says no more than "auto". */
+static bool means_auto(const tn_view *v, const tn_quant_ref *q, uint32_t nq, const char *wanted)
+{
+    for (uint32_t i = 0; i < nq; i++)
+        if (strcmp(q[i].name, wanted) == 0)
+            return false;
+    return strcmp(wanted, "auto") == 0 || (v->quant != NULL && strcmp(wanted, method_of(v)) == 0);
+}
+
 static tn_status pick_named(const tn_view *v, const tn_quant_ref *q, uint32_t nq,
                             const char *wanted, uint32_t *out, tn_err *err)
 {
@@ -66,8 +76,14 @@ static tn_status pick_named(const tn_view *v, const tn_quant_ref *q, uint32_t nq
 tn_status tn_loader_pick(const tn_view *v, const tn_quant_ref *q, uint32_t nq,
                          const char *wanted, uint32_t *out, tn_err *err)
 {
-    if (strcmp(wanted, "auto") != 0)
-        return pick_named(v, q, nq, wanted, out, err);
+    char name[64];
+    static const char suffix[] = "_marlin";
+    snprintf(name, sizeof name, "%s", wanted);
+    size_t n = strlen(name), m = sizeof suffix - 1;
+    if (n > m && strcmp(name + n - m, suffix) == 0)
+        name[n - m] = 0;
+    if (!means_auto(v, q, nq, name))
+        return pick_named(v, q, nq, name, out, err);
     if (v->quant == NULL) {
         *out = TN_NONE;
         return TN_OK;

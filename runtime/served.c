@@ -28,9 +28,12 @@ static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *
     if (m->path[0] == 0)
         return tn_fail(err, TN_CONFIG, "[model %s]: path: missing; expected a model folder",
                        m->name);
-    tn_status st = tn_ckpt_open(m->path, TN_CKPT_FOLLOW, &s->ckpt, err);
+    tn_status st = tn_ckpt_open(m->path, m->allow_links ? TN_CKPT_FOLLOW : 0, &s->ckpt, err);
     if (st != TN_OK)
         return st;
+    if (tn_ckpt_note(s->ckpt) != NULL)
+        tn_log_put(s->log, TN_LOG_WARN, "core", NULL, "model %s: %s", m->name,
+                   tn_ckpt_note(s->ckpt));
     const tn_view *v = tn_ckpt_view(s->ckpt);
     st = tn_model_conf_read(v->config, &s->conf, err);
     if (st != TN_OK)

@@ -53,6 +53,7 @@ static const tn_option model_options[] = {
     ENUM("kv_cache_dtype", "auto", cache_dtypes, "Type of the cached keys and values."),
     NUM(INT, "block_size", "0", 0, 4096, "Tokens a cache block; 0 takes the device's own."),
     OPT(BOOL, "prefix_caching", "yes", "Reuse the cache of prompts that begin alike."),
+    OPT(BOOL, "allow_links", "no", "Follow links out of the model's folder (a hub's cache)."),
     ENUM("head", "keep", requants, "Requantize a 16-bit output head at load."),
     ENUM("dense", "keep", requants, "Requantize other 16-bit weights at load."),
     NUM(INT, "tensor_parallel_size", "1", 1, 64, "Ranks that share the model."),
@@ -177,6 +178,7 @@ static void fill_model(const tn_values *v, tn_model_settings *s)
     s->kv_cache_dtype = types[place_of(v, "kv_cache_dtype")];
     s->block_size = (uint32_t)int_of(v, "block_size");
     s->prefix_caching = int_of(v, "prefix_caching") != 0;
+    s->allow_links = int_of(v, "allow_links") != 0;
     s->head_int8 = place_of(v, "head") == 1;
     s->dense_int8 = place_of(v, "dense") == 1;
     s->tensor_parallel_size = (uint32_t)int_of(v, "tensor_parallel_size");

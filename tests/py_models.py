@@ -129,6 +129,13 @@ with check("one word of the INI switches AWQ for GPTQ"):
     for name, found in answers.items():
         assert found == complete(made[name], exact=False)["text"], name
 
+with check("names that people bring along"):
+    for name in ("awq_marlin", "compressed-tensors"):
+        made_by = "awq-4-gemm" if name == "awq_marlin" else "awq-4-pack-quantized"
+        r = run("complete", made[made_by], "--quantization", name, "--prompt", "x", "--max-tokens", "2",
+                "--config", ini)
+        assert r.returncode == 0, r.stderr
+
 with check("a wrong pair is refused naming both"):
     fails(65, "complete", made["awq-4-gemm"], "--quant", "gptq", "--prompt", "x", "--config", ini,
           words=("gptq", "awq"))
@@ -240,6 +247,15 @@ with check("tokenizer and weights: refused, exit 65 or 66"):
     with open(p + "/model.safetensors", "w", encoding="utf-8") as f:
         f.write("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
     fails(65, "complete", p, "--config", ini, "--prompt", "x", words=("LFS",))
+
+with check("links out of the folder: refused unless allowed"):
+    p = broken(lambda c: None)
+    outside = os.path.join(folder, "blob")
+    os.replace(p + "/model.safetensors", outside)
+    os.symlink(outside, p + "/model.safetensors")
+    fails(65, "complete", p, "--config", ini, "--prompt", "x", words=("link",))
+    r = run("complete", p, "--config", ini, "--prompt", "x", "--max-tokens", "2", "--allow-links")
+    assert r.returncode == 0, r.stderr
 
 with check("the port is taken: exit 69, names the address"):
     with Server(ini, plain) as s:
