@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_cpu_device.c - the cpu device against recipe_reference.c, operation by operation and as
- * a whole model; and against itself: a row's bits must not depend on what runs beside it. */
-#include "recipe_reference.h"
+/* test_cpu_device.c - every operation of the cpu device against recipe_reference.c, over odd
+ * shapes, in steps of one row, of a few and of many, beside padding. */
+#include "step_script.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -13,79 +13,7 @@
 
 extern const tn_plugin tn_plugin_entry;
 
-#define BLOCK 16u
-#define NBLOCK 64u
 #define NSLOT 16u
-
-/* ------------------------------------------------------------------------------ one step */
-
-/* A step that is put together sequence by sequence. */
-typedef struct script {
-    tn_step step;
-    int32_t token[1024], row_seq[1024], block[1024];
-    tn_seq seq[64];
-    tn_out out[256];
-    tn_sampling sampling[256];
-} script;
-
-static const tn_sampling greedy = {.flags = TN_SAMPLE_GREEDY, .temperature = 1, .top_p = 1,
-                                   .repetition = 1, .target = -1, .draft = -1};
-
-static void script_open(script *s, uint64_t number)
-{
-    s->step = (tn_step){.size = sizeof s->step, .number = number, .row_token = s->token,
-                        .row_seq = s->row_seq, .seq = s->seq, .out = s->out,
-                        .block = s->block};
-}
-
-/* `n` rows behind `context` tokens. blocks: [NBLOCK] or NULL: the block of the same number. */
-static tn_seq *script_add(script *s, const int32_t *token, int32_t n, int32_t context,
-                          const int32_t *blocks, uint32_t nblock)
-{
-    tn_seq *q = &s->seq[s->step.nseq];
-    *q = (tn_seq){.row0 = (int32_t)s->step.nrow, .nrow = n, .context = context,
-                  .block0 = s->step.nblock, .state_in = -1, .state_out = -1};
-    for (int32_t i = 0; i < n; i++) {
-        s->token[s->step.nrow] = token[i];
-        s->row_seq[s->step.nrow++] = (int32_t)s->step.nseq;
-    }
-    for (uint32_t i = 0; i < nblock; i++)
-        s->block[s->step.nblock++] = blocks != NULL ? blocks[i] : (int32_t)i;
-    s->step.nseq++;
-    return q;
-}
-
-static void script_pad(script *s, int32_t token)
-{
-    s->token[s->step.nrow] = token;
-    s->row_seq[s->step.nrow++] = -1;
-}
-
-static tn_sampling *script_out(script *s, int32_t row)
-{
-    uint32_t i = s->step.nout++;
-    s->sampling[i] = greedy;
-    s->out[i] = (tn_out){.row = row, .slot = (int32_t)i, .sampling = &s->sampling[i]};
-    return &s->sampling[i];
-}
-
-static tn_limits limits(void)
-{
-    return (tn_limits){.size = sizeof(tn_limits), .rows_max = 256, .seqs_max = 32,
-                       .outs_max = 64, .blocks_max = 1024, .block_tokens = BLOCK,
-                       .context_max = NBLOCK * BLOCK, .top_max = 8, .profile = 1, .nrank = 1};
-}
-
-static const tn_results *run(fx_device *d, void *program, const tn_step *s)
-{
-    tn_err err;
-    const tn_results *results = NULL;
-    if (d->table->run(program, s, &err) != TN_OK)
-        fail_msg("run: %s", err.text);
-    if (d->table->wait(program, s->number, 0, &results, &err) != TN_OK)
-        fail_msg("wait: %s", err.text);
-    return results;
-}
 
 /* ------------------------------------------------------------------------------ comparing */
 
@@ -129,12 +57,12 @@ static void check_op(fixture *f, uint32_t out, const int32_t *sizes, uint32_t ex
                      double bound, int64_t threads, const char *isa)
 {
     fx_device d = {0};
-    tn_limits l = limits();
+    tn_limits l = script_limits();
     l.exact = exact;
     fx_section(f);
     fx_device_open(&d, &tn_plugin_entry, threads, isa);
-    void *program = fx_program(&d, f, &l, NBLOCK * 16, NSLOT);
-    reference *r = ref_new(f, l.rows_max, BLOCK, NBLOCK * 16, NSLOT);
+    void *program = fx_program(&d, f, &l, SCRIPT_NBLOCK * 16, NSLOT);
+    reference *r = ref_new(f, l.rows_max, SCRIPT_BLOCK, SCRIPT_NBLOCK * 16, NSLOT);
     script *s = calloc(1, sizeof *s);
     uint32_t vocab = f->recipe.vocab > 0 ? f->recipe.vocab : 64;
     for (uint64_t turn = 0; turn < 2; turn++) {
@@ -158,7 +86,7 @@ static void check_op(fixture *f, uint32_t out, const int32_t *sizes, uint32_t ex
             script_out(s, q->row0 + n - 1);
         }
         ref_step(r, &s->step);
-        run(&d, program, &s->step);
+        script_run(&d, program, &s->step);
         uint32_t kind = f->buffer[out].rows;
         check_near(&d, program, f, r, out, kind == TN_ROWS_TOKENS ? s->step.nrow : s->step.nout,
                    bound);
@@ -374,7 +302,7 @@ static void test_attention(void **state)
                          .kv_heads = c[j].kv_heads, .head_dim = c[j].dim, .rope = TN_NONE,
                          .q_norm = TN_NONE, .k_norm = TN_NONE, .eps = 1e-6f, .offset = 1};
         if (c[j].dims > 0)
-            h.rope = fx_rope(f, c[j].dims, c[j].pairing, NBLOCK * BLOCK, 1e4);
+            h.rope = fx_rope(f, c[j].dims, c[j].pairing, SCRIPT_NBLOCK * SCRIPT_BLOCK, 1e4);
         if (c[j].norm) {
             h.q_norm = fx_vector(f, c[j].dim, TN_FORM_F32, -0.5f, 0.5f);
             h.k_norm = fx_vector(f, c[j].dim, TN_FORM_F16, -0.5f, 0.5f);
@@ -447,7 +375,7 @@ static void test_delta_numbers(void **state)
     fx_op(f, TN_OP_DELTA, &op, "delta");
     fx_section(f);
     fx_device d = {0};
-    tn_limits l = limits();
+    tn_limits l = script_limits();
     tn_err err;
     fx_device_open(&d, &tn_plugin_entry, 1, "auto");
     void *program = fx_program(&d, f, &l, 1, 2);
@@ -457,7 +385,7 @@ static void test_delta_numbers(void **state)
     tn_seq *seq = script_add(sc, (const int32_t[]){0, 1, 2}, 3, 0, NULL, 1);
     seq->state_out = 1;
     seq->flags = TN_SEQ_FRESH;
-    run(&d, program, &sc->step);
+    script_run(&d, program, &sc->step);
     assert_int_equal(d.table->peek(program, y, 0, 3, out, &err), TN_OK);
     assert_int_equal(d.table->state_read(program, 1, slot, &err), TN_OK);
     for (uint32_t t = 0; t < 3; t++) {
@@ -586,7 +514,7 @@ static void test_route_ties(void **state)
     fx_op(f, TN_OP_ROUTE, &op, "route");
     fx_section(f);
     fx_device d = {0};
-    tn_limits l = limits();
+    tn_limits l = script_limits();
     tn_err err;
     float id[9], w[9];
     fx_device_open(&d, &tn_plugin_entry, 1, "auto");
@@ -594,7 +522,7 @@ static void test_route_ties(void **state)
     script *s = calloc(1, sizeof *s);
     script_open(s, 0);
     script_add(s, (const int32_t[]){0, 1, 2}, 3, 0, NULL, 0);
-    run(&d, program, &s->step);
+    script_run(&d, program, &s->step);
     assert_int_equal(d.table->peek(program, ids, 0, 3, id, &err), TN_OK);
     assert_int_equal(d.table->peek(program, weights, 0, 3, w, &err), TN_OK);
     const float want[6] = {1, 3, 5, 0, 1, 2};
@@ -611,398 +539,6 @@ static void test_route_ties(void **state)
     fx_free(f);
 }
 
-/* ---------------------------------------------------------------------------- whole models */
-
-static const fx_llama tiny = {
-    .layers = 3, .hidden = 96, .ffn = 160, .q_heads = 6, .kv_heads = 2, .dim = 16, .vocab = 1500,
-    .context = NBLOCK * BLOCK, .form = TN_FORM_W4G, .group = 32, .flags = FX_ZEROS,
-    .head_form = TN_FORM_F16,
-};
-
-typedef struct model {
-    fixture *f;
-    fx_device d;
-    void *program;
-    uint64_t number;
-    uint32_t logits;
-    script s;
-} model;
-
-static uint32_t buffer_named(const fixture *f, const char *name)
-{
-    for (uint32_t i = 0; i < f->recipe.nbuffer; i++)
-        if (strcmp(f->buffer[i].name, name) == 0)
-            return i;
-    fail_msg("no buffer %s", name);
-    return TN_NONE;
-}
-
-static model *model_open(const fx_llama *m, int64_t threads, const char *isa,
-                         const tn_limits *l)
-{
-    model *t = calloc(1, sizeof *t);
-    t->f = fx_new(11);
-    fx_build_llama(t->f, m);
-    fx_device_open(&t->d, &tn_plugin_entry, threads, isa);
-    t->program = fx_program(&t->d, t->f, l, 2 * NBLOCK, 0);
-    t->logits = buffer_named(t->f, "logits");
-    return t;
-}
-
-static void model_close(model *t)
-{
-    t->d.table->release(t->program);
-    fx_device_close(&t->d);
-    fx_free(t->f);
-    free(t);
-}
-
-static void fill_tokens(int32_t *token, uint32_t n, uint32_t vocab)
-{
-    uint64_t z = 99;
-    for (uint32_t i = 0; i < n; i++) {
-        z = z * 6364136223846793005ull + 1442695040888963407ull;
-        token[i] = (int32_t)((z >> 33) % vocab);
-    }
-}
-
-/* Runs token[0, n) cut at the given places and keeps the logits of the last row of every
- * piece, and of all rows when `all`. */
-static void feed(model *t, const int32_t *token, int32_t n, const int32_t *cuts,
-                 const int32_t *blocks, float *logits)
-{
-    tn_err err;
-    uint32_t width = t->f->buffer[t->logits].width;
-    for (int32_t from = 0, i = 0; from < n; i++) {
-        int32_t to = cuts != NULL && cuts[i] > 0 && cuts[i] < n ? cuts[i] : n;
-        script_open(&t->s, t->number++);
-        script_add(&t->s, token + from, to - from, from, blocks, NBLOCK);
-        for (int32_t r = 0; r < to - from; r++)
-            script_out(&t->s, r);
-        run(&t->d, t->program, &t->s.step);
-        if (t->d.table->peek(t->program, t->logits, 0, (uint32_t)(to - from),
-                             logits + (uint64_t)from * width, &err) != TN_OK)
-            fail_msg("%s", err.text);
-        from = to;
-    }
-}
-
-static void check_same(const char *what, const float *a, const float *b, uint64_t n,
-                       uint32_t width)
-{
-    for (uint64_t i = 0; i < n * width; i++)
-        if (memcmp(&a[i], &b[i], sizeof *a) != 0)
-            fail_msg("%s: row %llu, column %llu: %.9g, %.9g", what,
-                     (unsigned long long)(i / width), (unsigned long long)(i % width),
-                     (double)a[i], (double)b[i]);
-}
-
-/* Against the reference, in exact and in fast mode, for every cache type. */
-static void test_model_near(void **state)
-{
-    const struct { uint32_t exact, cache; double bound; } c[] = {
-        {1, 0, 2e-5}, {0, 0, 6e-2}, {0, TN_BF16, 6e-2}, {0, TN_F32, 6e-2}, {1, TN_F16, 5e-3},
-    };
-    (void)state;
-    for (uint32_t i = 0; i < 2 * sizeof c / sizeof c[0]; i++) {
-        fx_llama m = tiny;
-        tn_limits l = limits();
-        uint32_t j = i % (sizeof c / sizeof c[0]);
-        l.exact = c[j].exact;
-        l.cache_dtype = c[j].cache;
-        m.bias = i % 2;
-        m.qk_norm = i % 3 == 0;
-        m.pairs = i % 4 == 0;
-        m.window = i % 3 == 1 ? 21 : 0;
-        if (i >= sizeof c / sizeof c[0]) {
-            if (!c[j].exact)
-                continue;         /* rounding would choose other experts */
-            m.nexpert = 8;
-            m.ntop = 2;
-        }
-        model *t = model_open(&m, 2, "auto", &l);
-        int32_t token[70];
-        fill_tokens(token, 70, m.vocab);
-        float *got = malloc(70 * m.vocab * sizeof *got);
-        feed(t, token, 60, (const int32_t[]){33, 0}, NULL, got);
-        reference *r = ref_new(t->f, 256, BLOCK, 2 * NBLOCK, 0);
-        script_open(&t->s, 0);
-        script_add(&t->s, token, 60, 0, NULL, NBLOCK);
-        for (int32_t row = 0; row < 60; row++)
-            script_out(&t->s, row);
-        ref_step(r, &t->s.step);
-        double diff = 0, size = 0;
-        for (uint32_t row = 0; row < 60; row++)
-            for (uint32_t k = 0; k < m.vocab; k++) {
-                double want = ref_row(r, t->logits, row)[k];
-                diff += pow(want - (double)got[row * m.vocab + k], 2);
-                size += want * want;
-            }
-        if (!(sqrt(diff / size) < c[j].bound))
-            fail_msg("case %u: off by %g, at most %g", i, sqrt(diff / size), c[j].bound);
-        ref_free(r);
-        free(got);
-        model_close(t);
-    }
-}
-
-/* A prompt at once, in every two pieces, and token by token: the same bits. */
-static void check_cuts(const fx_llama *m, const char *isa, int64_t threads, uint32_t exact)
-{
-    tn_limits l = limits();
-    l.exact = exact;
-    model *t = model_open(m, threads, isa, &l);
-    const int32_t n = 60;
-    int32_t token[60], cuts[61], blocks[NBLOCK];
-    uint64_t size = (uint64_t)n * m->vocab;
-    float *whole = malloc(size * sizeof *whole), *other = malloc(size * sizeof *other);
-    fill_tokens(token, 60, m->vocab);
-    feed(t, token, n, NULL, NULL, whole);
-    for (int32_t cut = 1; cut < n; cut += cut < 20 ? 1 : 7) {
-        feed(t, token, n, (const int32_t[]){cut, 0}, NULL, other);
-        check_same("two pieces", whole, other, (uint64_t)n, m->vocab);
-    }
-    for (int32_t i = 0; i < 61; i++)
-        cuts[i] = i + 1 < n ? i + 1 : 0;
-    for (uint32_t i = 0; i < NBLOCK; i++)
-        blocks[i] = (int32_t)(i * 29 % NBLOCK + NBLOCK);
-    feed(t, token, n, cuts, blocks, other);
-    check_same("token by token, blocks permuted", whole, other, (uint64_t)n, m->vocab);
-    free(whole);
-    free(other);
-    model_close(t);
-}
-
-static const char *const levels[] = {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni"};
-
-static bool runs_here(const char *isa)
-{
-    fx_device d = {0};
-    tn_err err;
-    if (fx_device_try(&d, &tn_plugin_entry, 1, isa, &err) != TN_OK)
-        return false;
-    fx_device_close(&d);
-    return true;
-}
-
-static void test_cuts(void **state)
-{
-    (void)state;
-    for (uint32_t i = 0; i < 5; i++) {
-        fx_llama m = tiny;
-        if (!runs_here(levels[i]))
-            continue;
-        check_cuts(&m, levels[i], 2, 0);
-        check_cuts(&m, levels[i], 1, 1);
-        m.window = 19;
-        m.form = TN_FORM_F16;
-        check_cuts(&m, levels[i], 3, 0);
-        m.nexpert = 7;
-        m.ntop = 3;
-        m.form = TN_FORM_W8G;
-        check_cuts(&m, levels[i], 2, 0);
-    }
-}
-
-/* Sequences of different lengths in one step, beside padding: each as if alone. */
-static void test_crowd(void **state)
-{
-    (void)state;
-    for (uint32_t c = 0; c < 3; c++) {
-        fx_llama m = tiny;
-        tn_limits l = limits();
-        tn_err err;
-        if (c == 1)
-            m.nexpert = 6, m.ntop = 2;
-        if (c == 2)
-            m.group = 96, m.flags = FX_PERM, m.ffn = 192;
-        model *t = model_open(&m, 2, "auto", &l);
-        const int32_t length[6] = {1, 30, 7, 64, 2, 17};
-        int32_t token[64], blocks[6][4];
-        fill_tokens(token, 64, m.vocab);
-        float *alone[6], *crowd = malloc(128 * m.vocab * sizeof *crowd);
-        for (int32_t i = 0; i < 6; i++) {
-            alone[i] = malloc(64 * m.vocab * sizeof *alone[i]);
-            feed(t, token + (64 - length[i]), length[i], NULL, NULL, alone[i]);
-            for (int32_t j = 0; j < 4; j++)
-                blocks[i][j] = 4 * i + (j * 3 + 1) % 4;
-        }
-        script_open(&t->s, t->number++);
-        for (int32_t i = 0; i < 6; i++) {
-            tn_seq *q = script_add(&t->s, token + (64 - length[i]), length[i], 0, blocks[i], 4);
-            script_out(&t->s, q->row0 + length[i] - 1);
-            script_pad(&t->s, 3);
-        }
-        run(&t->d, t->program, &t->s.step);
-        assert_int_equal(t->d.table->peek(t->program, t->logits, 0, 6, crowd, &err), TN_OK);
-        for (int32_t i = 0; i < 6; i++) {
-            check_same("in a crowd", alone[i] + (uint64_t)(length[i] - 1) * m.vocab,
-                       crowd + (uint64_t)i * m.vocab, 1, m.vocab);
-            free(alone[i]);
-        }
-        free(crowd);
-        model_close(t);
-    }
-}
-
-/* 1, 2, 3 and 7 threads; long enough that runs of attention are shared out. */
-static void test_threads(void **state)
-{
-    (void)state;
-    tn_limits l = limits();
-    float *want = malloc(4 * tiny.vocab * sizeof *want), *got = malloc(4 * tiny.vocab * 4);
-    for (uint32_t i = 0; i < 4; i++) {
-        const int64_t threads[4] = {1, 2, 3, 7};
-        int32_t token[900];
-        tn_err err;
-        model *t = model_open(&tiny, threads[i], "auto", &l);
-        fill_tokens(token, 900, tiny.vocab);
-        for (int32_t from = 0; from < 800; from += 200) {
-            script_open(&t->s, t->number++);
-            script_add(&t->s, token + from, 200, from, NULL, NBLOCK);
-            script_out(&t->s, 199);
-            run(&t->d, t->program, &t->s.step);
-        }
-        for (int32_t row = 0; row < 4; row++) {
-            script_open(&t->s, t->number++);
-            script_add(&t->s, token + 800 + row, 1, 800 + row, NULL, NBLOCK);
-            script_out(&t->s, 0);
-            run(&t->d, t->program, &t->s.step);
-            assert_int_equal(t->d.table->peek(t->program, t->logits, 0, 1,
-                                              got + row * (int32_t)tiny.vocab, &err), TN_OK);
-        }
-        if (i == 0)
-            memcpy(want, got, 4 * tiny.vocab * sizeof *want);
-        check_same("threads", want, got, 4, tiny.vocab);
-        model_close(t);
-    }
-    free(want);
-    free(got);
-}
-
-/* Without profile everything is fused and memory is shared: the tokens must be the same. */
-static void test_fused(void **state)
-{
-    (void)state;
-    for (uint32_t c = 0; c < 3; c++) {
-        fx_llama m = tiny;
-        int32_t token[40], drawn[2][64];
-        float logprob[2][64];
-        fill_tokens(token, 40, m.vocab);
-        if (c == 1)
-            m.nexpert = 9, m.ntop = 2;
-        m.bias = c == 2;
-        for (uint32_t profile = 0; profile < 2; profile++) {
-            tn_limits l = limits();
-            l.profile = profile;
-            model *t = model_open(&m, 2, "auto", &l);
-            for (uint32_t turn = 0; turn < 2; turn++) {
-                script_open(&t->s, t->number++);
-                script_add(&t->s, token, 40, 0, NULL, NBLOCK);
-                for (int32_t i = 0; i < 40; i++)
-                    script_out(&t->s, i)->ntop = 3;
-                const tn_results *r = run(&t->d, t->program, &t->s.step);
-                assert_int_equal(r->nop, profile ? t->f->recipe.nop : 0);
-                for (uint32_t i = 0; i < 40; i++) {
-                    drawn[profile][i] = r->result[i].token;
-                    logprob[profile][i] = r->result[i].logprob;
-                    assert_int_equal(r->result[i].rank, 1);
-                    assert_int_equal(r->result[i].ntop, 3);
-                    assert_int_equal(r->top_token[i * r->top_stride], r->result[i].token);
-                }
-            }
-            model_close(t);
-        }
-        for (uint32_t i = 0; i < 40; i++) {
-            assert_int_equal(drawn[0][i], drawn[1][i]);
-            assert_true(logprob[0][i] == logprob[1][i]);
-        }
-    }
-}
-
-/* Decoding one step ahead: row_token -1 - i takes the token that output i of the step before
- * drew. Results of a step stay valid while the next one runs. */
-static void test_ahead(void **state)
-{
-    (void)state;
-    tn_limits l = limits();
-    model *t = model_open(&tiny, 2, "auto", &l);
-    int32_t token[8], want[2][6], tokens[2];
-    fill_tokens(token, 8, tiny.vocab);
-    for (uint32_t ahead = 0; ahead < 2; ahead++) {
-        const tn_results *before = NULL;
-        for (int32_t i = 0; i < 6; i++) {
-            script_open(&t->s, t->number++);
-            for (int32_t q = 0; q < 2; q++) {
-                int32_t blocks[1] = {q};
-                if (i == 0)
-                    script_add(&t->s, token + q, 4, 0, blocks, 1);
-                else
-                    script_add(&t->s, ahead ? (int32_t[]){-1 - q} : &tokens[q], 1, 3 + i,
-                               blocks, 1);
-                script_out(&t->s, q == 0 ? (i == 0 ? 3 : 0) : (i == 0 ? 7 : 1));
-            }
-            const tn_results *r = run(&t->d, t->program, &t->s.step);
-            if (before != NULL)
-                assert_int_equal(before->result[0].token, want[0][i - 1]);
-            before = r;
-            for (int32_t q = 0; q < 2; q++) {
-                tokens[q] = r->result[q].token;
-                if (!ahead)
-                    want[q][i] = tokens[q];
-                assert_int_equal(tokens[q], want[q][i]);
-            }
-        }
-    }
-    model_close(t);
-}
-
-/* A row of NaN says so; its neighbours do not notice, whatever they ask for. */
-static void test_nan(void **state)
-{
-    (void)state;
-    for (uint32_t c = 0; c < 4; c++) {
-        tn_limits l = limits();
-        fx_llama m = tiny;
-        l.profile = c % 2;
-        m.untied = 1;
-        m.nexpert = c / 2 * 8;
-        m.ntop = 2;
-        m.head_form = TN_FORM_F32;
-        model *t = model_open(&m, 2, "auto", &l);
-        tn_result want[5];
-        for (uint32_t turn = 0; turn < 2; turn++) {
-            if (turn == 1) {      /* token 6 becomes NaN */
-                tn_err err;
-                float nan = NAN;
-                memcpy(t->f->data[0].codes + 6 * m.hidden * 4, &nan, 4);
-                tn_reader reader = fx_reader(t->f, 0);
-                assert_int_equal(t->d.table->pack(t->program, 0, &reader, &err), TN_OK);
-            }
-            script_open(&t->s, t->number++);
-            for (int32_t i = 0; i < 5; i++) {
-                int32_t token[1] = {i < 3 ? 5 + i : 8 - 2 * (i - 3)}, blocks[1] = {i};
-                script_add(&t->s, token, 1, 0, blocks, 1);
-                tn_sampling *m = script_out(&t->s, i);
-                m->flags = i >= 3 ? 0 : m->flags; /* rows 3 and 4 are drawn, row 4 is NaN */
-                m->ntop = 2;
-            }
-            const tn_results *r = run(&t->d, t->program, &t->s.step);
-            for (int32_t i = 0; i < 5; i++) {
-                bool is_nan = turn == 1 && (i == 1 || i == 4);
-                if (turn == 0)
-                    want[i] = r->result[i];
-                assert_int_equal(r->result[i].token, is_nan ? -1 : want[i].token);
-                assert_int_equal(r->result[i].flags, is_nan ? TN_RESULT_NONFINITE : 0);
-                assert_int_equal(r->result[i].ntop, is_nan ? 0 : 2);
-                if (!is_nan)
-                    assert_true(r->result[i].logprob == want[i].logprob);
-            }
-        }
-        model_close(t);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1011,9 +547,6 @@ int main(void)
         cmocka_unit_test(test_row_operations), cmocka_unit_test(test_attention),
         cmocka_unit_test(test_delta_numbers), cmocka_unit_test(test_delta),
         cmocka_unit_test(test_experts), cmocka_unit_test(test_route_ties),
-        cmocka_unit_test(test_model_near), cmocka_unit_test(test_cuts),
-        cmocka_unit_test(test_crowd), cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_fused), cmocka_unit_test(test_ahead), cmocka_unit_test(test_nan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

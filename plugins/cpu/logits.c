@@ -160,7 +160,6 @@ static void do_batch(cpu_program *p, const batch *b)
     if (b->worker == 0)
         cpu_lap(p, b->h->logits);
     uint32_t unfinished = count_unfinished(p, b);
-    cpu_sync(p, b->worker);       /* all have counted before any row is finished */
     if (unfinished >= p->nthread || unfinished > p->ndraw)
         draw_by_row(p, b);
     else if (unfinished > 0)

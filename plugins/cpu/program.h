@@ -265,7 +265,8 @@ typedef struct cpu_program {
     int32_t *token;               /* [rows_max] ids, -1: none */
     int32_t *pos;                 /* [rows_max] positions, -1: padding */
     _Alignas(64) _Atomic uint64_t ticket;
-    _Alignas(64) _Atomic uint32_t failed; /* written between barriers by worker 0 only */
+    _Alignas(64) _Atomic uint32_t failed; /* the command that failed, counted from 1: workers
+                                             leave behind its barrier, not before */
     tn_status status;             /* of a communicator's call */
     tn_err *err;
     uint64_t clock;               /* profile: when what is timed now began */

@@ -59,7 +59,7 @@ static void run_commands(void *arg, uint32_t worker)
         cpu_sync(p, worker);
         if (worker == 0)
             cpu_lap(p, c->op);
-        if (atomic_load_explicit(&p->failed, memory_order_relaxed) != 0)
+        if (atomic_load_explicit(&p->failed, memory_order_relaxed) == i + 1)
             return;
     }
 }
