@@ -118,41 +118,48 @@ static size_t cut(const wrapper *w, size_t from, size_t to, size_t room)
     return end;
 }
 
+/* Where all chunks end, in order. */
+static uint32_t *find_chunks(wrapper *w, uint32_t *n)
+{
+    uint32_t *end = tn_jrun_array(w->r, w->n + 1, sizeof *end);
+    *n = 0;
+    for (size_t i = 0; end != NULL && i < w->n;) {
+        i = chunk_end(w, i);
+        end[(*n)++] = (uint32_t)i;
+    }
+    return end;
+}
+
 static bool wrap_paragraph(wrapper *w)
 {
-    size_t from = 0;
+    uint32_t nchunk, i = 0;
+    size_t pos = 0; /* chunk i begins here, or what is left of it */
+    const uint32_t *end = find_chunks(w, &nchunk);
+    if (end == NULL)
+        return false;
     w->lines = 0;
-    while (from < w->n) {
-        size_t end = chunk_end(w, from);
-        if (w->lines > 0 && all_space(w, from, end)) {
-            from = end;
-            if (from == w->n)
+    while (i < nchunk) {
+        if (w->lines > 0 && all_space(w, pos, end[i])) {
+            pos = end[i++];
+            if (i == nchunk)
                 break;
-            end = chunk_end(w, from);
         }
-        size_t last = from, stop = from; /* the last chunk taken begins at `last` */
-        while (end - from <= w->width) {
-            last = stop;
-            stop = end;
-            if (stop == w->n)
-                break;
-            end = chunk_end(w, stop);
+        size_t from = pos, last = pos; /* the line, and the last chunk on it, begin here */
+        while (i < nchunk && end[i] - from <= w->width) {
+            last = pos;
+            pos = end[i++];
         }
-        if (stop < w->n && end - stop > w->width) {
-            size_t room = w->width - (stop - from);
+        if (i < nchunk && end[i] - pos > w->width) {
             if (w->break_long) {
-                size_t to = cut(w, stop, end, room);
-                last = stop;
-                stop = to;
-            } else if (stop == from) {
-                last = from;
-                stop = end;
+                last = pos;
+                pos = cut(w, pos, end[i], w->width - (pos - from));
+            } else if (pos == from) {
+                pos = end[i++];
             }
         }
-        size_t shown = stop > last && all_space(w, last, stop) ? last : stop;
+        size_t shown = pos > last && all_space(w, last, pos) ? last : pos;
         if (shown > from)
             put_line(w, from, shown);
-        from = stop;
         TN_TRY(!w->out->failed && tn_jrun_burn(w->r, TN_JSTEP_NODE));
     }
     return true;

@@ -1313,7 +1313,7 @@ STATEMENTS = [
 # Whitespace: every combination of these pieces is tried.
 WHITESPACE_TAGS = ["{% if t %}", "{%- if t %}", "{%+ if t %}", "{% if t -%}", "{% if t +%}", "{%- if t -%}"]
 WHITESPACE_ENDS = ["{% endif %}", "{%- endif %}", "{% endif -%}", "{%+ endif +%}"]
-WHITESPACE_TEXTS = ["", " ", "\n", "  \n  ", "x\n  ", "\n\n", "\r\n \t", " x ", "\u00a0\n\u2003"]
+WHITESPACE_TEXTS = ["", " ", "\n", "  \n  ", "x\n  ", "\r\n \t", "\u00a0\n\u2003"]
 WHITESPACE_MORE = [
     "{{ s }}\n", "{{ s -}}\n  x", "x  \n  {{- s }}", "{{ s }}\n\n", "  {{ s }}  ", "a\n\n\n", "a\r\nb\rc\n", "\n", "\n\n",
     "", " ", "  {# c #}\n x", "  {# c -#}\n x", "x\n  {#- c #}\n y", "{# c #}\n\n x", "a {# c #}  {% if t %}b{% endif %}",
