@@ -451,9 +451,9 @@ void tn_decoding_forget(tn_decoding *s)
             keep_unfinished(kept);
             continue;
         }
-        bool ends = g->kind == TN_STAGE_SUFFIX && kept->len >= g->content_size && g->content_size > 0 &&
-                    memcmp(kept->data + kept->len - g->content_size, g->content,
-                           g->content_size) == 0;
+        size_t n = g->content_size;
+        bool ends = g->kind == TN_STAGE_SUFFIX && n > 0 && kept->len >= n &&
+                    memcmp(kept->data + kept->len - n, g->content, n) == 0;
         tn_buf_reset(kept);
         if (ends) /* the blank that it turns into is still to come */
             tn_buf_put(kept, g->content, g->content_size);

@@ -117,7 +117,8 @@ static tn_status open_any(opener *o, const tn_json *spec, uint32_t depth)
     static const struct {
         const char *type;
         enum tn_stage_kind kind;
-    } plain[] = {{"ByteLevel", TN_STAGE_BYTE_LEVEL}, {"ByteFallback", TN_STAGE_BYTE_FALLBACK}, {"Fuse", TN_STAGE_FUSE}};
+    } plain[] = {{"ByteLevel", TN_STAGE_BYTE_LEVEL}, {"ByteFallback", TN_STAGE_BYTE_FALLBACK},
+                 {"Fuse", TN_STAGE_FUSE}};
     const char *type = NULL;
     tn_quoted q;
     tn_status st = tn_json_get_text(spec, "type", o->what, NULL, &type, o->err);

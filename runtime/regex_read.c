@@ -95,7 +95,8 @@ static tn_status read_options(reader *r, tn_buf *out)
     tn_buf_puts(out, "(?");
     for (; r->at < r->end && *r->at != ')' && *r->at != ':'; r->at++) {
         if (*r->at != 'i' && *r->at != 'm' && *r->at != '-')
-            return tn_regex_refuse(r, "an unknown group or option (groups that look behind, recur or "
+            return tn_regex_refuse(r,
+                                   "an unknown group or option (groups that look behind, recur or "
                              "are conditions are none)",
                           "(?: (?> (?= (?! (?<name> or the options i and m");
         tn_buf_putc(out, *r->at == 'm' ? 's' : *r->at);
@@ -216,7 +217,8 @@ static tn_status check_repeat(const reader *r, const shape *sh, uint32_t least, 
                               bool possessive)
 {
     if (!sh->width)
-        return tn_regex_refuse(r, "an anchor or look-around that repeats", "something with a width");
+        return tn_regex_refuse(r, "an anchor or look-around that repeats",
+                               "something with a width");
     if (least > COUNT_MAX || (most != ENDLESS && (most > COUNT_MAX || most < least)))
         return tn_regex_refuse(r, "a count out of range", "{n,m} with n <= m <= 1000");
     if (sh->least != sh->most && most > REPEAT_VARIABLE_MAX && !sh->atomic && !possessive)

@@ -267,7 +267,8 @@ static tn_status read_member_set(reader *r, set *s)
     else if (put_set(r, *r->at, &members, &negated))
         r->at++;
     else
-        st = tn_regex_refuse(r, "an unknown escape in a class", "a character, \\s \\d \\w \\h or \\p");
+        st = tn_regex_refuse(r, "an unknown escape in a class",
+                             "a character, \\s \\d \\w \\h or \\p");
     if (st == TN_OK)
         add_set(s, &members, negated);
     tn_buf_close(&members);

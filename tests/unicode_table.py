@@ -9,10 +9,14 @@ one code point at a time.
   tests/unicode_table.py > runtime/unicode_table.c
   tests/unicode_table.py --check runtime/unicode_table.c
 """
+import os
 import sys
 
-import tokenizers
-from tokenizers import Regex, normalizers, pre_tokenizers
+# Beside this file lies one with the name of the library.
+sys.path = [p for p in sys.path if os.path.abspath(p or ".") != os.path.dirname(
+    os.path.abspath(__file__))]
+import tokenizers  # noqa: E402
+from tokenizers import Regex, normalizers, pre_tokenizers  # noqa: E402
 
 CATEGORIES = ("Cn Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So "
               "Zs Zl Zp Cc Cf Co Cs").split()
