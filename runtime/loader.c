@@ -205,18 +205,19 @@ static tn_status check_form(const tn_quant_ref *q, const tn_module *m, const tn_
 
 static bool same_form(const tn_form *a, const tn_form *b)
 {
-    return a->kind == b->kind && a->group == b->group && a->cols == b->cols &&
-           ((a->flags ^ b->flags) & TN_FORM_PERM) == 0;
+    /* A permutation that only some have is no difference: read() fills in the identity. */
+    return a->kind == b->kind && a->group == b->group && a->cols == b->cols;
 }
 
-static tn_status quant_form(const tn_loader *l, tn_weight_spec *w, const tn_source *s,
-                            tn_err *err)
+static tn_status quant_form(const tn_loader *l, tn_weight_spec *w, tn_source *s, tn_err *err)
 {
     const tn_quant *t = l->q->table;
     for (uint32_t e = 0; e < w->nexpert; e++) {
         tn_module m = module_of(s, e);
         tn_form f = {.size = sizeof f};
         tn_status st = t->form_of(l->q->self, l->view, &m, &s->rect, &f, err);
+        if (st == TN_NOINPUT && w->nexpert == 1) /* not of its format: plain, or missing */
+            return plain_form(l, w, s, &w->form, err);
         if (st != TN_OK)
             return st == TN_NOINPUT ? TN_DATA : st;
         st = check_form(l->q, &m, &s->rect, &f, err);
@@ -231,6 +232,7 @@ static tn_status quant_form(const tn_loader *l, tn_weight_spec *w, const tn_sour
         if (e > 0)
             w->form.file_bytes += f.file_bytes;
     }
+    s->quantized = true;
     w->quant_self = l->q->self;
     w->multiply = t->multiply;
     w->nmultiply = t->nmultiply;
@@ -254,7 +256,8 @@ tn_status tn_loader_forms(tn_loader *l, tn_err *err)
     l->file_bytes = 0;
     for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
         tn_weight_spec *w = &l->draft->weight[i];
-        const tn_source *s = &l->draft->source[i];
+        tn_source *s = &l->draft->source[i];
+        s->quantized = false;
         tn_status st = l->q != NULL && w->role != TN_ROLE_VECTOR
                            ? quant_form(l, w, s, err)
                            : plain_form(l, w, s, &w->form, err);
@@ -293,7 +296,7 @@ static tn_status read_rows(void *ctx, uint32_t expert, uint64_t row0, uint64_t r
 {
     const row_source *r = ctx;
     const tn_quant_ref *q = r->l->q;
-    if (q == NULL || r->spec->role == TN_ROLE_VECTOR)
+    if (!r->src->quantized)
         return plain_rows(r, row0, row1, out, err);
     tn_module m = module_of(r->src, expert);
     uint64_t base = r->src->rect.row0;
@@ -346,7 +349,7 @@ void tn_loader_print(const tn_loader *l, const tn_device *device, void *program,
                      w->form.flags & TN_FORM_PERM ? "p" : "");
         snprintf(shape, sizeof shape, "%llu x %llu", (unsigned long long)w->n,
                  (unsigned long long)w->k);
-        bool plain = l->q == NULL || w->role == TN_ROLE_VECTOR;
+        bool plain = !l->draft->source[i].quantized;
         tn_buf_printf(out, "%-52s %-12s %-20s %-10s %12llu %12llu\n", w->name, form, shape,
                       plain ? "core" : l->q->name, (unsigned long long)w->form.file_bytes,
                       (unsigned long long)(program != NULL ? device->weight_bytes(program, i)

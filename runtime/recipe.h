@@ -20,6 +20,7 @@ typedef struct tn_source {
     const char *const *experts; /* [nexpert] module names of a stack, else NULL */
     uint64_t n, k;              /* of the whole module, before sharding */
     tn_rect rect;               /* this rank's part */
+    bool quantized;             /* read by the quantization plugin, else by the core */
 } tn_source;
 
 typedef struct tn_draft {

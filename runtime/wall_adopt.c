@@ -21,11 +21,11 @@ typedef struct callback {
 #define MUST(type, member) {offsetof(type, member), #member}
 
 static const callback plugin_calls[] = {
-    MUST(tn_plugin, init), MUST(tn_plugin, start), MUST(tn_plugin, stop),
+    MUST(tn_plugin, init), MUST(tn_plugin, stop),
 };
 
 static const callback quant_calls[] = {
-    MUST(tn_quant, claims), MUST(tn_quant, form_of), MUST(tn_quant, cut), MUST(tn_quant, read),
+    MUST(tn_quant, claims), MUST(tn_quant, form_of), MUST(tn_quant, read),
 };
 
 static const callback writer_calls[] = {

@@ -10,7 +10,7 @@ import tempfile
 
 import requests
 
-from tenonlib import Counter, Server, TENON, make_model, run, write_ini, write_json
+from tenonlib import Counter, PREFIX, Server, TENON, TOP, make_model, run, write_ini, write_json
 
 check = Counter()
 folder = tempfile.mkdtemp(prefix="tenon-models-")
@@ -154,6 +154,41 @@ with check("two models behind one port"):
                 "model": n, "prompt": "The quick brown", "max_tokens": 24, "temperature": 0,
                 "ignore_eos": True})
             assert r.json()["choices"][0]["text"] == complete(made[d], exact=False)["text"]
+
+with check("a stranger's 4-bit format in one screen of C serves a model"):
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+    so = os.path.join(folder, "tiny4.so")
+    subprocess.run(["cc", "-shared", "-fPIC", "-fvisibility=hidden", "-I", os.path.join(PREFIX, "include"),
+                    os.path.join(TOP, "plugins/skeleton/tiny4.c"), "-o", so], check=True)
+    own = os.path.join(folder, "tiny4")
+    shutil.copytree(plain, own)
+    rounded = os.path.join(folder, "rounded")
+    shutil.copytree(plain, rounded)
+    full, packed, plain_again = load_file(plain + "/model.safetensors"), {}, {}
+    for name, w in full.items():
+        plain_again[name] = packed[name] = w
+        if "_proj" in name:
+            w = w.astype(np.float32)
+            step = np.maximum(np.abs(w).reshape(w.shape[0], -1, 32).max(2) / 7, 1e-8).astype(np.float16)
+            step = step.astype(np.float32)
+            code = np.clip(np.rint(w / np.repeat(step, 32, 1)) + 8, 0, 15).astype(np.uint8)
+            del packed[name]
+            packed[name[:-6] + "q4"] = code[:, 0::2] | code[:, 1::2] << 4
+            packed[name[:-6] + "step"] = step
+            plain_again[name] = ((code.astype(np.float32) - 8) * np.repeat(step, 32, 1)).astype(np.float32)
+    save_file(packed, own + "/model.safetensors")
+    save_file(plain_again, rounded + "/model.safetensors")
+    edit(own, "config.json", lambda c: c.update(quantization_config={"quant_method": "tiny4"}))
+    with open(ini, encoding="utf-8") as f:
+        both = os.path.join(folder, "tiny4.ini")
+        with open(both, "w", encoding="utf-8") as g:
+            g.write(f.read() + f"[plugin tiny4]\nfile = {so}\n")
+    r = run("complete", own, "--config", both, "--prompt", "The quick brown", "--max-tokens", "24",
+            "--temperature", "0", "--ignore-eos", "--json", "--cpu-exact")
+    assert r.returncode == 0, r.stderr
+    assert json.loads(r.stdout)["token_ids"] == complete(rounded)["token_ids"]
+    assert run("plugin", "check", so).returncode == 0
 
 with check("greedy with and without prefix reuse"):
     with Server(ini, plain) as a, Server(ini, plain, "--no-prefix-caching") as b:

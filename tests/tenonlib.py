@@ -13,6 +13,8 @@ import traceback
 import urllib.request
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# Scripts beside this one have the names of packages.
+sys.path = [p for p in sys.path if os.path.abspath(p or ".") != os.path.join(TOP, "tests")]
 PREFIX = os.environ.get("TENON_PREFIX_DIR", os.path.join(TOP, "prefix"))
 TENON = os.path.join(PREFIX, "bin", "tenon")
 PLUGINS = os.path.join(PREFIX, "lib", "tenon")

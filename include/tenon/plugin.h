@@ -197,8 +197,8 @@ typedef struct tn_host {
 /* ------------------------------------------------------------------------- descriptor */
 enum { TN_KIND_QUANT = 1, TN_KIND_DEVICE = 2, TN_KIND_COMM = 3, TN_KIND_FRONT = 4 };
 
-/* Life cycle, all [control]: probe -> init -> start -> drain -> stop. probe and drain may be
- * NULL. stop is called once after a successful init, whatever came between; after a failed
+/* Life cycle, all [control]: probe -> init -> start -> drain -> stop. Only init and stop must
+ * be there. stop is called once after a successful init, whatever came between; after a failed
  * init nothing is called, so init undoes what it did. All state hangs on *self. */
 typedef struct tn_plugin {
     uint32_t abi_major, abi_minor; /* TN_ABI_MAJOR, TN_ABI_MINOR as compiled */
@@ -364,14 +364,15 @@ typedef struct tn_quant {
 
     /* [any] The form of this rectangle of the module. A module that the file holds in plain
      * form (ignored, not converted) is not an error: it answers F32, F16 or BF16 and read
-     * serves it. TN_NOINPUT when the module has no tensor at all. Contradictions between
+     * serves it. TN_NOINPUT when the module has no tensor
+     * of this format: the core then serves a plain NAME.weight itself. Contradictions between
      * config and tensors: the tensors decide; impossible ones are TN_DATA. Values that only
      * appear in the data (g_idx in range) are checked here too. */
     tn_status (*form_of)(void *self, const tn_view *v, const tn_module *m, const tn_rect *r,
                          tn_form *out, tn_err *err);
 
     /* [any] Where the module may be cut: row bounds at multiples of *row_unit, column bounds
-     * at multiples of *col_unit. 1 when anywhere. */
+     * at multiples of *col_unit. 1, or NULL for cut: anywhere. */
     tn_status (*cut)(void *self, const tn_view *v, const tn_module *m, uint64_t *row_unit,
                      uint64_t *col_unit, tn_err *err);
 
