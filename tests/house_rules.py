@@ -16,13 +16,13 @@ LINES_MOST = 1000
 # Layers in order; each name is a header of runtime/ without ".h", or a prefix ending in "*".
 LAYERS = [
     ("tools", "arena buf json log metric number nearest names plain quote utf8seq unicode* floats "
-              "conf* option settings flags* progress pattern regex* scanner"),
+              "conf* option settings flags* progress pattern regex* scanner newer"),
     ("files", "safetensors checkpoint ckpt* filemap jsonscan stwriter gguf ggml_types import* "
-              "tokenizer tok* bpe pretoken* normal* added decode detok ids lexicon jinja_* chat*"),
+              "tokenizer tok* bpe pretoken* normal* added decod* detok ids lexicon jinja_* chat*"),
     ("wall", "wall* guard manners elffile plugin_*"),
     ("model", "modelconf rope recipe* dense loader budget sampling genconf quantize kv"),
     ("serving", "request scheduler engine* output intake servestats"),
-    ("house", "served house fronthost answer command cmd_* main"),
+    ("house", "plugin_cmd served house fronthost answer command cmd_* main"),
 ]
 
 
