@@ -80,10 +80,19 @@ static void pair_put(tn_bpe *b, uint64_t entry)
     b->pair[at] = entry;
 }
 
-static bool grow_pairs(tn_bpe *b)
+/* Three slots in four may be taken. */
+static bool fits(const tn_bpe *b, uint64_t count)
 {
-    uint64_t *old = b->pair, old_cap = old == NULL ? 0 : b->pair_mask + 1;
-    uint64_t cap = old == NULL ? 4096 : old_cap * 2;
+    return b->pair != NULL && count <= (b->pair_mask + 1) / 4 * 3;
+}
+
+bool tn_bpe_reserve(tn_bpe *b, uint32_t count)
+{
+    if (fits(b, count))
+        return true;
+    uint64_t *old = b->pair, old_cap = old == NULL ? 0 : b->pair_mask + 1, cap = 4096;
+    while (count > cap / 4 * 3)
+        cap *= 2;
     uint64_t *pair = malloc(cap * sizeof *pair);
     if (pair == NULL)
         return false;
@@ -141,7 +150,7 @@ bool tn_bpe_add(tn_bpe *b, int32_t left, int32_t right, int32_t result, uint32_t
         b->merged = merged;
         b->merged_cap = cap;
     }
-    if ((b->pair == NULL || b->pair_used >= b->pair_mask / 2) && !grow_pairs(b))
+    if (!fits(b, b->pair_used + 1) && !tn_bpe_reserve(b, (uint32_t)b->pair_used * 2 + 1))
         return false;
     if (!joint_put(b, (uint64_t)last << 21 | first))
         return false;

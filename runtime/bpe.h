@@ -48,6 +48,8 @@ typedef struct tn_bpe_work {
 /* Takes the spellings; set the options (unk, fallback, flags) before ready. */
 void tn_bpe_open(tn_bpe *b, const tn_lexicon *vocab);
 void tn_bpe_close(tn_bpe *b);
+/* Makes room for `count` merges. False when memory is short. */
+bool tn_bpe_reserve(tn_bpe *b, uint32_t count);
 /* Makes left and right merge into `result`, ranked behind all before; `last` and `first` are
  * the characters that meet there. A pair given twice keeps its last rank. False when memory is
  * short. */

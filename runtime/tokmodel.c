@@ -220,6 +220,8 @@ static tn_status read_merge_pair(reader *r, tn_scan *s)
 static tn_status read_merges(reader *r, tn_scan *s)
 {
     bool first = true, more = true;
+    if (!tn_bpe_reserve(&r->t->bpe, r->t->vocab.used)) /* mostly one merge a token */
+        return no_memory(r);
     tn_status st = tn_scan_expect(s, '[');
     while (st == TN_OK) {
         st = tn_scan_more(s, ']', &first, &more);
