@@ -14,7 +14,8 @@
 
 #define LANES 8
 #define VECS 2          /* vectors that hold the 16 rows of a strip */
-#define TILE 6          /* tokens that share one unpacking of a block */
+#define TILE 6          /* most tokens that share one unpacking of a block */
+#define TILE_FLOATS 5   /* the same for fp32 activations */
 
 typedef __m256 vf;
 typedef __m256i vi;
@@ -214,10 +215,12 @@ WIDE void i_store_bytes(int8_t *p, const vi v[4])
  * two halves and keeps a sum for each. */
 #ifdef __AVXVNNI__
 #define BYTES_ARE_WHOLE 1   /* dot4 takes codes up to 255 */
+#define TILE_BYTES TILE
 WIDE vi dot4(vi acc, vi w, vi x) { return _mm256_dpbusd_avx_epi32(acc, w, x); }
 WIDE vi dot4_end(vi acc) { return acc; }
 #else
 #define BYTES_ARE_WHOLE 0
+#define TILE_BYTES 4        /* tokens a tile of W8G: two sums each */
 WIDE vi dot4(vi acc, vi w, vi x)
 {
     acc = _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, x));

@@ -13,6 +13,7 @@
 #define LANES 16
 #define VECS 1
 #define TILE 8
+#define TILE_FLOATS 8
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -196,10 +197,12 @@ WIDE void i_store_bytes(int8_t *p, const vi v[2])
 /* See lanes256.h. */
 #ifdef __AVX512VNNI__
 #define BYTES_ARE_WHOLE 1
+#define TILE_BYTES TILE
 WIDE vi dot4(vi acc, vi w, vi x) { return _mm512_dpbusd_epi32(acc, w, x); }
 WIDE vi dot4_end(vi acc) { return acc; }
 #else
 #define BYTES_ARE_WHOLE 0
+#define TILE_BYTES TILE
 WIDE vi dot4(vi acc, vi w, vi x)
 {
     acc = _mm512_add_epi16(acc, _mm512_maddubs_epi16(w, x));

@@ -105,7 +105,18 @@ WIDE void group_load(const cpu_matrix *w, const uint8_t *strip, uint64_t g, floa
 
 /* ----------------------------------------------------------------- int8 activations */
 
-/* Integer dot products of one block with `mt` tokens: d[t][v], lanes are rows. */
+/* d[t][v] += w[v] * the four columns at x, for `mt` tokens. */
+WIDE void add_four(const int mt, const vi w[VECS], const int8_t *x, uint64_t ldq, vi d[][VECS])
+{
+    UNROLL for (int t = 0; t < mt; t++) {
+        vi xt = i_copy(x + (uint64_t)t * ldq);
+        UNROLL for (unsigned v = 0; v < VECS; v++)
+            d[t][v] = dot4(d[t][v], w[v], xt);
+    }
+}
+
+/* Integer dot products of one block with `mt` tokens: d[t][v], lanes are rows. A tall tile has
+ * registers for one half of the nibbles at a time and reads the block twice. */
 WIDE void dots_nibbles(const int mt, const uint8_t *p, const int8_t *q, uint64_t ldq,
                        vi d[][VECS])
 {
@@ -114,18 +125,15 @@ WIDE void dots_nibbles(const int mt, const uint8_t *p, const int8_t *q, uint64_t
         UNROLL for (unsigned v = 0; v < VECS; v++)
             d[t][v] = i_zero();
     UNROLL for (unsigned j = 0; j < 4; j++) {
-        vi lo[VECS], hi[VECS];
-        UNROLL for (unsigned v = 0; v < VECS; v++) {
-            vi two = i_load(p + 64 * j + 4 * LANES * v);
-            lo[v] = i_and(two, low);
-            hi[v] = i_and(i_right(two, 4), low);
-        }
-        UNROLL for (int t = 0; t < mt; t++) {
-            const int8_t *x = q + (uint64_t)t * ldq + 4 * j;
-            vi xlo = i_copy(x), xhi = i_copy(x + 16);
-            UNROLL for (unsigned v = 0; v < VECS; v++)
-                d[t][v] = dot4(dot4(d[t][v], lo[v], xlo), hi[v], xhi);
-        }
+        vi w[VECS];
+        UNROLL for (unsigned v = 0; v < VECS; v++)
+            w[v] = i_and(i_load(p + 64 * j + 4 * LANES * v), low);
+        add_four(mt, w, q + 4 * j, ldq, d);
+        if (mt > 3)
+            __asm__("" : "+r"(p)); /* forget that these bytes were loaded */
+        UNROLL for (unsigned v = 0; v < VECS; v++)
+            w[v] = i_and(i_right(i_load(p + 64 * j + 4 * LANES * v), 4), low);
+        add_four(mt, w, q + 16 + 4 * j, ldq, d);
     }
     UNROLL for (int t = 0; t < mt; t++)
         UNROLL for (unsigned v = 0; v < VECS; v++)
@@ -140,14 +148,10 @@ WIDE void dots_bytes(const int mt, const uint8_t *p, const int8_t *q, uint64_t l
         UNROLL for (unsigned v = 0; v < VECS; v++)
             d[t][v] = i_zero();
     UNROLL for (unsigned j = 0; j < 8; j++) {
-        vi code[VECS];
+        vi w[VECS];
         UNROLL for (unsigned v = 0; v < VECS; v++)
-            code[v] = i_load(p + 64 * j + 4 * LANES * v);
-        UNROLL for (int t = 0; t < mt; t++) {
-            vi x = i_copy(q + (uint64_t)t * ldq + 4 * j);
-            UNROLL for (unsigned v = 0; v < VECS; v++)
-                d[t][v] = dot4(d[t][v], code[v], x);
-        }
+            w[v] = i_load(p + 64 * j + 4 * LANES * v);
+        add_four(mt, w, q + 4 * j, ldq, d);
     }
 }
 #else
@@ -158,6 +162,7 @@ WIDE void dots_bytes(const int mt, const uint8_t *p, const int8_t *q, uint64_t l
     const vi low = i_set8(15);
     UNROLL for (unsigned v = 0; v < VECS; v++) {
         vi lo[TILE], hi[TILE];
+        __asm__("" : "+r"(q)); /* or broadcasts of one vector are spilled for the next */
         UNROLL for (int t = 0; t < mt; t++)
             lo[t] = hi[t] = i_zero();
         UNROLL for (unsigned j = 0; j < 8; j++) {
@@ -234,18 +239,18 @@ WIDE vf column(const uint32_t kind, const bool high, const uint8_t *p, const uns
     return f_sub(f_from_i(i_and(code, i_set(kind == TN_FORM_W4G ? 15 : 255))), zero);
 }
 
-/* Adds `nfour` times four columns, `step` bytes apart, of x's columns from 0 on. */
+/* Adds `nfour` times four columns, `step` bytes apart, times the inputs from `at` on. */
 WIDE void add_columns(const int mt, const uint32_t kind, const bool high, const uint8_t *p,
-                      const unsigned nfour, const unsigned step, const float *x, uint64_t ldx,
-                      const vf z[VECS], vf dot[][VECS])
+                      const unsigned nfour, const unsigned step, const float *const x[],
+                      uint64_t at, const vf z[VECS], vf dot[][VECS])
 {
-    for (unsigned j = 0; j < nfour; j++, p += step, x += 4)
+    for (unsigned j = 0; j < nfour; j++, p += step, at += 4)
         UNROLL for (unsigned i = 0; i < 4; i++) {
             vf col[VECS];
             UNROLL for (unsigned v = 0; v < VECS; v++)
                 col[v] = column(kind, high, p, i, v, z[v]);
             UNROLL for (int t = 0; t < mt; t++) {
-                vf xt = f_copy(x + (uint64_t)t * ldx + i);
+                vf xt = f_copy(x[t] + at + i);
                 UNROLL for (unsigned v = 0; v < VECS; v++)
                     dot[t][v] = f_fma(col[v], xt, dot[t][v]);
             }
@@ -253,8 +258,9 @@ WIDE void add_columns(const int mt, const uint32_t kind, const bool high, const 
 }
 
 /* One block: its own sum from zero, then scaled into the running sum. */
-WIDE void block_floats(const int mt, const uint32_t kind, const uint8_t *p, const float *x,
-                       uint64_t ldx, const vf s[VECS], const vf z[VECS], vf sum[][VECS])
+WIDE void block_floats(const int mt, const uint32_t kind, const uint8_t *p,
+                       const float *const x[], uint64_t at, const vf s[VECS], const vf z[VECS],
+                       vf sum[][VECS])
 {
     const bool coded = kind == TN_FORM_W4G || kind == TN_FORM_W8G;
     const unsigned step = coded ? 64 : kind == TN_FORM_F32 ? 256 : 128;
@@ -263,10 +269,10 @@ WIDE void block_floats(const int mt, const uint32_t kind, const uint8_t *p, cons
         UNROLL for (unsigned v = 0; v < VECS; v++)
             dot[t][v] = f_zero();
     if (kind == TN_FORM_W4G) {
-        add_columns(mt, kind, false, p, 4, step, x, ldx, z, dot);
-        add_columns(mt, kind, true, p, 4, step, x + 16, ldx, z, dot);
+        add_columns(mt, kind, false, p, 4, step, x, at, z, dot);
+        add_columns(mt, kind, true, p, 4, step, x, at + 16, z, dot);
     } else {
-        add_columns(mt, kind, false, p, 8, step, x, ldx, z, dot);
+        add_columns(mt, kind, false, p, 8, step, x, at, z, dot);
     }
     UNROLL for (int t = 0; t < mt; t++)
         UNROLL for (unsigned v = 0; v < VECS; v++)
@@ -289,7 +295,12 @@ WIDE void tile_floats(const int mt, const uint32_t kind, const cpu_matrix *w,
     const uint64_t size = block_size(kind), ngroup = coded ? w->ngroup : 1;
     const uint64_t per = coded ? w->group / CPU_BLOCK : w->cols / CPU_BLOCK;
     const uint8_t *p = coded ? strip + w->code_at : strip;
-    const float *x = a->x + i0 * w->cols;
+    const float *x[TILE];
+    uint64_t at = 0;
+    UNROLL for (int t = 0; t < mt; t++) {
+        x[t] = a->x + (i0 + (uint64_t)t) * w->cols;
+        __asm__("" : "+r"(x[t])); /* a register each, no sums of strides */
+    }
     for (uint64_t g = 0; g < ngroup; g++) {
         vf s[VECS], z[VECS];
         UNROLL for (unsigned v = 0; v < VECS; v++) {
@@ -301,9 +312,9 @@ WIDE void tile_floats(const int mt, const uint32_t kind, const cpu_matrix *w,
         for (uint64_t b = 0; b < per; b++) {
             for (unsigned i = 0; i < size; i += 64)
                 fetch(p + AHEAD + i);
-            block_floats(mt, kind, p, x, w->cols, s, z, sum);
+            block_floats(mt, kind, p, x, at, s, z, sum);
             p += size;
-            x += CPU_BLOCK;
+            at += CPU_BLOCK;
         }
     }
 }
@@ -391,7 +402,8 @@ static void multiply_tokens(const cpu_matrix *w, const cpu_act *a, tile_call cal
                             uint64_t i0, uint64_t m, uint64_t strip0, uint64_t strip1,
                             float *y, uint64_t ldy, bool add)
 {
-    uint64_t ntile = (m + TILE - 1) / TILE;
+    uint64_t height = call == quant_w4g ? TILE : call == quant_w8g ? TILE_BYTES : TILE_FLOATS;
+    uint64_t ntile = (m + height - 1) / height;
     for (uint64_t s = strip0; s < strip1; s++) {
         const uint8_t *strip = w->data + s * w->strip_size;
         uint64_t r0 = s * CPU_STRIP, nr = w->n - r0 < CPU_STRIP ? w->n - r0 : CPU_STRIP;
