@@ -41,25 +41,33 @@ struct tn_chat {
     uint32_t marks;          /* noncharacters that are taken (jinja_guard.h) */
 };
 
+static tn_status no_memory(tn_err *err)
+{
+    return tn_fail(err, TN_NO_MEMORY, "chat template: no memory");
+}
+
 /* --------------------------------------------------------------------------- one template */
 
-static bool probe(const tn_chat *c, const chat_template *t, const char *arguments, tn_buf *out);
+static tn_status probe(const tn_chat *c, const chat_template *t, const char *arguments,
+                       tn_buf *out, tn_err *err);
 
 /* A template that fails on arguments as an object, or prints them as Python would, but takes
  * them as text, was written for text. */
-static void probe_arguments(const tn_chat *c, chat_template *t)
+static tn_status probe_arguments(const tn_chat *c, chat_template *t, tn_err *err)
 {
     tn_buf object, text;
+    tn_err unused;
     tn_buf_open(&object, TN_JINJA_OUTPUT_MAX);
     tn_buf_open(&text, TN_JINJA_OUTPUT_MAX);
-    bool object_ok = probe(c, t, "{\"probe_key\": \"probe_value\"}", &object);
-    if (!object_ok || strstr(object.data, "{'probe_key'") != NULL) {
+    tn_status st = probe(c, t, "{\"probe_key\": \"probe_value\"}", &object, &unused);
+    if (st == TN_REFUSED || (st == TN_OK && strstr(object.data, "{'probe_key'") != NULL)) {
         t->shape.text_arguments = true;
-        bool text_ok = probe(c, t, "\"{\\\"probe_key\\\": \\\"probe_value\\\"}\"", &text);
-        t->shape.text_arguments = text_ok && strstr(text.data, "{\"probe_key\"") != NULL;
+        st = probe(c, t, "\"{\\\"probe_key\\\": \\\"probe_value\\\"}\"", &text, &unused);
+        t->shape.text_arguments = st == TN_OK && strstr(text.data, "{\"probe_key\"") != NULL;
     }
     tn_buf_close(&object);
     tn_buf_close(&text);
+    return st == TN_NO_MEMORY ? no_memory(err) : TN_OK;
 }
 
 static tn_status template_open(tn_chat *c, const char *source, size_t size, const char *what,
@@ -70,8 +78,7 @@ static tn_status template_open(tn_chat *c, const char *source, size_t size, cons
         return st;
     t->shape = tn_jshape_of(t->t);
     c->marks |= tn_jmarks_in(source, size);
-    probe_arguments(c, t);
-    return TN_OK;
+    return probe_arguments(c, t, err);
 }
 
 tn_status tn_chat_open_text(const char *source, size_t size, const char *what, tn_chat **out,
@@ -153,11 +160,6 @@ static tn_status read_file(const char *dir, const char *name, tn_buf *out, tn_er
 }
 
 /* ------------------------------------------------------------------------- special tokens */
-
-static tn_status no_memory(tn_err *err)
-{
-    return tn_fail(err, TN_NO_MEMORY, "chat template: no memory");
-}
 
 /* A token is its text, or an object with the text as its content; NULL: it is neither. */
 static const tn_json *token_text(const tn_json *v)
@@ -474,9 +476,11 @@ static tn_status render_with(const tn_chat *c, const chat_template *t, const tn_
     tn_jrun_close(&r);
     if (ok)
         return TN_OK;
-    if (err != NULL && err->param[0] == 0)
+    if (r.no_memory && err != NULL)
+        err->code[0] = err->param[0] = 0;
+    else if (err != NULL && err->param[0] == 0)
         snprintf(err->param, sizeof err->param, "messages");
-    return TN_REFUSED;
+    return r.no_memory ? TN_NO_MEMORY : TN_REFUSED;
 }
 
 tn_status tn_chat_render(const tn_chat *c, const tn_chat_ask *ask, tn_buf *out, size_t **plain_at,
@@ -503,10 +507,10 @@ tn_status tn_chat_render(const tn_chat *c, const tn_chat_ask *ask, tn_buf *out, 
 /* ------------------------------------------------------------------------------- probing */
 
 /* Renders a conversation with one tool call whose arguments are as given, in JSON. */
-static bool probe(const tn_chat *c, const chat_template *t, const char *arguments, tn_buf *out)
+static tn_status probe(const tn_chat *c, const chat_template *t, const char *arguments,
+                       tn_buf *out, tn_err *err)
 {
     tn_buf text;
-    tn_err unused;
     tn_json_doc *doc = NULL;
     size_t *at = NULL, n = 0;
     tn_buf_open(&text, 4096);
@@ -516,15 +520,15 @@ static bool probe(const tn_chat *c, const chat_template *t, const char *argument
                   "\"function\": {\"name\": \"f\", \"arguments\": %s}}]}, {\"role\": \"tool\", "
                   "\"tool_call_id\": \"call00001\", \"name\": \"f\", \"content\": \"b\"}]",
                   arguments);
-    bool ok = !text.failed
-              && tn_json_open(text.data, text.len, "probe", TN_JSON_DEPTH_REQUEST, &doc, &unused)
-                     == TN_OK;
-    if (ok) {
+    tn_status st = TN_NO_MEMORY;
+    if (!text.failed)
+        st = tn_json_open(text.data, text.len, "probe", TN_JSON_DEPTH_REQUEST, &doc, err);
+    if (st == TN_OK) {
         tn_chat_ask ask = {.messages = tn_json_root(doc)};
-        ok = render_with(c, t, &ask, out, &at, &n, &unused) == TN_OK;
+        st = render_with(c, t, &ask, out, &at, &n, err);
     }
     free(at);
     tn_json_close(doc);
     tn_buf_close(&text);
-    return ok;
+    return st;
 }

@@ -160,9 +160,12 @@ static bool repeat_text(tn_jrun *r, tn_jval s, uint64_t n, tn_jval *out)
     char *p = tn_jrun_take(r, size);
     if (p == NULL)
         return false;
-    for (size_t at = 0; at < size; at += t->size)
-        memcpy(p + at, t->p, t->size);
-    TN_TRY(tn_jstr_borrow(r, p, size, out));
+    memcpy(p, t->p, t->size);
+    for (size_t done = t->size, more; done < size; done += more) {
+        more = done < size - done ? done : size - done; /* what is there, once more */
+        memcpy(p + done, p, more);
+    }
+    TN_TRY(tn_jstr_counted(r, p, size, t->chars * (size_t)n, out));
     out->safe = s.safe;
     return true;
 }

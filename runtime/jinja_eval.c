@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define ARGS_SHORT 8u       /* arguments that need no memory of their own */
+#define CALL_WEIGHT 3u      /* a call takes the C stack of so many other evaluations */
 
 static tn_jval *slot_of(tn_jenv *env, const tn_jnode *name)
 {
@@ -311,6 +312,11 @@ static bool eval_one(tn_jrun *r, tn_jenv *env, const tn_jnode *n, tn_jval *out)
     }
 }
 
+static bool calls_something(const tn_jnode *n)
+{
+    return n->kind == TN_JN_CALL || n->kind == TN_JN_FILTER || n->kind == TN_JN_TEST;
+}
+
 bool tn_jeval(tn_jrun *r, tn_jenv *env, const tn_jnode *n, tn_jval *out)
 {
     r->at = n;
@@ -323,8 +329,9 @@ bool tn_jeval(tn_jrun *r, tn_jenv *env, const tn_jnode *n, tn_jval *out)
         return eval_name(r, env, n, out);
     if (r->stack >= TN_JINJA_STACK_MAX)
         return tn_jrun_fail(r, "evaluations are nested deeper than %u", TN_JINJA_STACK_MAX);
-    r->stack++;
+    uint32_t weight = calls_something(n) ? CALL_WEIGHT : 1;
+    r->stack += weight;
     bool ok = eval_one(r, env, n, out);
-    r->stack--;
+    r->stack -= weight;
     return ok;
 }

@@ -170,8 +170,10 @@ static bool add_place(tn_jrun *r, places *s, size_t at)
     if (s->n == s->cap) {
         size_t cap = s->cap == 0 ? 16 : s->cap * 2;
         size_t *wider = realloc(s->at, cap * sizeof *wider);
-        if (wider == NULL)
+        if (wider == NULL) {
+            r->no_memory = true;
             return tn_jrun_fail(r, "no memory for the places of user text");
+        }
         s->at = wider;
         s->cap = cap;
     }
@@ -223,6 +225,7 @@ bool tn_jguard_strip(tn_jrun *r, const tn_jguard *g, const char *p, size_t size,
     tn_buf_put(out, p, (size_t)(end - p));
     if (out->failed) {
         free(s.at);
+        r->no_memory = true;
         return tn_jrun_fail(r, "no memory for a prompt of %zu bytes", size);
     }
     check_places(g, out, &s);

@@ -67,10 +67,16 @@ bool tn_jrun_fail(tn_jrun *r, const char *fmt, ...)
 void *tn_jrun_take(tn_jrun *r, size_t size)
 {
     void *p = tn_arena_take(&r->arena, size);
-    if (p == NULL)
+    if (p != NULL)
+        return p;
+    if (size <= TN_JINJA_MEMORY_MAX - r->arena.used) {
+        r->no_memory = r->no_memory || !r->failed;
+        tn_jrun_fail(r, "no memory for %zu bytes", size);
+    } else {
         tn_jrun_fail(r, "the render needs more than its %zu MiB of memory",
                      TN_JINJA_MEMORY_MAX >> 20);
-    return p;
+    }
+    return NULL;
 }
 
 void *tn_jrun_array(tn_jrun *r, size_t count, size_t size)
@@ -196,6 +202,11 @@ bool tn_jstr_borrow(tn_jrun *r, const char *p, size_t size, tn_jval *out)
     TN_TRY(size_fits(r, size));
     TN_TRY(tn_jrun_burn_bytes(r, size));
     return str_of(r, p, size, tn_jutf_chars(p, size), NULL, out);
+}
+
+bool tn_jstr_counted(tn_jrun *r, const char *p, size_t size, size_t chars, tn_jval *out)
+{
+    return size_fits(r, size) && tn_jrun_burn_bytes(r, size) && str_of(r, p, size, chars, NULL, out);
 }
 
 bool tn_jstr_copy(tn_jrun *r, const char *p, size_t size, tn_jval *out)

@@ -28,7 +28,7 @@
 #define TN_JINJA_MEMORY_MAX ((size_t)64 << 20)  /* the arena of a render */
 #define TN_JINJA_COMPILED_MAX ((size_t)256 << 20) /* the arena of a template */
 #define TN_JINJA_NEST_MAX 256u            /* values inside values */
-#define TN_JINJA_STACK_MAX 1500u         /* nested evaluations, whatever their kind */
+#define TN_JINJA_STACK_MAX 1500u         /* nested evaluations of any kind: under 1 MiB of stack */
 
 /* A statement, a loop's turn or a call is one step; an expression's node is an eighth, a
  * kibibyte of text that is read or written is one. */
@@ -180,6 +180,7 @@ struct tn_jrun {
     tn_arena arena;
     tn_err *err;
     bool failed;
+    bool no_memory;       /* it failed because the system has none, not by its own ceiling */
     uint64_t fuel;        /* sixteenths of a step left */
     uint32_t stack;       /* nested evaluations now */
     uint32_t nest;        /* values inside values now */
@@ -234,6 +235,8 @@ static inline tn_jval tn_jfloat(double f)
 
 /* The text is borrowed; it must outlive the render. */
 bool tn_jstr_borrow(tn_jrun *r, const char *p, size_t size, tn_jval *out);
+/* The same where the number of characters is known. */
+bool tn_jstr_counted(tn_jrun *r, const char *p, size_t size, size_t chars, tn_jval *out);
 bool tn_jstr_copy(tn_jrun *r, const char *p, size_t size, tn_jval *out);
 bool tn_jstr_text(tn_jrun *r, const char *text, tn_jval *out); /* a literal of ours */
 /* Part of `s`; keeps its markup. */
