@@ -16,7 +16,8 @@
 #include <math.h>
 
 #define AHEAD 4096u              /* bytes of weights fetched ahead */
-#define NEAR_SIZE (192u << 10)   /* activations that stay near while strips stream by */
+#define NEAR_SIZE (96u << 10)    /* activations that stay in the second cache */
+#define NEAREST_SIZE (24u << 10) /* weights that stay in the first */
 
 /* --------------------------------------------------------------------- activations */
 
@@ -397,38 +398,60 @@ static void write_tile(const float *sum, uint64_t nt, uint64_t nr, float *y, uin
     }
 }
 
-/* All strips against tokens [i0, i0 + m), cut into tiles of nearly equal height. */
-static void multiply_tokens(const cpu_matrix *w, const cpu_act *a, tile_call call,
-                            uint64_t i0, uint64_t m, uint64_t strip0, uint64_t strip1,
-                            float *y, uint64_t ldy, bool add)
+/* Strips [strip0, strip1) against tokens [i0, i0 + m). */
+typedef struct region {
+    const cpu_matrix *w;
+    const cpu_act *a;
+    uint64_t strip0, strip1;
+    uint64_t i0, m;
+    float *y;
+    uint64_t ldy;
+    bool add;
+} region;
+
+/* One tile's tokens against all strips of the region, while their inputs are near. */
+static void multiply_tile(const region *g, tile_call call, uint64_t i0, uint64_t nt)
 {
-    uint64_t height = call == quant_w4g ? TILE : call == quant_w8g ? TILE_BYTES : TILE_FLOATS;
-    uint64_t ntile = (m + height - 1) / height;
-    for (uint64_t s = strip0; s < strip1; s++) {
-        const uint8_t *strip = w->data + s * w->strip_size;
-        uint64_t r0 = s * CPU_STRIP, nr = w->n - r0 < CPU_STRIP ? w->n - r0 : CPU_STRIP;
-        uint64_t t0 = 0;
-        for (uint64_t part = 0; part < ntile; part++) {
-            float sum[TILE * CPU_STRIP];
-            uint64_t nt = (m - t0) / (ntile - part);
-            call(&(tile){w, strip, a, i0 + t0, sum}, nt);
-            write_tile(sum, nt, nr, y + (i0 + t0) * ldy + r0, ldy, add);
-            t0 += nt;
-        }
+    for (uint64_t s = g->strip0; s < g->strip1; s++) {
+        float sum[TILE * CPU_STRIP];
+        uint64_t r0 = s * CPU_STRIP, left = g->w->n - r0;
+        const tile t = {g->w, g->w->data + s * g->w->strip_size, g->a, i0, sum};
+        call(&t, nt);
+        write_tile(sum, nt, left < CPU_STRIP ? left : CPU_STRIP, g->y + i0 * g->ldy + r0,
+                   g->ldy, g->add);
     }
 }
 
+/* The region in tiles of nearly equal height. */
+static void multiply_region(const region *g, tile_call call, uint64_t height)
+{
+    uint64_t ntile = (g->m + height - 1) / height, t0 = 0;
+    for (uint64_t i = 0; i < ntile; i++) {
+        uint64_t nt = (g->m - t0) / (ntile - i);
+        multiply_tile(g, call, g->i0 + t0, nt);
+        t0 += nt;
+    }
+}
+
+/* Two blockings: tokens, so that their inputs stay in the second cache while all strips pass;
+ * and strips, so that a few stay in the first while those tokens pass. */
 static void wide_multiply(const cpu_matrix *w, const cpu_act *a, uint32_t m, uint64_t strip0,
                           uint64_t strip1, bool quant, float *y, uint64_t ldy, bool add)
 {
     tile_call call = call_for(w->kind, quant);
+    uint64_t height = !quant ? TILE_FLOATS : w->kind == TN_FORM_W4G ? TILE : TILE_BYTES;
     uint64_t row_size = w->cols * (quant ? 1 : 4), most = NEAR_SIZE / row_size;
-    if (most < TILE)
-        most = TILE;
+    uint64_t few = NEAREST_SIZE / w->strip_size > 1 ? NEAREST_SIZE / w->strip_size : 1;
+    if (most < height)
+        most = height;
     uint64_t nchunk = (m + most - 1) / most, i0 = 0;
     for (uint64_t c = 0; c < nchunk; c++) {
         uint64_t ni = (m - i0) / (nchunk - c);
-        multiply_tokens(w, a, call, i0, ni, strip0, strip1, y, ldy, add);
+        for (uint64_t s = strip0; s < strip1; s += few) {
+            uint64_t end = s + few < strip1 ? s + few : strip1;
+            const region g = {w, a, s, end, i0, ni, y, ldy, add};
+            multiply_region(&g, call, height);
+        }
         i0 += ni;
     }
 }
