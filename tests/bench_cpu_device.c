@@ -94,25 +94,44 @@ static double rate(bench *b, uint32_t nseq, uint32_t rows, uint32_t context, uin
     return steps / times[rounds / 2];
 }
 
+/* Bytes of weights that an operation of the recipe reads. */
+static double bytes_of(const bench *b, const tn_op *op)
+{
+    const tn_op_linear *a = op->args;
+    double n = 0;
+    for (uint32_t i = 0; op->kind == TN_OP_LINEAR && i < a->nparts; i++)
+        n += (double)b->d.table->weight_bytes(b->program, a->part[i].w);
+    return n;
+}
+
+/* Time by name of operation, over 16 steps, with the bytes of weights read a second. */
 static void print_profile(bench *b, const char *what, uint32_t nseq, uint32_t rows,
                           uint32_t context)
 {
-    static const char *const word[] = {"?", "EMBED", "NORM", "LINEAR", "ACT_MUL", "HEADS",
-                                       "ATTEND", "DELTA", "ROUTE", "EXPERTS", "MIX", "CONCAT",
-                                       "PICK", "SUM", "GATHER", "LOGITS", "SAMPLE"};
-    double by_kind[18] = {0}, all = 0;
-    for (uint32_t n = 0; n < 8; n++) {
+    double time[32] = {0}, bytes[32] = {0}, all = 0;
+    const char *name[32];
+    uint32_t n = 0, steps = rows > 1 ? 3 : 16;
+    step(b, nseq, rows, context);
+    for (uint32_t turn = 0; turn < steps; turn++) {
         const tn_results *r = step(b, nseq, rows, context);
         for (uint32_t i = 0; i < r->nop; i++) {
-            bool head = strcmp(b->f->op[i].name, "head") == 0;
-            by_kind[head ? 17 : b->f->op[i].kind] += (double)r->op_ns[i] / 8;
-            all += (double)r->op_ns[i] / 8;
+            uint32_t j = 0;
+            while (j < n && strcmp(name[j], b->f->op[i].name) != 0)
+                j++;
+            if (j == n)
+                name[n++] = b->f->op[i].name;
+            time[j] += (double)r->op_ns[i] / steps;
+            bytes[j] += bytes_of(b, &b->f->op[i]) / steps;
+            all += (double)r->op_ns[i] / steps;
         }
     }
     printf("  %s: %.0f us:", what, all / 1e3);
-    for (uint32_t i = 0; i < 18; i++)
-        if (by_kind[i] > 0)
-            printf("  %s %.1f%%", i == 17 ? "head" : word[i], 100 * by_kind[i] / all);
+    for (uint32_t j = 0; j < n; j++)
+        if (time[j] / all > 0.002) {
+            printf("  %s %.1f%%", name[j], 100 * time[j] / all);
+            if (bytes[j] > 0 && rows == 1)
+                printf(" (%.1f GB/s)", bytes[j] / time[j]);
+        }
     printf("\n");
 }
 
@@ -140,13 +159,33 @@ static double weight_bytes(const bench *b)
     return n;
 }
 
-static void set_sampled(bench *b)
+static void set_sampled(bench *b, float temperature, float top_p, int32_t top_k)
 {
     for (uint32_t i = 0; i < SEQS; i++) {
         b->sampling[i].flags = 0;
-        b->sampling[i].temperature = 0.8f;
-        b->sampling[i].top_p = 0.95f;
+        b->sampling[i].temperature = temperature;
+        b->sampling[i].top_p = top_p;
+        b->sampling[i].top_k = top_k;
         b->sampling[i].seed = i;
+    }
+}
+
+/* Logits of random weights are far flatter than a model's: a low temperature makes up for it. */
+static void print_sampled(bench *b)
+{
+    static const struct { const char *name; float temperature, top_p; int32_t top_k; } c[] = {
+        {"all columns", 0.2f, 1, 0}, {"top_p 0.95", 0.2f, 0.95f, 0}, {"top_k 20", 0.2f, 1, 20},
+        {"top_p 0.95, flat", 1, 0.95f, 0},
+    };
+    for (uint32_t i = 0; i < sizeof c / sizeof c[0]; i++) {
+        double sample = 0;
+        set_sampled(b, c[i].temperature, c[i].top_p, c[i].top_k);
+        step(b, 1, 1, 64);
+        for (uint32_t n = 0; n < 10; n++) {
+            const tn_results *r = step(b, 1, 1, 64);
+            sample += (double)r->op_ns[r->nop - 1] / 1e4;
+        }
+        printf("  drawing, %s: %.0f us\n", c[i].name, sample);
     }
 }
 
@@ -155,20 +194,18 @@ static void run(bench *b, const char *head, uint32_t requant)
     double bandwidth, bytes, decode;
     tn_err err;
     open_bench(b, requant, 0);
-    must(b->d.table->bandwidth(b->d.dev, &bandwidth, &err), &err);
     bytes = weight_bytes(b);
     step(b, 1, ROWS, 0);
-    rate(b, 1, 1, 64, 10, 3);
-    decode = rate(b, 1, 1, 64, 30, 15);
-    printf("head %s: %.1f MB a token, bandwidth %.1f GB/s: bound %.0f tok/s\n", head, bytes / 1e6,
-           bandwidth / 1e9, bandwidth / bytes);
-    printf("  decode, 1 sequence    %7.1f tok/s = %.0f%% of the bound\n", decode,
-           100 * decode * bytes / bandwidth);
+    printf("head %s: %.1f MB a token\n", head, bytes / 1e6);
+    for (uint32_t i = 0; i < 5; i++) {
+        must(b->d.table->bandwidth(b->d.dev, &bandwidth, &err), &err);
+        decode = rate(b, 1, 1, 64, 20, 9);
+        printf("  decode, 1 sequence    %7.1f tok/s = %.0f%% of what %.1f GB/s allow\n", decode,
+               100 * decode * bytes / bandwidth, bandwidth / 1e9);
+    }
     printf("  decode, 8 sequences   %7.1f tok/s\n", 8 * rate(b, 8, 1, 64, 8, 9));
     printf("  decode, context 1500  %7.1f tok/s\n", rate(b, 1, 1, 1500, 20, 9));
     printf("  prompt of %u         %7.1f tok/s\n", ROWS, ROWS * rate(b, 1, ROWS, 0, 1, 7));
-    set_sampled(b);
-    printf("  decode, top_p 0.95    %7.1f tok/s\n", rate(b, 1, 1, 64, 20, 9));
     b->d.table->release(b->program);
     fx_free(b->f);
     open_bench(b, requant, 1);
@@ -177,6 +214,7 @@ static void run(bench *b, const char *head, uint32_t requant)
     print_profile(b, "decode 8", 8, 1, 64);
     print_profile(b, "prompt", 1, ROWS, 0);
     print_profile(b, "context 1500", 1, 1, 1500);
+    print_sampled(b);
     b->d.table->release(b->program);
     fx_free(b->f);
 }

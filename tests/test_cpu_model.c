@@ -464,7 +464,7 @@ static void test_blocks(void **state)
         tn_err err;
         l.cache_dtype = c == 0 ? 0 : c == 1 ? TN_BF16 : TN_F32;
         model *t = model_open(&tn_plugin_entry, &tiny, 2, "auto", &l);
-        int32_t token[41], blocks[3] = {0, 1, 2}, copies[3] = {7, 8, 9};
+        int32_t token[41], blocks[SCRIPT_NBLOCK] = {0, 1, 2}, copies[3] = {7, 8, 9};
         float *want = malloc(41 * tiny.vocab * sizeof *want), *got = malloc(tiny.vocab * 4);
         script_tokens(token, 41, tiny.vocab);
         feed(t, token, 41, (const int32_t[]){40, 0}, blocks, want);

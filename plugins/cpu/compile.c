@@ -71,9 +71,10 @@ static void touch_all(cpu_program *p, const cpu_op *op)
         touch(p, op->use[i].buffer);
 }
 
-static void add_cmd(cpu_program *p, cpu_cmd_fn fn, const cpu_op *op, const void *plan)
+static cpu_cmd *add_cmd(cpu_program *p, cpu_cmd_fn fn, const cpu_op *op, const void *plan)
 {
-    p->cmd[p->ncmd++] = (cpu_cmd){.fn = fn, .op = op, .plan = plan};
+    p->cmd[p->ncmd] = (cpu_cmd){.fn = fn, .op = op, .plan = plan};
+    return &p->cmd[p->ncmd++];
 }
 
 static tn_status no_memory(tn_err *err, const cpu_op *op)
@@ -251,8 +252,8 @@ static void fill_norm(cpu_program *p, const cpu_section *s, cpu_linear *l, uint3
     keep_max32(&p->row_floats, (uint32_t)cpu_round(n->width, 16));
 }
 
-static tn_status add_head(cpu_program *p, const cpu_section *s, uint32_t op,
-                          const cpu_linear *linear, tn_err *err);
+static tn_status add_head(cpu_program *p, const cpu_section *s, uint32_t op, cpu_linear *linear,
+                          tn_err *err);
 
 /* Adds the command for LINEAR at *op, with the NORM at `norm` unless that is TN_NONE, and
  * leaves *op at the last operation it took. */
@@ -284,7 +285,7 @@ static tn_status add_linear(cpu_program *p, const cpu_section *s, uint32_t norm,
     }
     if (!cut_units(p, l))
         return no_memory(err, o);
-    add_cmd(p, cpu_do_linear, o, l);
+    add_cmd(p, cpu_do_linear, o, l)->linear = l;
     *op += act ? 1 : 0;
     return TN_OK;
 }
@@ -294,9 +295,18 @@ static tn_status add_linear(cpu_program *p, const cpu_section *s, uint32_t norm,
 #define LOGITS_SIZE (10u << 20)   /* of the logits that are looked at together */
 #define LOGITS_ROWS 16u
 
+/* Each worker's segments of the vocabulary, in strips. */
+static bool cut_head(cpu_program *p, cpu_linear *l, uint64_t nsegment)
+{
+    l->cut = cpu_take(p, (uint64_t)p->nthread + 1, sizeof *l->cut);
+    for (uint32_t i = 0; l->cut != NULL && i <= p->nthread; i++)
+        l->cut[i] = nsegment * i / p->nthread * (CPU_SEGMENT / CPU_STRIP);
+    return l->cut != NULL;
+}
+
 /* LOGITS at `op` and the SAMPLE behind it. */
-static tn_status add_head(cpu_program *p, const cpu_section *s, uint32_t op,
-                          const cpu_linear *linear, tn_err *err)
+static tn_status add_head(cpu_program *p, const cpu_section *s, uint32_t op, cpu_linear *linear,
+                          tn_err *err)
 {
     const cpu_op *o = &p->op[op];
     const tn_op_logits *a = &o->a.logits;
@@ -313,6 +323,8 @@ static tn_status add_head(cpu_program *p, const cpu_section *s, uint32_t op,
     h->chunk = fit > LOGITS_ROWS ? LOGITS_ROWS : fit < 1 ? 1 : (uint32_t)fit;
     h->chunk = h->chunk < p->lim.outs_max ? h->chunk : p->lim.outs_max;
     h->nsegment = (a->vocab + CPU_SEGMENT - 1) / CPU_SEGMENT;
+    if (linear != NULL && !cut_head(p, linear, h->nsegment))
+        return no_memory(err, o);
     if (linear == NULL)
         touch_all(p, o);
     else
@@ -321,7 +333,7 @@ static tn_status add_head(cpu_program *p, const cpu_section *s, uint32_t op,
     keep_max32(&p->ndraw, h->chunk < p->nthread ? h->chunk : p->nthread);
     if (p->ndraw > CPU_DRAWS_MAX)
         p->ndraw = CPU_DRAWS_MAX;
-    add_cmd(p, cpu_do_head, o, h);
+    add_cmd(p, cpu_do_head, o, h)->linear = linear;
     return TN_OK;
 }
 

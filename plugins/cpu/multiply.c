@@ -163,6 +163,29 @@ static uint64_t run_units(const cpu_program *p, const cpu_linear *l)
     return n < 1 ? 1 : n;
 }
 
+/* The first lines of a worker's own run of weights are asked for while it waits for others. */
+#define AHEAD_BYTES 8192u
+
+static void ask_ahead(const uint8_t *at)
+{
+    for (uint32_t i = 0; i < AHEAD_BYTES; i += 64)
+        __builtin_prefetch(at + i, 0, 2);
+}
+
+void cpu_linear_ahead(const cpu_linear *l, uint32_t worker)
+{
+    uint64_t begin = 0, unit = l->cut[worker];
+    for (uint32_t i = 0; i < l->npart; i++) {
+        const cpu_linear_part *part = &l->part[i];
+        if (unit < begin + part->nstrip && part->w->matrix != NULL) {
+            const cpu_matrix *m = &part->w->matrix[0];
+            ask_ahead(m->data + (part->strip0 + unit - begin) * m->strip_size);
+            return;
+        }
+        begin += part->nstrip;
+    }
+}
+
 void cpu_do_linear(cpu_program *p, const cpu_cmd *c, uint32_t worker)
 {
     const cpu_linear *l = c->plan;

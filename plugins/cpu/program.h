@@ -104,12 +104,14 @@ typedef struct cpu_set {
 
 struct cpu_program;
 struct cpu_cmd;
+struct cpu_linear;
 typedef void (*cpu_cmd_fn)(struct cpu_program *p, const struct cpu_cmd *c, uint32_t worker);
 
 typedef struct cpu_cmd {
     cpu_cmd_fn fn;
     const cpu_op *op;             /* the operation it is named and timed after */
     const void *plan;             /* what compile worked out for this kind, or NULL */
+    const struct cpu_linear *linear; /* the weights that it streams; NULL: none, or many */
 } cpu_cmd;
 
 typedef struct cpu_linear_part {
@@ -214,7 +216,6 @@ typedef struct cpu_program {
     uint32_t nthread;
     tn_limits lim;
     uint32_t cache_dtype;
-    uint32_t vocab;
     const char *name;             /* borrowed from the recipe */
 
     uint32_t nbuffer, nweight, nop, nrope, ncache, nstate, nsection, ncmd;
@@ -428,6 +429,8 @@ void cpu_do_head(cpu_program *p, const cpu_cmd *c, uint32_t worker);
 /* multiply.c, for logits.c too: makes all rows ready; ends with a barrier, but for a single
  * row, which every worker makes ready for itself. */
 void cpu_linear_ready(cpu_program *p, const cpu_linear *l, uint32_t rows, uint32_t worker);
+/* Has the cache fetch the first weights that the worker will multiply a single row with. */
+void cpu_linear_ahead(const cpu_linear *l, uint32_t worker);
 /* Strips [s0, s1) of part i (counted in its matrix) for rows [row0, row1) of the `rows` made
  * ready; `y` gets strip s0's first column of row row0. */
 void cpu_linear_strips(const cpu_program *p, const cpu_linear *l, uint32_t i, uint64_t s0,

@@ -44,6 +44,14 @@ static void fill_rotary(const cpu_program *p, uint32_t worker)
     }
 }
 
+/* A worker that waits at the barrier has its next weights fetched meanwhile. */
+static void look_ahead(const cpu_program *p, uint32_t cmd, uint32_t end, uint32_t worker)
+{
+    const cpu_linear *l = cmd + 1 < end ? p->cmd[cmd + 1].linear : NULL;
+    if (l != NULL && cpu_rows_of(p, l->in) == 1)
+        cpu_linear_ahead(l, worker);
+}
+
 static void run_commands(void *arg, uint32_t worker)
 {
     cpu_program *p = arg;
@@ -56,6 +64,7 @@ static void run_commands(void *arg, uint32_t worker)
     for (uint32_t i = s->cmd0; i < s->cmd0 + s->ncmd; i++) {
         const cpu_cmd *c = &p->cmd[i];
         c->fn(p, c, worker);
+        look_ahead(p, i, s->cmd0 + s->ncmd, worker);
         cpu_sync(p, worker);
         if (worker == 0)
             cpu_lap(p, c->op);

@@ -2,7 +2,7 @@
 /* sample.c - from one row of logits to one token.
  *
  * The vocabulary is never sorted. Most columns are passed over by the maximum of their
- * segment or of 64 neighbours; what remains is few, but for flat distributions, and there
+ * segment or of 64 neighbours. What top_k and top_p do is find the last column that is left;
  * selection is linear on average. */
 #include "sample.h"
 
@@ -105,7 +105,7 @@ static bool has_penalty(const tn_sampling *s)
 void cpu_draw_begin(cpu_draw *d)
 {
     d->result = (tn_result){.token = -1};
-    d->done = d->adjusted = d->scaled = d->ncandidate = 0;
+    d->done = d->adjusted = d->scaled = 0;
     if (!join_segments(d->raw_segment, d->nsegment, &d->raw_max, &d->raw_at)) {
         finish_not_finite(d);
         return;
@@ -236,6 +236,8 @@ void cpu_draw_join(cpu_draw *d)
     }
     d->top = max;
     d->inverse = 1.0f / d->s->temperature;
+    d->floor = -INFINITY;
+    d->last = INT32_MAX;
     d->least = -DEPTH;
     if (d->s->min_p > 0) {
         float cut = logf(d->s->min_p);
@@ -267,7 +269,7 @@ void cpu_draw_scale(cpu_draw *d, uint32_t segment0, uint32_t segment1)
     }
 }
 
-/* ------------------------------------------------------------------------- candidates */
+/* --------------------------------------------------------------------------------- cutting */
 
 /* Whether columns [from, to) hold anything of at least `floor`. */
 static bool may_reach(const cpu_draw *d, uint32_t from, uint32_t to, float floor)
@@ -303,70 +305,72 @@ static float select_greatest(float *v, uint32_t n, uint32_t k)
     return v[k - 1];
 }
 
-/* The k-th greatest of the columns of z: values above the k-th so far are gathered, and when
- * they have become many they are cut to k again. */
+/* A bound that the k-th greatest column reaches: the k-th greatest of the segments' maxima. */
+static float bound_of_kth(const cpu_draw *d, uint32_t k)
+{
+    if (k > d->nsegment)
+        return -INFINITY;
+    for (uint32_t i = 0; i < d->nsegment; i++)
+        d->scratch->value[i] = d->segment[i].max;
+    return select_greatest(d->scratch->value, d->nsegment, k);
+}
+
+/* The k-th greatest column of z; -inf when there are no k. What reaches the k-th so far is
+ * gathered, and when that has become much it is cut to k again. */
 static float kth_of_row(cpu_draw *d, uint32_t k)
 {
-    float *kept = d->scratch->value, floor = -INFINITY;
-    uint32_t n = 0, room = k < 256 ? 1024 : 4 * k;
-    room = k > d->vocab / 4 || room > d->vocab ? d->vocab : room;
+    float floor = bound_of_kth(d, k), *kept = d->scratch->value;
+    uint32_t n = 0, room = k < d->vocab / 4 ? 4 * k : d->vocab;
     for (uint32_t i = 0; i < d->nsegment; i++) {
         uint32_t from, to;
-        if (!(d->segment[i].max > floor))
+        if (!(d->segment[i].max >= floor))
             continue;
         segment_bounds(d, i, &from, &to);
         for (uint32_t a = from; a < to; a += LOOK) {
             uint32_t b = a + LOOK < to ? a + LOOK : to;
-            if (n >= k && !may_reach(d, a, b, floor))
+            if (!may_reach(d, a, b, floor))
                 continue;
             for (uint32_t j = a; j < b; j++) {
-                if (!(d->z[j] > floor))
-                    continue;
                 if (n == room) {
                     floor = select_greatest(kept, n, k);
                     n = k;
-                    if (!(d->z[j] > floor))
-                        continue;
                 }
-                kept[n++] = d->z[j];
+                kept[n] = d->z[j];
+                n += d->z[j] >= floor && d->z[j] > -INFINITY;
             }
         }
     }
-    return n > k ? select_greatest(kept, n, k) : floor;
+    return n >= k ? select_greatest(kept, n, k) : -INFINITY;
 }
 
-/* Gathers columns with z >= floor and value >= least. */
-static uint32_t gather(const cpu_draw *d, float floor, float least)
+/* Gathers the columns that are left. */
+static uint32_t gather(const cpu_draw *d)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < d->nsegment; i++) {
         uint32_t from, to;
         float max = d->scaled ? d->scratch->segment[i].max : d->segment[i].max;
-        if (!(max >= floor) || !(value_of(d, max) >= least))
+        if (!(max >= d->floor) || !(value_of(d, max) >= d->least))
             continue;
         segment_bounds(d, i, &from, &to);
-        for (uint32_t j = from; j < to; j++) {
-            float v = value_of(d, d->z[j]);
-            if (d->z[j] >= floor && v >= least) {
+        for (uint32_t a = from; a < to; a += LOOK) {
+            uint32_t b = a + LOOK < to ? a + LOOK : to, at;
+            if (!(value_of(d, d->k->max(d->z + a, b - a, &at)) >= d->least))
+                continue;
+            for (uint32_t j = a; j < b; j++) {
+                float v = value_of(d, d->z[j]);
                 d->scratch->value[n] = v;
-                d->scratch->id[n++] = (int32_t)j;
+                d->scratch->id[n] = (int32_t)j;
+                n += d->z[j] >= d->floor && v >= d->least;
             }
         }
     }
     return n;
 }
 
-static double mass_of(const cpu_scratch *s, uint32_t from, uint32_t to)
+static double mass_of(const cpu_draw *d, uint32_t from, uint32_t to)
 {
-    double sum = 0;
-    for (uint32_t i = from; i < to; i++)
-        sum += (double)expf(s->value[i]);
-    return sum;
-}
-
-static bool goes_before(const cpu_scratch *s, uint32_t a, float value, int32_t id)
-{
-    return s->value[a] > value || (s->value[a] == value && s->id[a] < id);
+    return to > from ? d->k->sum_exp(d->scratch->value + from, 0.0f, to - from) : 0;
 }
 
 static void swap(cpu_scratch *s, uint32_t a, uint32_t b)
@@ -379,31 +383,47 @@ static void swap(cpu_scratch *s, uint32_t a, uint32_t b)
     s->id[b] = id;
 }
 
-/* Keeps, at the front, the candidates that have less than `target` of the mass before them
- * when sorted best first; at least the best. Quickselect by mass. */
-static uint32_t keep_mass(cpu_scratch *s, uint32_t n, double target)
+/* Moves what goes before (value, id) - greater, or equal with a lower id - to the front of
+ * [lo, hi); where it ends. Without a branch, for which way it goes nobody can foresee. */
+static uint32_t partition(cpu_scratch *s, uint32_t lo, uint32_t hi, float value, int32_t id)
 {
+    uint32_t mid = lo;
+    for (uint32_t i = lo; i < hi; i++) {
+        float v = s->value[i];
+        int32_t t = s->id[i];
+        s->value[i] = s->value[mid];
+        s->id[i] = s->id[mid];
+        s->value[mid] = v;
+        s->id[mid] = t;
+        mid += (v > value) | ((v == value) & (t < id));
+    }
+    return mid;
+}
+
+/* Of n gathered columns, sorted best first, those are left that have less than `target` of the
+ * mass before them; at least the best. Quickselect by mass: ends with the last one left. */
+static void cut_mass(cpu_draw *d, uint32_t n, double target)
+{
+    cpu_scratch *s = d->scratch;
     uint32_t lo = 0, hi = n;
     double before = 0;
     while (lo < hi) {
         uint32_t at = lo + (uint32_t)(cpu_rng_mix((uint64_t)hi << 32 | lo) % (hi - lo));
         float value = s->value[at];
         int32_t id = s->id[at];
-        uint32_t mid = lo;
         swap(s, at, hi - 1);
-        for (uint32_t i = lo; i + 1 < hi; i++)
-            if (goes_before(s, i, value, id))
-                swap(s, i, mid++);
+        uint32_t mid = partition(s, lo, hi - 1, value, id);
         swap(s, mid, hi - 1);
-        double upper = mass_of(s, lo, mid);
+        double upper = mass_of(d, lo, mid);
         if (before + upper >= target && mid > 0) {
             hi = mid;
-        } else {
-            before += upper + (double)expf(value);
-            lo = mid + 1;
+            continue;
         }
+        before += upper + (double)expf(value);
+        lo = mid + 1;
+        d->least = value;
+        d->last = id;
     }
-    return lo > 0 ? lo : 1;
 }
 
 /* top_p alone: the nucleus lies within some depth below the best column, mostly a small one. */
@@ -417,9 +437,10 @@ static void cut_nucleus(cpu_draw *d)
     d->top = 0;
     d->inverse = 1;
     for (float depth = 5; ; depth *= 2) {
-        uint32_t n = gather(d, -INFINITY, depth < DEPTH ? -depth : -DEPTH);
-        if (depth >= DEPTH || mass_of(d->scratch, 0, n) >= target) {
-            d->ncandidate = keep_mass(d->scratch, n, target);
+        d->least = depth < DEPTH ? -depth : -DEPTH;
+        uint32_t n = gather(d);
+        if (depth >= DEPTH || mass_of(d, 0, n) >= target) {
+            cut_mass(d, n, target);
             return;
         }
     }
@@ -433,13 +454,11 @@ void cpu_draw_cut(cpu_draw *d)
         cut_nucleus(d);
         return;
     }
-    if (!has_top_k(d) && !has_top_p(d))
-        return;                   /* min_p needs no list: columns below `least` stay out */
-    float floor = has_top_k(d) ? kth_of_row(d, (uint32_t)d->s->top_k) : -INFINITY;
-    d->ncandidate = gather(d, floor, d->least);
+    if (has_top_k(d))
+        d->floor = kth_of_row(d, (uint32_t)d->s->top_k);
     if (has_top_p(d)) {
-        double target = mass_of(d->scratch, 0, d->ncandidate) * (double)d->s->top_p;
-        d->ncandidate = keep_mass(d->scratch, d->ncandidate, target);
+        uint32_t n = gather(d);
+        cut_mass(d, n, mass_of(d, 0, n) * (double)d->s->top_p);
     }
 }
 
@@ -454,27 +473,36 @@ static void race_one(const cpu_draw *d, float value, int32_t id, cpu_racer *best
     if ((double)value + (zeros + 1) * 0.693147180559945314 < best->score)
         return;
     double score = race_score(value, bits);
-    if (score > best->score || (score == best->score && (best->token < 0 || id < best->token))) {
+    if (score > best->score || (score == best->score && best->token < 0)) {
         best->score = score;
         best->token = id;
     }
 }
 
+static void race_columns(const cpu_draw *d, uint32_t from, uint32_t to, cpu_racer *best)
+{
+    for (uint32_t j = from; j < to; j++) {
+        float v = value_of(d, d->z[j]);
+        if (v < d->least || d->z[j] < d->floor || (v == d->least && (int32_t)j > d->last))
+            continue;
+        race_one(d, v, (int32_t)j, best);
+    }
+}
+
 void cpu_draw_race(cpu_draw *d, uint32_t segment0, uint32_t segment1)
 {
-    if (d->done || d->ncandidate > 0)
+    if (d->done)
         return;
     for (uint32_t i = segment0; i < segment1; i++) {
         uint32_t from, to;
         cpu_racer *best = &d->scratch->racer[i];
+        float max = d->scaled ? d->scratch->segment[i].max : d->segment[i].max;
         *best = (cpu_racer){.score = d->lead, .token = -1};
-        if (!(value_of(d, d->segment[i].max) >= d->least))
-            continue;
         segment_bounds(d, i, &from, &to);
-        for (uint32_t j = from; j < to; j++) {
-            float v = value_of(d, d->z[j]);
-            if (v >= d->least)
-                race_one(d, v, (int32_t)j, best);
+        for (; value_of(d, max) >= d->least && from < to; from += LOOK) {
+            uint32_t end = from + LOOK < to ? from + LOOK : to, at;
+            if (value_of(d, d->k->max(d->z + from, end - from, &at)) >= d->least)
+                race_columns(d, from, end, best);
         }
     }
 }
@@ -484,9 +512,7 @@ void cpu_draw_end(cpu_draw *d)
     if (d->done)
         return;
     cpu_racer best = {.score = -INFINITY, .token = -1};
-    for (uint32_t i = 0; i < d->ncandidate; i++)
-        race_one(d, d->scratch->value[i], d->scratch->id[i], &best);
-    for (uint32_t i = 0; d->ncandidate == 0 && i < d->nsegment; i++) {
+    for (uint32_t i = 0; i < d->nsegment; i++) {
         const cpu_racer *r = &d->scratch->racer[i];
         if (r->token >= 0 && r->score > best.score)
             best = *r;

@@ -10,8 +10,8 @@
  *     top       per segment   maximum of what is left
  *     join      once          greedy rows end here
  *     scale     per segment   z = (z - top) / temperature and its sum of exp, for top_p alone
- *     cut       once          top_k, min_p, top_p: the candidates, if they are few
- *     race      per segment   else all columns: the greatest p_i / E_i
+ *     cut       once          top_k, top_p: the least column that may still be drawn
+ *     race      per segment   the greatest p_i / E_i of the columns that are left
  *     end       once          the winner, its log-probability and rank
  *
  * A stage that a row does not need does nothing. Stages per segment may be run by several
@@ -46,7 +46,7 @@ typedef struct cpu_racer {
 /* Memory of one row in the making. */
 typedef struct cpu_scratch {
     float *z;                     /* [vocab] */
-    float *value;                 /* [vocab] candidates */
+    float *value;                 /* [vocab] of columns that top_k or top_p look at */
     int32_t *id;                  /* [vocab] theirs; also counts of penalized tokens */
     cpu_segment *segment;         /* [nsegment] */
     cpu_racer *racer;             /* [nsegment] */
@@ -70,11 +70,12 @@ typedef struct cpu_draw {
                                      workers that finish other rows */
     uint32_t adjusted;            /* z is a changed copy, else the raw row */
     uint32_t scaled;
-    uint32_t ncandidate;          /* 0: all columns race */
     const float *z;
     const cpu_segment *segment;   /* maxima of z as it was before scaling */
     float top, inverse;           /* value of column i: (z[i] - top) * inverse */
-    float least;                  /* columns of lesser value are out */
+    float floor;                  /* left are columns with z >= floor and value > least, */
+    float least;                  /* or value == least and */
+    int32_t last;                 /* column <= last */
     float raw_max;
     int32_t raw_at;
     double raw_log_sum;           /* log of the sum of exp(raw - raw_max) */

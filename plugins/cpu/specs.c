@@ -378,7 +378,6 @@ tn_status cpu_take_specs(cpu_program *p, const tn_recipe *r, const tn_limits *l,
     if (r == NULL || r->size < sizeof *r || l == NULL || l->size < sizeof *l)
         return tn_fail(err, TN_INTERNAL, "cpu: recipe or limits are missing or too short");
     p->name = name_or(r->name);
-    p->vocab = r->vocab;
     tn_status st = check_arrays(p, r, err);
     if (st == TN_OK)
         st = take_limits(p, r, l, err);
