@@ -102,7 +102,8 @@ typedef struct cpu_kernels {
     void (*attend_bf16)(const cpu_attend *a);
     void (*to_f16)(const float *x, uint32_t n, uint16_t *out);
     void (*to_bf16)(const float *x, uint32_t n, uint16_t *out);
-    float (*max)(const float *x, uint32_t n, uint32_t *at);             /* first of equals */
+    /* First of equals; passes over NaN; n >= 1, -inf at 0 when there is nothing above it. */
+    float (*max)(const float *x, uint32_t n, uint32_t *at);
     double (*sum_exp)(const float *x, float max, uint32_t n);           /* sum exp(x - max) */
     bool (*finite)(const float *x, uint32_t n);                         /* no NaN, no +inf */
     /* Sum of the 8-byte words (and last bytes) read, so that nothing is optimised away: the
