@@ -45,7 +45,9 @@ static int compare_texts(const tn_jstr *a, const tn_jstr *b)
 {
     uint32_t n = a->size < b->size ? a->size : b->size;
     int c = n > 0 ? memcmp(a->p, b->p, n) : 0;
-    return c != 0 ? c : a->size < b->size ? -1 : a->size > b->size;
+    if (c != 0)
+        return c < 0 ? -1 : 1; /* 2 would mean that they cannot be compared */
+    return a->size < b->size ? -1 : a->size > b->size;
 }
 
 /* ------------------------------------------------------------------------------ equality */

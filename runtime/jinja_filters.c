@@ -194,7 +194,7 @@ static bool f_filesizeformat(tn_jrun *r, const tn_jval *a, const tn_jargs *all, 
         int i = 0;
         for (unit = base * base; bytes >= unit && i < 7; i++)
             unit *= base;
-        TN_TRY(tn_jfloat_put(&t, base * bytes / unit, 'f', 1, false, false));
+        TN_TRY(tn_jfloat_put(&t, base * bytes / unit, 'f', 1, false));
         tn_jtext_putc(&t, ' ');
         tn_jtext_putc(&t, binary && i == 0 ? 'K' : letters[i]);
         tn_jtext_puts(&t, binary ? "iB" : "B");

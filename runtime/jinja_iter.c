@@ -41,7 +41,9 @@ static bool next_char(tn_jrun *r, tn_jcursor *c, tn_jval *out)
     tn_jutf_next(&p);
     size_t off = c->byte;
     c->byte += (size_t)(p - from);
-    return tn_jstr_part(r, c->v, off, (size_t)(p - from), out);
+    TN_TRY(tn_jstr_part(r, c->v, off, (size_t)(p - from), out));
+    out->safe = 0; /* unlike x[0], iterating over markup gives plain characters */
+    return true;
 }
 
 bool tn_jcursor_next(tn_jrun *r, tn_jcursor *c, tn_jval *out, bool *more)

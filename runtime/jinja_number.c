@@ -287,33 +287,43 @@ static bool round_int(tn_jrun *r, int64_t v, int64_t digits, tn_jval *out)
     return true;
 }
 
+static int exponent_of(double f)
+{
+    char text[48];
+    snprintf(text, sizeof text, "%.*e", 0, f);
+    return (int)strtol(strchr(text, 'e') + 1, NULL, 10);
+}
+
+/* printf rounds the exact value half to even, as Python's round does; what it writes is read
+ * back under the same locale. */
+static bool round_float(tn_jrun *r, double f, int64_t digits, tn_jval *out)
+{
+    char text[400];
+    *out = tn_jfloat(f);
+    if (!isfinite(f) || f == 0 || digits > 323)
+        return true;
+    int64_t kept = exponent_of(f) + 1 + digits; /* significant digits that stay, about */
+    if (kept > 18)
+        return true; /* more than a double has */
+    if (kept < 0) {
+        *out = tn_jfloat(copysign(0.0, f));
+        return true;
+    }
+    if (digits >= 0)
+        snprintf(text, sizeof text, "%.*f", (int)digits, f);
+    else if (kept > 0)
+        snprintf(text, sizeof text, "%.*e", (int)kept - 1, f);
+    else
+        snprintf(text, sizeof text, "%se%d", fabs(f) > 5 * pow(10, (double)-digits - 1) ? "1" : "0",
+                 (int)-digits);
+    double v = strtod(text, NULL);
+    *out = tn_jfloat(kept == 0 && digits < 0 ? copysign(v, f) : v);
+    return isfinite(v) || tn_jrun_fail(r, "rounded value too large to represent");
+}
+
 bool tn_jval_round(tn_jrun *r, tn_jval v, int64_t digits, tn_jval *out)
 {
     if (tn_jval_is_int(v))
         return round_int(r, tn_jval_int(v), digits, out);
-    double f = v.as.f;
-    char text[400];
-    *out = v;
-    if (!isfinite(f) || digits > 323)
-        return true;
-    if (digits < -308) {
-        *out = tn_jfloat(copysign(0.0, f));
-        return true;
-    }
-    if (digits >= 0) {
-        /* printf rounds the exact value half to even, as Python's round does. */
-        snprintf(text, sizeof text, "%.*e", 0, f);
-        int exp = (int)strtol(strchr(text, 'e') + 1, NULL, 10);
-        if (exp + digits > 17)
-            return true; /* more digits than a double has */
-        int n = snprintf(text, sizeof text, "%.*f", (int)digits, f);
-        (void)n;
-        *out = tn_jfloat(strtod(text, NULL));
-        return true;
-    }
-    double unit = pow(10.0, (double)-digits), q = f / unit, whole = nearbyint(q);
-    if (fabs(q - whole) == 0.5)
-        whole = 2.0 * nearbyint(q / 2.0);
-    *out = tn_jfloat(whole * unit);
-    return isfinite(out->as.f) || tn_jrun_fail(r, "rounded value too large to represent");
+    return round_float(r, v.as.f, digits, out);
 }

@@ -166,12 +166,18 @@ static bool put_number(percent *f, const conversion *c, bool negative, const cha
 
 static bool put_int(percent *f, const conversion *c, tn_jval v)
 {
-    char digits[40];
+    char digits[400];
     int64_t i = 0;
     bool based = c->kind == 'x' || c->kind == 'X' || c->kind == 'o';
-    if (v.type == TN_J_FLOAT && !based)
-        TN_TRY(tn_jint_of_float(f->r, v.as.f, &i));
-    else if (v.type == TN_J_UNDEF && !based)
+    if (v.type == TN_J_FLOAT && !based) {
+        /* However large: printed from the float itself. */
+        if (!isfinite(v.as.f))
+            return tn_jrun_fail(f->r, "cannot convert float infinity or NaN to integer");
+        snprintf(digits, sizeof digits, "%.0f", trunc(fabs(v.as.f)));
+        return put_number(f, c, v.as.f <= -1, "", digits, strlen(digits),
+                          c->precision > 0 ? (uint64_t)c->precision : 0);
+    }
+    if (v.type == TN_J_UNDEF && !based)
         return tn_jundef_fail(f->r, v);
     else if (!tn_jval_is_int(v))
         return tn_jrun_fail(f->r, "%%%c format: %s is required, not %s", c->kind,
@@ -200,7 +206,7 @@ static bool put_float(percent *f, const conversion *c, tn_jval v)
         return tn_jrun_fail(f->r, "must be real number, not %s", tn_jval_kind(v));
     double d = tn_jval_float(v);
     tn_jtext_open(&digits, f->r, 0);
-    TN_TRY(tn_jfloat_put(&digits, d, c->kind, c->precision < 0 ? 6 : c->precision, c->alt, false));
+    TN_TRY(tn_jfloat_put(&digits, d, c->kind, c->precision < 0 ? 6 : c->precision, c->alt));
     TN_TRY(tn_jtext_close(&digits, &text));
     return put_number(f, c, signbit(d) && !isnan(d), "", text.as.s->p, text.as.s->size, 0);
 }

@@ -40,27 +40,22 @@ static size_t tidy_point(char *text)
     return n;
 }
 
-/* "1e+16" and "100" get a point and a zero. */
-static void put_with_point(tn_jtext *t, const char *text)
+static bool fits(tn_jrun *r, int64_t precision)
 {
-    size_t whole = strspn(text, "0123456789");
-    tn_jtext_put(t, text, whole);
-    if (text[whole] == 0)
-        tn_jtext_puts(t, ".0");
-    tn_jtext_puts(t, text + whole);
+    return precision <= PRECISION_MAX
+           || tn_jrun_fail(r, "a precision of %" PRId64 "; expected at most %d", precision,
+                           PRECISION_MAX);
 }
 
-bool tn_jfloat_put(tn_jtext *t, double v, char kind, int64_t precision, bool alt, bool dot0)
+bool tn_jfloat_put(tn_jtext *t, double v, char kind, int64_t precision, bool alt)
 {
+    bool up = kind >= 'A' && kind <= 'Z';
     v = fabs(v);
     if (!isfinite(v)) {
-        bool up = kind >= 'A' && kind <= 'Z';
         tn_jtext_puts(t, isnan(v) ? up ? "NAN" : "nan" : up ? "INF" : "inf");
         return true;
     }
-    if (precision > PRECISION_MAX)
-        return tn_jrun_fail(t->r, "a precision of %" PRId64 "; expected at most %d", precision,
-                            PRECISION_MAX);
+    TN_TRY(fits(t->r, precision));
     size_t room = (size_t)precision + DIGITS_ROOM;
     char *text = tn_jrun_take(t->r, room);
     if (text == NULL)
@@ -68,38 +63,59 @@ bool tn_jfloat_put(tn_jtext *t, double v, char kind, int64_t precision, bool alt
     char fmt[8] = {'%', '#', '.', '*', kind, 0};
     if (!alt)
         memmove(fmt + 1, fmt + 2, 5);
-    int p = (int)precision;
-    if (dot0) { /* 100.0 with three digits is 1e+02 there: one of them is the zero's */
-        char exp[32];
-        snprintf(exp, sizeof exp, "%.*e", p > 0 ? p - 1 : 0, v);
-        const char *e = strchr(exp, 'e');
-        int ten = e != NULL ? (int)strtol(e + 1, NULL, 10) : 0;
-        if (v != 0 && ten + 1 == p) {
-            snprintf(text, room, "%.*e", p > 0 ? p - 1 : 0, v);
-            tidy_point(text);
-            /* printf's g drops trailing zeros, e does not. */
-            char *point = strchr(text, '.'), *end = strchr(text, 'e');
-            char *z = end;
-            while (point != NULL && z > point && (z[-1] == '0' || z[-1] == '.')) {
-                z--;
-                if (z == point)
-                    break;
-            }
-            tn_jtext_put(t, text, (size_t)(z - text));
-            tn_jtext_puts(t, end);
-            return true;
-        }
-    }
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    snprintf(text, room, fmt, p, v);
+    snprintf(text, room, fmt, (int)precision, v);
 #pragma GCC diagnostic pop
     tidy_point(text);
-    if (dot0 && strchr(text, 'e') == NULL)
-        put_with_point(t, text);
-    else
-        tn_jtext_puts(t, text);
+    tn_jtext_puts(t, text);
     return true;
+}
+
+/* What format() does without a type: like g, but never like an integer, so that one digit
+ * less fits before it changes to an exponent. */
+static bool put_untyped(tn_jtext *t, double v, int64_t precision, bool alt)
+{
+    TN_TRY(fits(t->r, precision));
+    int64_t most = precision > 0 ? precision : 1, n = 0;
+    char *digits = tn_jrun_take(t->r, (size_t)most + DIGITS_ROOM);
+    if (digits == NULL)
+        return false;
+    snprintf(digits, (size_t)most + DIGITS_ROOM, "%.*e", (int)most - 1, v);
+    char *e = strchr(digits, 'e');
+    int64_t point = (e != NULL ? strtol(e + 1, NULL, 10) : 0) + 1, exp = point - 1;
+    for (const char *p = digits; p != e && *p != 0; p++)
+        if (*p >= '0' && *p <= '9')
+            digits[n++] = *p;
+    while (n > 1 && digits[n - 1] == '0')
+        n--;
+    bool use_exp = point <= -4 || point > most - 1;
+    int64_t end = alt ? most : n;
+    point = use_exp ? 1 : point;
+    end = end > point ? end : point + !use_exp;
+    for (int64_t i = point <= 0 ? point - 1 : 0; i < end; i++) {
+        if (i == point)
+            tn_jtext_putc(t, '.');
+        tn_jtext_putc(t, i >= 0 && i < n ? digits[i] : '0');
+    }
+    if (end == point && alt)
+        tn_jtext_putc(t, '.');
+    char tail[32];
+    snprintf(tail, sizeof tail, "e%c%02d", exp < 0 ? '-' : '+', abs((int)exp));
+    if (use_exp)
+        tn_jtext_puts(t, tail);
+    return !t->failed;
+}
+
+/* repr, with a point in any case when `alt`. */
+static void put_repr(tn_jtext *t, double v, bool alt)
+{
+    char text[32];
+    size_t n = tn_jfloat_repr(v, text), whole = strcspn(text, ".einf");
+    tn_jtext_put(t, text, whole);
+    if (alt && text[whole] == 'e')
+        tn_jtext_putc(t, '.');
+    tn_jtext_put(t, text + whole, n - whole);
 }
 
 /* ------------------------------------------------------------------------------- reading */
@@ -334,19 +350,17 @@ static bool format_float(tn_jrun *r, tn_jval v, const spec *s, tn_jtext *t)
     tn_jtext digits;
     tn_jval text;
     tn_jtext_open(&digits, r, 0);
-    if (type == 0 && s->precision < 0 && !s->alt) {
-        char buf[32];
-        size_t n = tn_jfloat_repr(fabs(f), buf);
-        tn_jtext_put(&digits, buf, n);
+    if (type == 'n' && s->group != 0)
+        return tn_jrun_fail(r, "Cannot specify '%c' with 'n'.", s->group);
+    if (type == 0 && (s->precision < 0 || !isfinite(f))) {
+        put_repr(&digits, fabs(f), s->alt);
     } else if (type == 0) {
-        TN_TRY(tn_jfloat_put(&digits, f, 'g', precision, s->alt, true));
+        TN_TRY(put_untyped(&digits, fabs(f), precision, s->alt));
     } else if (type == '%') {
-        TN_TRY(tn_jfloat_put(&digits, f * 100, 'f', precision, s->alt, false));
+        TN_TRY(tn_jfloat_put(&digits, f * 100, 'f', precision, s->alt));
         tn_jtext_putc(&digits, '%');
-    } else if (strchr("eEfFgG", type) != NULL) {
-        TN_TRY(tn_jfloat_put(&digits, f, type, precision, s->alt, false));
-    } else if (type == 'n') {
-        TN_TRY(tn_jfloat_put(&digits, f, 'g', precision, s->alt, false));
+    } else if (strchr("eEfFgGn", type) != NULL) {
+        TN_TRY(tn_jfloat_put(&digits, f, type == 'n' ? 'g' : type, precision, s->alt));
     } else {
         return unknown_type(r, s, v);
     }

@@ -25,9 +25,8 @@ bool tn_jstr_pad(tn_jrun *r, tn_jval s, uint64_t left, uint64_t right, uint32_t 
 bool tn_jstr_center(tn_jrun *r, tn_jval s, int64_t width, uint32_t fill, tn_jval *out);
 bool tn_jstr_is_case(const tn_jstr *s, uint32_t wanted, uint32_t refused); /* islower, isupper */
 
-/* The digits of |v| in the style of printf's conversion `kind` (e f g), with a point always.
- * `dot0`: as Python's repr, which never looks like an integer. */
-bool tn_jfloat_put(tn_jtext *t, double v, char kind, int64_t precision, bool alt, bool dot0);
+/* |v| as printf's conversion `kind` (e f g) writes it, with a point in every locale. */
+bool tn_jfloat_put(tn_jtext *t, double v, char kind, int64_t precision, bool alt);
 /* format(v, spec). */
 bool tn_jval_format_spec(tn_jrun *r, tn_jval v, const char *spec, size_t size, tn_jtext *t);
 bool tn_jval_ascii(tn_jrun *r, tn_jval v, tn_jval *out);  /* ascii(v) */

@@ -24,8 +24,10 @@ case "$1" in
       for p in $(sed -nE 's/.*fuzz: plugin ([a-z]+).*/\1/p' "$top/tests/fuzz_$e.c"); do
         extra="$extra $(ls "$top"/plugins/"$p"/*.c | tr '\n' ' ')"; inc="$inc -I$top/plugins/$p"
       done
-      for s in $(sed -nE 's/.*fuzz: source ([a-z0-9_/.]+).*/\1/p' "$top/tests/fuzz_$e.c"); do
-        extra="$extra $top/$s"
+      # Or single sources, as patterns from the top: "fuzz: source PATTERN".
+      for s in $(sed -nE 's/.*fuzz: source ([^ ]+).*/\1/p' "$top/tests/fuzz_$e.c"); do
+        # shellcheck disable=SC2086
+        extra="$extra $(ls $top/$s | tr '\n' ' ')"; inc="$inc -I$top/$(dirname "$s")"
       done
       # shellcheck disable=SC2086
       clang $flags -fsanitize=fuzzer -I"$top/runtime" -I"$top/tests" $inc "$top/tests/fuzz_$e.c" $extra "$2/core.a" \

@@ -4,7 +4,12 @@
  * The input chooses a plugin, a module's sizes, a configuration (a template with numbers of
  * its own, or the rest of the input as JSON) and some tensors: names, types, and shapes that
  * are mostly those a format would have. Whatever comes, claims, form_of and read must end in
- * a status, and a form that is handed over must keep the contract. */
+ * a status, and a form that is handed over must keep the contract.
+ *
+ * fuzz: source tests/fakeview.c
+ * fuzz: source tests/entry_*.c
+ * fuzz: source plugins/awq/awq_*.c
+ * fuzz: source plugins/gptq/gptq_*.c */
 #include "fakeview.h"
 #include "json.h"
 #include "quant_entries.h"

@@ -539,6 +539,114 @@ static void test_route_ties(void **state)
     fx_free(f);
 }
 
+/* Softcap, padding columns, and which token is greatest; fused and not. */
+static void test_logits(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 6; i++) {
+        uint32_t x, vocab = i % 2 ? 1100 : 90, valid = vocab - i * 3;
+        fixture *f = with_input(i, 48, &x);
+        uint32_t xo = fx_buffer(f, TN_ROWS_OUTS, 48, "xo");
+        uint32_t logits = fx_buffer(f, TN_ROWS_OUTS, vocab, "logits");
+        tn_op_pick pick = {.size = sizeof pick, .in = x, .out = xo, .width = 48};
+        fx_op(f, TN_OP_PICK, &pick, "pick");
+        tn_op_linear head = {.size = sizeof head, .in = xo, .nparts = 1};
+        head.part[0] = (tn_part){.out = logits, .bias = TN_NONE};
+        head.part[0].w = fx_matrix(f, TN_ROLE_HEAD, vocab, 48, TN_FORM_F16, 0, 0);
+        if (i % 3 == 0)
+            head.part[0].bias = fx_vector(f, vocab, TN_FORM_F32, -3, 3);
+        fx_op(f, TN_OP_LINEAR, &head, "head");
+        tn_op_logits op = {.size = sizeof op, .x = logits, .vocab = vocab, .valid = valid,
+                           .softcap = i % 3 == 1 ? 2.5f : 0};
+        fx_op(f, TN_OP_LOGITS, &op, "logits");
+        tn_op_sample sample = {.size = sizeof sample, .x = logits, .vocab = vocab};
+        fx_op(f, TN_OP_SAMPLE, &sample, "sample");
+        fx_section(f);
+        fx_device d = {0};
+        tn_limits l = script_limits();
+        l.profile = i >= 3;
+        fx_device_open(&d, &tn_plugin_entry, 2, "auto");
+        void *program = fx_program(&d, f, &l, 0, 0);
+        reference *r = ref_new(f, l.rows_max, 1, 0, 0);
+        script *s = calloc(1, sizeof *s);
+        int32_t token[40];
+        script_tokens(token, 40, 64);
+        script_open(s, 0);
+        script_add(s, token, 40, 0, NULL, 0);
+        for (int32_t row = 0; row < 40; row++)
+            script_out(s, 39 - row);
+        ref_step(r, &s->step);
+        const tn_results *got = script_run(&d, program, &s->step);
+        for (uint32_t o = 0; o < 40; o++) {
+            const double *want = ref_row(r, logits, o);
+            double top = -INFINITY, sum = 0;
+            for (uint32_t j = 0; j < vocab; j++)
+                top = fmax(top, want[j]);
+            for (uint32_t j = 0; j < vocab; j++)
+                sum += exp(want[j] - top);
+            int32_t t = got->result[o].token;
+            assert_in_range(t, 0, valid - 1);
+            assert_true(top - want[t] < 1e-4);
+            assert_true(fabs((double)got->result[o].logprob + log(sum)) < 1e-4);
+        }
+        if (l.profile)
+            check_near(&d, program, f, r, logits, 40, 1e-5);
+        free(s);
+        ref_free(r);
+        d.table->release(program);
+        fx_device_close(&d);
+        fx_free(f);
+    }
+}
+
+/* A token a million positions in: angles are as exact as at the beginning. */
+static void test_far_position(void **state)
+{
+    (void)state;
+    enum { FAR = 1000005, NBLOCK = FAR / 16 + 2 };
+    uint32_t x;
+    fixture *f = with_input(1, 96, &x);
+    uint32_t y = fx_buffer(f, TN_ROWS_TOKENS, 32, "y");
+    tn_op_heads h = {.size = sizeof h, .x = x, .k_col = 32, .v_col = 64, .q_heads = 1,
+                     .kv_heads = 1, .head_dim = 32, .q_norm = TN_NONE, .k_norm = TN_NONE};
+    h.rope = fx_rope(f, 32, TN_ROPE_HALF, FAR + 100, 1e7);
+    f->rope[0].scale = 1.25;
+    h.cache = fx_cache(f, 1, 32);
+    fx_op(f, TN_OP_HEADS, &h, "heads");
+    tn_op_attend a = {.size = sizeof a, .q = x, .out = y, .q_heads = 1, .kv_heads = 1,
+                      .head_dim = 32, .cache = h.cache, .window = 4, .gate = TN_NONE,
+                      .scale = 0.2f};
+    fx_op(f, TN_OP_ATTEND, &a, "attend");
+    fx_section(f);
+    fx_device d = {0};
+    tn_limits l = script_limits();
+    l.exact = 1;
+    l.context_max = FAR + 50;
+    l.blocks_max = NBLOCK;
+    fx_device_open(&d, &tn_plugin_entry, 2, "auto");
+    void *program = fx_program(&d, f, &l, 2, 0);
+    reference *r = ref_new(f, l.rows_max, 16, 2, 0);
+    script *s = calloc(1, sizeof *s);
+    int32_t *blocks = calloc(NBLOCK, sizeof *blocks), token[7];
+    script_tokens(token, 7, 64);
+    for (uint32_t i = 0; i < NBLOCK; i++)
+        blocks[i] = (int32_t)(i % 2);
+    script_open(s, 0);
+    script_add(s, token, 7, FAR - 3, NULL, 0);
+    s->step.block = blocks;
+    s->step.nblock = NBLOCK;
+    ref_step(r, &s->step);
+    script_run(&d, program, &s->step);
+    check_near(&d, program, f, r, x, 7, 1e-6);
+    check_near(&d, program, f, r, y, 7, 1e-5);
+    free(blocks);
+    free(s);
+    ref_free(r);
+    d.table->release(program);
+    fx_device_close(&d);
+    fx_free(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -547,6 +655,7 @@ int main(void)
         cmocka_unit_test(test_row_operations), cmocka_unit_test(test_attention),
         cmocka_unit_test(test_delta_numbers), cmocka_unit_test(test_delta),
         cmocka_unit_test(test_experts), cmocka_unit_test(test_route_ties),
+        cmocka_unit_test(test_logits), cmocka_unit_test(test_far_position),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
