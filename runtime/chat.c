@@ -225,6 +225,11 @@ static tn_status add_extras(tn_chat *c, const tn_json *list, tn_err *err)
     return TN_OK;
 }
 
+static bool is_key(const tn_json *v, const char *key)
+{
+    return v->key_size == strlen(key) && memcmp(v->key, key, v->key_size) == 0;
+}
+
 /* Every NAME_token of a configuration; what came first stays. */
 static tn_status add_specials(tn_chat *c, const tn_json *config, tn_err *err)
 {
@@ -233,9 +238,9 @@ static tn_status add_specials(tn_chat *c, const tn_json *config, tn_err *err)
         tn_status st = TN_OK;
         const tn_json *text = token_text(v);
         size_t n = v->key_size, t = sizeof tail - 1;
-        if (v->type == TN_JSON_LIST && n == 25 && memcmp(v->key, "additional_special_tokens", n) == 0)
+        if (v->type == TN_JSON_LIST && is_key(v, "additional_special_tokens"))
             st = add_extras(c, v, err);
-        else if (v->type == TN_JSON_OBJECT && n == 20 && memcmp(v->key, "extra_special_tokens", n) == 0)
+        else if (v->type == TN_JSON_OBJECT && is_key(v, "extra_special_tokens"))
             st = add_specials(c, v, err);
         else if (text != NULL && n > t && memcmp(v->key + n - t, tail, t) == 0
                  && !has_special(c, v->key, n))
@@ -253,7 +258,8 @@ static tn_status named_template(tn_chat *c, const tn_json *name, const tn_json *
                                 const char *what, tn_err *err)
 {
     char inside[200];
-    if (name == NULL || name->type != TN_JSON_TEXT || source == NULL || source->type != TN_JSON_TEXT)
+    if (name == NULL || name->type != TN_JSON_TEXT || source == NULL
+        || source->type != TN_JSON_TEXT)
         return tn_fail(err, TN_DATA, "%s: a template without name and text; expected both", what);
     bool plain = strcmp(name->text, "default") == 0, tools = strcmp(name->text, "tool_use") == 0;
     if (!plain && !tools)
@@ -442,7 +448,8 @@ static bool cut_final(tn_jinput *in, tn_jval text, size_t *size)
     if (s->size - *size >= tag && at[tag - 1] == ' ')
         return true;
     tn_jval head;
-    TN_TRY(tn_jstr_part(in->r, text, 0, *size, &head) && tn_jstr_strip(in->r, head, blank, 2, &head));
+    TN_TRY(tn_jstr_part(in->r, text, 0, *size, &head));
+    TN_TRY(tn_jstr_strip(in->r, head, blank, 2, &head));
     *size = head.as.s->size;
     return true;
 }
@@ -515,8 +522,8 @@ static tn_status probe(const tn_chat *c, const chat_template *t, const char *arg
     size_t *at = NULL, n = 0;
     tn_buf_open(&text, 4096);
     tn_buf_printf(&text,
-                  "[{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": "
-                  "\"\", \"tool_calls\": [{\"id\": \"call00001\", \"type\": \"function\", "
+                  "[{\"role\": \"user\", \"content\": \"a\"}, "
+                  "{\"role\": \"assistant\", \"content\": \"\", \"tool_calls\": [{\"id\": \"call00001\", \"type\": \"function\", "
                   "\"function\": {\"name\": \"f\", \"arguments\": %s}}]}, {\"role\": \"tool\", "
                   "\"tool_call_id\": \"call00001\", \"name\": \"f\", \"content\": \"b\"}]",
                   arguments);

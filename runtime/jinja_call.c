@@ -69,7 +69,7 @@ static bool bind_named(tn_jrun *r, const tn_jbuiltin *fn, const param *p, uint32
 {
     const tn_jstr *name = kw->key.as.s;
     for (uint32_t i = 0; i < n; i++) {
-        if (p[i].nameless || p[i].size != name->size || memcmp(p[i].name, name->p, name->size) != 0)
+        if (p[i].nameless || !tn_jstr_same(name, p[i].name, p[i].size))
             continue;
         if (a[i].type != TN_J_MISSING)
             return tn_jrun_fail(r, "%s() got multiple values for argument '%.*s'", fn->name,

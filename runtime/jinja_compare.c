@@ -120,8 +120,7 @@ bool tn_jval_equal(tn_jrun *r, tn_jval a, tn_jval b, bool *out)
     case TN_J_UNDEF:
     case TN_J_NONE: *out = true; return true;
     case TN_J_STR:
-        *out = a.as.s->size == b.as.s->size
-               && (a.as.s->size == 0 || memcmp(a.as.s->p, b.as.s->p, a.as.s->size) == 0);
+        *out = tn_jstr_same(a.as.s, b.as.s->p, b.as.s->size);
         return tn_jrun_burn_bytes(r, *out ? a.as.s->size : 0);
     case TN_J_LIST:
     case TN_J_TUPLE:

@@ -8,7 +8,9 @@
  * Differences to jinja2, all meant: filters, tests and functions that do not exist are refused
  * when the template is loaded, wherever they stand; integers have 64 bits; include, import
  * and extends are refused; self, cycler, lipsum and the filters attr, random and urlize do
- * not exist. */
+ * not exist; "\N{name}" is no escape; striptags knows the common entities only; objects whose
+ * text in Python is an address print without it; a slice of a constant that has none is an
+ * error also where jinja2 folds it into an undefined. */
 #ifndef TN_JINJA_ENGINE_H
 #define TN_JINJA_ENGINE_H
 

@@ -3,6 +3,7 @@
 #include "jinja_filters.h"
 
 #include "jinja_iter.h"
+#include "quote.h"
 
 #include <string.h>
 
@@ -38,11 +39,12 @@ static bool named(tn_jrun *r, lazy *l, uint32_t at, bool test)
     if (name.type == TN_J_STR)
         l->fn = test ? tn_jtest_find(name.as.s->p, name.as.s->size)
                      : tn_jfilter_find(name.as.s->p, name.as.s->size);
-    if (l->fn == NULL)
-        return tn_jrun_fail(r, "no %s is named '%.*s'", test ? "test" : "filter",
-                            name.type == TN_J_STR ? (int)(name.as.s->size > 64 ? 64 : name.as.s->size)
-                                                  : 0,
-                            name.type == TN_J_STR ? name.as.s->p : "");
+    if (l->fn == NULL) {
+        tn_quoted q;
+        TN_TRY(tn_jval_str(r, name, &name));
+        return tn_jrun_fail(r, "no %s is named %s", test ? "test" : "filter",
+                            tn_quote(&q, name.as.s->p, name.as.s->size));
+    }
     l->fn_args = l->args;
     l->fn_args.at += at + 1;
     l->fn_args.n -= at + 1;

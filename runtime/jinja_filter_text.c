@@ -385,7 +385,8 @@ static bool f_striptags(tn_jrun *r, const tn_jval *a, const tn_jargs *all, tn_jv
     tn_jval s, words, blank;
     (void)all;
     TN_TRY(tn_jval_str(r, a[0], &s) && drop_between(r, s.as.s, "<!--", "-->", &s));
-    TN_TRY(drop_between(r, s.as.s, "<", ">", &s) && tn_jstr_split(r, s, tn_jnone(), -1, false, &words));
+    TN_TRY(drop_between(r, s.as.s, "<", ">", &s));
+    TN_TRY(tn_jstr_split(r, s, tn_jnone(), -1, false, &words));
     TN_TRY(tn_jstr_text(r, " ", &blank) && tn_jstr_join(r, blank, words, &s));
     return unescape(r, s.as.s, out);
 }

@@ -84,7 +84,9 @@ static bool int_of_text(tn_jrun *r, tn_jval text, int64_t base, tn_jval fallback
     int64_t i;
     double f;
     const tn_jstr *s = text.as.s;
-    tn_jparse got = base < 0 || base > 36 ? TN_JPARSE_BAD : tn_jint_parse(s->p, s->size, (int)base, &i);
+    tn_jparse got = TN_JPARSE_BAD;
+    if (base >= 0 && base <= 36)
+        got = tn_jint_parse(s->p, s->size, (int)base, &i);
     if (got == TN_JPARSE_HUGE)
         return tn_jrun_fail(r, "integer overflow; expected a value of 64 bits");
     if (got == TN_JPARSE_OK) {

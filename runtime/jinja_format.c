@@ -60,8 +60,7 @@ static bool first_value(formatter *f, const char *p, size_t size, tn_jval *out)
             return true;
     } else {
         for (uint32_t i = 0; i < f->args->nkw; i++) {
-            const tn_jstr *k = f->args->kw[i].key.as.s;
-            if (k->size == size && memcmp(k->p, p, size) == 0) {
+            if (tn_jstr_same(f->args->kw[i].key.as.s, p, size)) {
                 *out = f->args->kw[i].val;
                 return true;
             }
@@ -93,7 +92,8 @@ static bool field_value(formatter *f, const field *d, tn_jval *out)
             key = tn_jint(i);
         else
             TN_TRY(tn_jstr_copy(f->r, p, n, &key));
-        TN_TRY(attr ? tn_jval_getattr(f->r, *out, key, out) : tn_jval_getitem(f->r, *out, key, out));
+        TN_TRY(attr ? tn_jval_getattr(f->r, *out, key, out)
+                    : tn_jval_getitem(f->r, *out, key, out));
         n += !attr;
         if (!attr && p + n < end && p[n] != '.' && p[n] != '[')
             return tn_jrun_fail(f->r, "Only '.' or '[' may follow ']' in format field specifier");

@@ -16,7 +16,7 @@ uint32_t tn_jmarks_in(const char *p, size_t size)
 {
     uint32_t found = 0;
     const char *end = p + size;
-    while (end - p >= (ptrdiff_t)MARK_SIZE && (p = memmem(p, (size_t)(end - p), "\xef\xb7", 2)) != NULL
+    while ((p = tn_jutf_find(p, (size_t)(end - p), "\xef\xb7", 2)) != NULL
            && end - p >= (ptrdiff_t)MARK_SIZE) {
         unsigned char last = (unsigned char)p[2];
         if (last >= 0x90 && last < 0x90 + MARK_COUNT)

@@ -49,6 +49,11 @@ static bool refuse(tn_jinput *in, place at, const char *code, const char *what)
     return false;
 }
 
+static bool is_key(const tn_json *c, const char *key)
+{
+    return c->key_size == strlen(key) && memcmp(c->key, key, c->key_size) == 0;
+}
+
 /* ------------------------------------------------------------------------------ plain values */
 
 static bool list_value(tn_jinput *in, const tn_json *v, tn_jval *out)
@@ -215,7 +220,8 @@ static bool parse_arguments(tn_jinput *in, const tn_json *v, place at, tn_jval *
     tn_err err;
     if (p == NULL)
         return false;
-    if (tn_json_open(v->text, v->count, "arguments", TN_JSON_DEPTH_REQUEST, &p->doc, &err) != TN_OK) {
+    if (tn_json_open(v->text, v->count, "arguments", TN_JSON_DEPTH_REQUEST, &p->doc, &err)
+        != TN_OK) {
         char what[sizeof err.text + 32];
         snprintf(what, sizeof what, "%s; expected an object in JSON", err.text);
         return refuse(in, at, err.code[0] != 0 ? err.code : "invalid_json", what);
@@ -256,9 +262,8 @@ static bool with_member(tn_jinput *in, const tn_json *o, const char *inner, make
         return false;
     for (const tn_json *c = o->child; c != NULL; c = c->next) {
         tn_jval key, val;
-        bool hit = c->key_size == strlen(inner) && memcmp(c->key, inner, c->key_size) == 0;
         TN_TRY(key_value(in, c, &key));
-        TN_TRY(hit ? make(in, c, at, &val) : tn_jinput_value(in, c, &val));
+        TN_TRY(is_key(c, inner) ? make(in, c, at, &val) : tn_jinput_value(in, c, &val));
         TN_TRY(tn_jdict_set(in->r, d, key, val));
     }
     *out = (tn_jval){.type = TN_J_DICT, .as.d = d};
@@ -292,11 +297,6 @@ static bool role_value(tn_jinput *in, const tn_json *v, tn_jval *out)
     bool developer = v->type == TN_JSON_TEXT && strcmp(v->text, "developer") == 0;
     return developer && !in->shape.developer ? tn_jstr_text(in->r, "system", out)
                                              : tn_jinput_value(in, v, out);
-}
-
-static bool is_key(const tn_json *c, const char *key)
-{
-    return c->key_size == strlen(key) && memcmp(c->key, key, c->key_size) == 0;
 }
 
 static bool set_text_key(tn_jinput *in, tn_jdict *d, const char *key, tn_jval val)

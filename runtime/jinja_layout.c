@@ -54,8 +54,8 @@ static bool hyphen_inside(const wrapper *w, size_t j)
     if (at(w, j) != '-' || j < 2)
         return false;
     bool before = is_letter(w->c[j - 2]) && is_letter(w->c[j - 1]);
-    before = before
-             || (j >= 3 && is_letter(w->c[j - 3]) && w->c[j - 2] == '-' && is_word_end(w->c[j - 1]));
+    if (j >= 3 && is_letter(w->c[j - 3]) && w->c[j - 2] == '-')
+        before = before || is_word_end(w->c[j - 1]);
     return before && j + 1 < w->n && is_letter(w->c[j + 1])
            && (is_letter(at(w, j + 2)) || (at(w, j + 2) == '-' && is_letter(at(w, j + 3))));
 }

@@ -33,8 +33,7 @@ static bool fail(tn_jrun *r, const tn_jmacro *m, const char *what, const tn_jstr
 static tn_jval take_named(tn_jpair *kw, uint32_t n, const char *name, size_t size)
 {
     for (uint32_t i = 0; i < n; i++) {
-        const tn_jstr *k = kw[i].key.type == TN_J_STR ? kw[i].key.as.s : NULL;
-        if (k == NULL || k->size != size || memcmp(k->p, name, size) != 0)
+        if (kw[i].key.type != TN_J_STR || !tn_jstr_same(kw[i].key.as.s, name, size))
             continue;
         kw[i].key = tn_jnone();
         return kw[i].val;

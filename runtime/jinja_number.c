@@ -290,7 +290,7 @@ static bool round_int(tn_jrun *r, int64_t v, int64_t digits, tn_jval *out)
 static int exponent_of(double f)
 {
     char text[48];
-    snprintf(text, sizeof text, "%.*e", 0, f);
+    snprintf(text, sizeof text, "%.*e", 20, f); /* so many that it does not round up */
     return (int)strtol(strchr(text, 'e') + 1, NULL, 10);
 }
 

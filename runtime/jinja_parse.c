@@ -161,8 +161,7 @@ static bool signature(tn_jparser *p, tn_jsig *s)
         (*arg)->store = TN_JSTORE_PARAM;
         const tn_jstr *name = (*arg)->as.name.text.as.s;
         for (const tn_jnode *o = s->args; o != *arg; o = o->next)
-            if (o->as.name.text.as.s->size == name->size
-                && memcmp(o->as.name.text.as.s->p, name->p, name->size) == 0)
+            if (tn_jstr_same(name, o->as.name.text.as.s->p, o->as.name.text.as.s->size))
                 return tn_jparse_fail_at(p, *arg, "an argument named twice");
         if (p->cur.type == TN_JTOK_ASSIGN) {
             TN_TRY(tn_jparse_next(p));
@@ -247,7 +246,7 @@ static bool only_blank(const tn_jnode *n)
 static bool new_block_name(tn_jparser *p, tn_jnode *n)
 {
     for (const tn_jblock_name *b = p->blocks; b != NULL; b = b->next)
-        if (b->text.as.s->size == p->cur.size && memcmp(b->text.as.s->p, p->cur.p, p->cur.size) == 0)
+        if (tn_jstr_same(b->text.as.s, p->cur.p, p->cur.size))
             return tn_jparse_fail_at(p, n, "a block defined twice");
     tn_jblock_name *b = tn_jparse_take(p, sizeof *b);
     if (b == NULL)
@@ -281,8 +280,7 @@ static bool block(tn_jparser *p, tn_jnode **out)
     if (n->as.block->required && !only_blank(n->as.block->body))
         return tn_jparse_fail_at(p, n, "a required block may hold nothing but blanks");
     const tn_jstr *name = n->as.block->name.as.s;
-    if (p->cur.type == TN_JTOK_NAME && p->cur.size == name->size
-        && memcmp(p->cur.p, name->p, name->size) == 0)
+    if (p->cur.type == TN_JTOK_NAME && tn_jstr_same(name, p->cur.p, p->cur.size))
         return tn_jparse_next(p);
     return true;
 }

@@ -323,7 +323,7 @@ static bool keyword(tn_jparser *p, tn_jcallargs *a, tn_jkeyword **last)
         return false;
     TN_TRY(tn_jparse_text(p, p->cur.p, p->cur.size, &k->name));
     for (const tn_jkeyword *o = a->kwargs; o != NULL; o = o->next)
-        if (o->name.as.s->size == p->cur.size && memcmp(o->name.as.s->p, p->cur.p, p->cur.size) == 0)
+        if (tn_jstr_same(o->name.as.s, p->cur.p, p->cur.size))
             return tn_jparse_fail(p, "each argument once");
     TN_TRY(tn_jparse_next(p));
     TN_TRY(tn_jparse_next(p)); /* the = that was looked at */

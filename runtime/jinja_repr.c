@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static void put_hex(tn_jtext *t, uint32_t cp)
+void tn_jtext_put_hex(tn_jtext *t, uint32_t cp)
 {
     char buf[16];
     snprintf(buf, sizeof buf, cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x", cp);
@@ -42,7 +42,7 @@ void tn_jstr_repr(tn_jtext *t, const tn_jstr *s)
         } else if (is_printable(t->r, cp)) {
             tn_jtext_put(t, from, (size_t)(p - from));
         } else {
-            put_hex(t, cp);
+            tn_jtext_put_hex(t, cp);
         }
     }
     tn_jtext_putc(t, quote);

@@ -128,11 +128,6 @@ static uint64_t hash_text(const tn_jstr *s, uint64_t seed)
     return mix(h);
 }
 
-static bool same_text(const tn_jstr *x, const tn_jstr *y)
-{
-    return x->size == y->size && memcmp(x->p, y->p, x->size) == 0;
-}
-
 /* The number of a name. Texts whose hashes collide are told apart by hashing again. */
 static bool id_of(binder *b, tn_jval text, uint32_t *id)
 {
@@ -142,7 +137,7 @@ static bool id_of(binder *b, tn_jval text, uint32_t *id)
         const uint32_t *at = map_find(&b->by_hash, key);
         if (at == NULL)
             break;
-        if (same_text(b->name[*at].text.as.s, text.as.s)) {
+        if (tn_jstr_same(b->name[*at].text.as.s, text.as.s->p, text.as.s->size)) {
             *id = *at;
             return true;
         }

@@ -25,17 +25,12 @@ typedef struct look {
     bool grown;              /* a name was added on this walk */
 } look;
 
-static bool same(tn_jval a, tn_jval b)
-{
-    return a.as.s->size == b.as.s->size && memcmp(a.as.s->p, b.as.s->p, a.as.s->size) == 0;
-}
-
 static bool among(const aliases *a, const tn_jnode *n)
 {
     if (n->kind != TN_JN_NAME)
         return false;
     for (uint32_t i = 0; i < a->n; i++)
-        if (same(a->name[i], n->as.name.text))
+        if (tn_jstr_same(a->name[i].as.s, n->as.name.text.as.s->p, n->as.name.text.as.s->size))
             return true;
     return false;
 }

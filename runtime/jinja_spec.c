@@ -409,13 +409,10 @@ bool tn_jval_ascii(tn_jrun *r, tn_jval v, tn_jval *out)
     tn_jtext_open(&t, r, 0);
     for (const char *p = plain.as.s->p, *end = p + plain.as.s->size; p < end && !t.failed;) {
         uint32_t cp = tn_jutf_next(&p);
-        char buf[16];
-        if (cp < 0x80 || cp == r->mark) {
+        if (cp < 0x80 || cp == r->mark)
             tn_jtext_put_cp(&t, cp);
-            continue;
-        }
-        snprintf(buf, sizeof buf, cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x", cp);
-        tn_jtext_puts(&t, buf);
+        else
+            tn_jtext_put_hex(&t, cp);
     }
     return tn_jtext_close(&t, out);
 }

@@ -243,6 +243,7 @@ static bool partition(tn_jrun *r, const tn_jval *a, bool last, tn_jval *out)
     TN_TRY(tn_jstr_part(r, a[0], 0, before, &part[0]));
     TN_TRY(at != NULL ? tn_jstr_part(r, a[0], before, sep->size, &part[1])
                       : tn_jstr_text(r, "", &part[1]));
+    part[1].safe = a[0].safe;
     return tn_jstr_part(r, a[0], after, s->size - after, &part[2]);
 }
 

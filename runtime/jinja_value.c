@@ -206,7 +206,8 @@ bool tn_jstr_borrow(tn_jrun *r, const char *p, size_t size, tn_jval *out)
 
 bool tn_jstr_counted(tn_jrun *r, const char *p, size_t size, size_t chars, tn_jval *out)
 {
-    return size_fits(r, size) && tn_jrun_burn_bytes(r, size) && str_of(r, p, size, chars, NULL, out);
+    return size_fits(r, size) && tn_jrun_burn_bytes(r, size)
+           && str_of(r, p, size, chars, NULL, out);
 }
 
 bool tn_jstr_copy(tn_jrun *r, const char *p, size_t size, tn_jval *out)
@@ -292,8 +293,12 @@ bool tn_jstr_concat(tn_jrun *r, tn_jval a, tn_jval b, tn_jval *out)
 
 bool tn_jstr_is(tn_jval v, const char *text)
 {
-    return v.type == TN_J_STR && v.as.s->size == strlen(text)
-           && memcmp(v.as.s->p, text, v.as.s->size) == 0;
+    return v.type == TN_J_STR && tn_jstr_same(v.as.s, text, strlen(text));
+}
+
+bool tn_jstr_same(const tn_jstr *s, const char *p, size_t size)
+{
+    return s->size == size && (size == 0 || memcmp(s->p, p, size) == 0);
 }
 
 /* ---------------------------------------------------------------------- text being made */
@@ -526,15 +531,10 @@ static bool grow_dict(tn_jrun *r, tn_jdict *d)
     return cap <= INDEX_FROM || index_make(r, d);
 }
 
-static bool same_text(tn_jval a, tn_jval b)
-{
-    return a.as.s->size == b.as.s->size && memcmp(a.as.s->p, b.as.s->p, a.as.s->size) == 0;
-}
-
 static bool same_key(tn_jrun *r, tn_jval a, tn_jval b, bool *same)
 {
     if (a.type == TN_J_STR && b.type == TN_J_STR) {
-        *same = same_text(a, b);
+        *same = tn_jstr_same(a.as.s, b.as.s->p, b.as.s->size);
         return true;
     }
     return tn_jval_equal(r, a, b, same);

@@ -243,6 +243,7 @@ bool tn_jstr_text(tn_jrun *r, const char *text, tn_jval *out); /* a literal of o
 bool tn_jstr_part(tn_jrun *r, tn_jval s, size_t off, size_t size, tn_jval *out);
 bool tn_jstr_concat(tn_jrun *r, tn_jval a, tn_jval b, tn_jval *out); /* ignores markup */
 bool tn_jstr_is(tn_jval v, const char *text);
+bool tn_jstr_same(const tn_jstr *s, const char *p, size_t size);
 bool tn_jstr_ascii(const tn_jstr *s);
 
 /* Room for n values; fill before anyone sees the list. */
@@ -337,6 +338,7 @@ bool tn_jval_soft(tn_jrun *r, tn_jval v, tn_jval *out);  /* the same, markup kep
 bool tn_jval_repr(tn_jrun *r, tn_jval v, tn_jtext *t);
 bool tn_jval_print(tn_jrun *r, tn_jval v);               /* str(v) into the sink */
 void tn_jstr_repr(tn_jtext *t, const tn_jstr *s);
+void tn_jtext_put_hex(tn_jtext *t, uint32_t cp);         /* \xe9, \u65e5 or \U0001f600 */
 bool tn_jval_escape(tn_jrun *r, tn_jval v, tn_jval *out); /* markupsafe.escape */
 
 /* jinja_number.c */

@@ -75,7 +75,7 @@ def table(kind, name, rows, per_line):
     for i in range(0, len(rows), per_line):
         print("    " + " ".join(r + "," for r in rows[i:i + per_line]))
     print("};")
-    print("const size_t %s_count = sizeof %s / sizeof %s[0];\n" % (name, name, name))
+    print("const size_t %s_count =\n    sizeof %s / sizeof %s[0];\n" % (name, name, name))
 
 
 def main():
@@ -84,7 +84,7 @@ def main():
           " * tests/jinja_unicode.py, do not edit. */" % unicodedata.unidata_version)
     print('#include "jinja_text.h"\n')
     print("/* Code points from here to the next entry have these TN_JCHAR_ bits: cp << 11 | bits. */")
-    table("uint32_t", "tn_jchar_table", ["0x%08x" % (cp << 11 | b) for cp, b in ranges()], 9)
+    table("uint32_t", "tn_jchar_table", ["0x%08x" % (cp << 11 | b) for cp, b in ranges()], 8)
     titles = {}
     for name, convert in (("upper", str.upper), ("lower", str.lower), ("title", str.title),
                           ("fold", str.casefold)):
@@ -104,7 +104,7 @@ def main():
     for name, special in titles.items():
         table("tn_jcase_special", "tn_jcase_%s_special" % name,
               ["{0x%04x, {%s}}" % (cp, ", ".join("0x%04x" % ord(c) for c in to))
-               for cp, to in special], 3)
+               for cp, to in special], 2)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
   tests/templates.py DRIVER [FILE ...]
 
 DRIVER is the program built from jinja_driver.c. Without files: the snippets of
-template_snippets.py, then the chat templates of tests/data/templates over many conversations.
-Further files are chat templates too (text, or a tokenizer_config.json).
+template_snippets.py, templates made at random (SEED in the environment chooses which), then the
+chat templates of tests/data/templates over many conversations. Further files are chat templates too (text, or a tokenizer_config.json).
 
 jinja2 is set up as transformers' apply_chat_template sets it up. Where jinja2 refuses, tenon
 must refuse; where it prints, tenon must print the same bytes."""
@@ -17,11 +17,13 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import jinja2
 import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+import template_random as randoms
 import template_snippets as snippets
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -143,6 +145,29 @@ def compare_whitespace(tenon, env):
         report.check(repr(source), reference(env, source, snippets.VARS),
                      tenon.ask({"source": source, "vars": snippets.VARS}))
     report.line("whitespace")
+    return report
+
+
+# What Python prints of objects without a text of their own is an address; what jinja2 folds
+# into a constant it looks up more leniently; and Python's integers have no end.
+NO_TEXT = ("object at 0x", "gener", "missing", "built-in", "0x7f")
+OTHER_RULES = ("overflow", "64 bits", "memory", "real power", "not subscriptable", "'slice'")
+
+
+def compare_random(tenon, env, seed, count):
+    report = Report()
+    made = [(s, snippets.VARS) for s in randoms.expressions(seed, count)]
+    made += [(s, randoms.SCOPE_VARS) for s in randoms.programs(seed, count)]
+    for source, variables in made:
+        ref = reference(env, source, variables)
+        got = tenon.ask({"source": source, "vars": variables})
+        printed = ref[1].lower() + ref[1].lower()[::-1]
+        if any(w in printed for w in NO_TEXT) or "RecursionError" in ref[1]:
+            continue
+        if not got.get("ok") and any(w in got["error"] for w in OTHER_RULES):
+            continue
+        report.check(source, ref, got)
+    report.line("at random, seed %d" % seed)
     return report
 
 
@@ -299,10 +324,12 @@ def chat_sources(paths):
 
 def main():
     driver, more = sys.argv[1], sys.argv[2:]
+    warnings.simplefilter("ignore")  # of Python about what jinja2 made of a template
     tenon, env = Tenon(driver), environment()
     reports = []
     if not more:
-        reports += [compare_snippets(tenon, env), compare_whitespace(tenon, env)]
+        reports += [compare_snippets(tenon, env), compare_whitespace(tenon, env),
+                    compare_random(tenon, env, int(os.environ.get("SEED", "1")), 1500)]
         folder = os.path.join(HERE, "data", "templates")
         more = [os.path.join(folder, n) for n in sorted(os.listdir(folder))]
     chat, requests = Report(), Report()
