@@ -177,9 +177,10 @@ void cpu_linear_ahead(const cpu_linear *l, uint32_t worker)
     uint64_t begin = 0, unit = l->cut[worker];
     for (uint32_t i = 0; i < l->npart; i++) {
         const cpu_linear_part *part = &l->part[i];
-        if (unit < begin + part->nstrip && part->w->matrix != NULL) {
-            const cpu_matrix *m = &part->w->matrix[0];
-            ask_ahead(m->data + (part->strip0 + unit - begin) * m->strip_size);
+        if (unit < begin + part->nstrip) {
+            const cpu_matrix *m = part->w->matrix;
+            if (m != NULL)
+                ask_ahead(m->data + (part->strip0 + unit - begin) * m->strip_size);
             return;
         }
         begin += part->nstrip;
