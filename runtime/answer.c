@@ -106,8 +106,10 @@ static void on_piece(void *user, const tn_piece *p)
         keep_tokens(c, p->prompt, p->nprompt, &c->prompt, &c->nprompt, &c->cprompt);
     if (p->ntoken > 0 && p->choice == 0) {
         keep_tokens(c, p->token, p->ntoken, &c->token, &c->ntoken, &c->ctoken);
-        if (c->first_ns == 0)
+        if (c->first_ns == 0) {
             c->first_ns = now;
+            c->nfirst = p->ntoken;
+        }
         c->last_ns = now;
     }
     if (p->finish != TN_FINISH_NONE && p->choice == 0)

@@ -30,6 +30,7 @@ typedef struct tn_answer {
     size_t ntop, ctop;
     uint32_t finish;
     uint64_t prompt_tokens, cached_tokens, reply_tokens;
+    size_t nfirst;          /* tokens in the first piece that had any */
     uint64_t begun_ns, first_ns, last_ns; /* monotonic: submit, first token, last token */
     tn_status st;
     tn_err err;

@@ -98,8 +98,9 @@ static tn_status run_batch(const tn_served *m, const shape *s, int64_t n, uint64
 static sample measure(const tn_answer *c, const shape *s)
 {
     uint64_t begun = UINT64_MAX, first = 0, last = 0;
-    double ttft = 0;
+    double ttft = 0, later = 0;
     for (int64_t i = 0; i < s->batch; i++) {
+        later += (double)(c[i].ntoken - c[i].nfirst);
         begun = c[i].begun_ns < begun ? c[i].begun_ns : begun;
         first = c[i].first_ns > first ? c[i].first_ns : first;
         last = c[i].last_ns > last ? c[i].last_ns : last;
@@ -109,8 +110,12 @@ static sample measure(const tn_answer *c, const shape *s)
      * budget that is at most one step's worth, which the small batch of a latency run hides. */
     sample r = {.ttft = ttft};
     r.prefill = (double)(s->batch * s->in) / ((double)(first - begun) / 1e9);
-    r.decode = last > first ? (double)(s->batch * (s->out - 1)) / ((double)(last - first) / 1e9)
-                            : NAN;
+    /* A reply so short that all of it came in one piece has no decode to time: then the whole
+     * request's rate, which is less, stands for it. */
+    if (later > 0 && last > first)
+        r.decode = later / ((double)(last - first) / 1e9);
+    else
+        r.decode = (double)(s->batch * s->out) / ((double)(last - begun) / 1e9);
     return r;
 }
 

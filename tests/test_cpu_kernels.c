@@ -939,6 +939,7 @@ static bool given(const char *word, int argc, char **argv)
 int main(int argc, char **argv)
 {
     uint64_t failed = 0;
+    uint32_t levels_passed = 0, levels_failed = 0;
     bool timed = !given("-n", argc, argv), all = argc - !timed < 2;
     tally.level = "matrix";
     test_scale_kinds();
@@ -947,6 +948,8 @@ int main(int argc, char **argv)
     CHECK(cpu_kernels_pick("no such level") == NULL, "an unknown level was found");
     CHECK(cpu_kernels_pick("scalar") == cpu_kernels_at(0), "scalar is not the worst level");
     failed += tally.failed;
+    levels_passed += tally.failed == 0; /* packing counts as one, beside the levels */
+    levels_failed += tally.failed != 0;
     for (uint32_t i = 0; cpu_kernels_at(i) != NULL; i++) {
         const cpu_kernels *ker = cpu_kernels_at(i);
         if (!all && !given(ker->name, argc, argv))
@@ -962,6 +965,9 @@ int main(int argc, char **argv)
         if (timed)
             print_speed(ker);
         failed += tally.failed;
+        levels_passed += tally.failed == 0;
+        levels_failed += tally.failed != 0;
     }
+    printf("%u passed, %u failed\n", levels_passed, levels_failed);
     return failed == 0 ? 0 : 1;
 }
