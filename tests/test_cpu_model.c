@@ -273,6 +273,116 @@ static void test_fused(void **state)
     }
 }
 
+/* A random walk over six buffers: what is written and read when is anybody's guess. */
+static void random_recipe(fixture *f, uint32_t head)
+{
+    enum { N = 6, W = 32 };
+    uint32_t buffer[N + 1], written = 1, mats[3];
+    static const char *const name[N + 1] = {"b0", "b1", "b2", "b3", "b4", "b5", "b6"};
+    for (uint32_t i = 0; i <= N; i++)
+        buffer[i] = fx_buffer(f, TN_ROWS_TOKENS, i == N ? 2 * W : W, name[i]);
+    tn_op_embed embed = {.size = sizeof embed, .out = buffer[0], .scale = 1};
+    embed.w = fx_matrix(f, TN_ROLE_EMBED, 64, W, TN_FORM_F32, 0, 0);
+    fx_op(f, TN_OP_EMBED, &embed, "embed");
+    for (uint32_t i = 0; i < 3; i++)
+        mats[i] = fx_matrix(f, TN_ROLE_DENSE, i == 2 ? 2 * W : W, W, TN_FORM_W8G, 32, 0);
+    for (uint32_t i = 0; i < 16; i++) {
+        uint32_t in = (uint32_t)(fx_bits(f) % N), out = (uint32_t)(fx_bits(f) % N);
+        while ((written >> in & 1) == 0)
+            in = (in + 1) % N;
+        if (out == in)
+            out = (out + 1) % N;
+        uint32_t add = (written >> out & 1) & (uint32_t)fx_bits(f);
+        tn_op_norm norm = {.size = sizeof norm, .in = buffer[in], .out = buffer[out],
+                           .w = TN_NONE, .width = W, .groups = 1, .eps = 1e-6f};
+        tn_op_mix mix = {.size = sizeof mix, .in = buffer[in], .out = buffer[out], .width = W,
+                         .gate = TN_NONE, .add = add, .scale = 0.7f};
+        tn_op_linear linear = {.size = sizeof linear, .in = buffer[in], .nparts = 1, .add = add};
+        linear.part[0] = (tn_part){.w = mats[fx_bits(f) % 2], .bias = TN_NONE,
+                                   .out = buffer[out]};
+        tn_op_linear up = {.size = sizeof up, .in = buffer[in], .nparts = 1};
+        up.part[0] = (tn_part){.w = mats[2], .bias = TN_NONE, .out = buffer[N]};
+        tn_op_act_mul act = {.size = sizeof act, .in = buffer[N], .b_col = W,
+                             .out = buffer[out], .width = W, .act = TN_ACT_SILU};
+        switch (fx_bits(f) % 4) {
+        case 0: fx_op(f, TN_OP_NORM, &norm, "norm"); break;
+        case 1: fx_op(f, TN_OP_MIX, &mix, "mix"); break;
+        case 2: fx_op(f, TN_OP_LINEAR, &linear, "linear"); break;
+        default:
+            fx_op(f, TN_OP_LINEAR, &up, "up");
+            fx_op(f, TN_OP_ACT_MUL, &act, "act");
+        }
+        written |= 1u << out;
+    }
+    for (uint32_t i = 1; i < N; i++) {
+        tn_op_mix sum = {.size = sizeof sum, .in = buffer[i], .out = buffer[0], .width = W,
+                         .gate = TN_NONE, .add = 1, .scale = 1};
+        if ((written >> i & 1) != 0 && fx_bits(f) % 4 != 0)
+            fx_op(f, TN_OP_MIX, &sum, "sum");
+    }
+    uint32_t out = fx_buffer(f, TN_ROWS_OUTS, W, "out");
+    uint32_t logits = fx_buffer(f, TN_ROWS_OUTS, head, "logits");
+    tn_op_pick pick = {.size = sizeof pick, .in = buffer[0], .out = out, .width = W};
+    fx_op(f, TN_OP_PICK, &pick, "pick");
+    tn_op_linear last = {.size = sizeof last, .in = out, .nparts = 1};
+    last.part[0] = (tn_part){.bias = TN_NONE, .out = logits};
+    last.part[0].w = fx_matrix(f, TN_ROLE_HEAD, head, W, TN_FORM_F16, 0, 0);
+    fx_op(f, TN_OP_LINEAR, &last, "head");
+    tn_op_logits op = {.size = sizeof op, .x = logits, .vocab = head, .valid = head};
+    fx_op(f, TN_OP_LOGITS, &op, "logits");
+    tn_op_sample sample = {.size = sizeof sample, .x = logits, .vocab = head};
+    fx_op(f, TN_OP_SAMPLE, &sample, "sample");
+    fx_section(f);
+}
+
+/* Fusing and sharing memory change nothing: with limits.profile neither is done. */
+static void test_shared_memory(void **state)
+{
+    (void)state;
+    fx_device d = {0};
+    script *s = calloc(1, sizeof *s);
+    uint64_t workspace[2] = {0};
+    fx_device_open(&d, &tn_plugin_entry, 2, "auto");
+    for (uint32_t seed = 0; seed < 150; seed++) {
+        fixture *f = fx_new(seed);
+        tn_result want[20];
+        int32_t token[20];
+        random_recipe(f, 40);
+        script_tokens(token, 20, 64);
+        for (uint32_t profile = 2; profile-- > 0;) {
+            tn_limits l = script_limits();
+            tn_need need;
+            tn_err err;
+            void *program;
+            l.profile = profile;
+            assert_int_equal(d.table->compile(d.dev, &f->recipe, &l, &program, &need, &err),
+                             TN_OK);
+            workspace[profile] += need.workspace_bytes;
+            d.table->release(program);
+            program = fx_program(&d, f, &l, 0, 0);
+            for (uint64_t turn = 0; turn < 4; turn++) { /* 20 rows at once, then one */
+                int32_t n = turn < 2 ? 20 : 1;
+                script_open(s, turn);
+                script_add(s, token, n, 0, NULL, 0);
+                for (int32_t i = 0; i < n; i++)
+                    script_out(s, i);
+                const tn_results *r = script_run(&d, program, &s->step);
+                for (int32_t i = 0; i < n; i++) {
+                    if (profile && turn == 0)
+                        want[i] = r->result[i];
+                    assert_int_equal(r->result[i].token, want[i].token);
+                    assert_true(r->result[i].logprob == want[i].logprob);
+                }
+            }
+            d.table->release(program);
+        }
+        fx_free(f);
+    }
+    assert_true(workspace[0] < workspace[1]);
+    free(s);
+    fx_device_close(&d);
+}
+
 /* Decoding one step ahead: row_token -1 - i takes the token that output i of the step before
  * drew. Results of a step stay valid while the next one runs. */
 static void test_ahead(void **state)
@@ -643,7 +753,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_model_near), cmocka_unit_test(test_cuts),
         cmocka_unit_test(test_crowd), cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_fused), cmocka_unit_test(test_ahead), cmocka_unit_test(test_nan),
+        cmocka_unit_test(test_fused), cmocka_unit_test(test_shared_memory),
+        cmocka_unit_test(test_ahead), cmocka_unit_test(test_nan),
         cmocka_unit_test(test_sampled_crowd), cmocka_unit_test(test_drafts),
         cmocka_unit_test(test_blocks), cmocka_unit_test(test_sections),
         cmocka_unit_test(test_ranks),

@@ -487,8 +487,7 @@ static void (*const check_of[])(checker *c) = {
     check_gather, check_logits, check_sample,
 };
 
-/* Every buffer that is read was written before in its section, or is kept between steps.
- * `first` of a buffer notes the last section that wrote it, counted from 1. */
+/* Every buffer that is read was written before in its section, or is kept between steps. */
 static tn_status check_order(cpu_program *p, uint32_t section, tn_err *err)
 {
     const cpu_section *s = &p->section[section];
@@ -496,14 +495,14 @@ static tn_status check_order(cpu_program *p, uint32_t section, tn_err *err)
         const cpu_op *op = &p->op[i];
         for (uint32_t u = 0; u < op->nuse; u++) {
             const cpu_buffer *b = &p->buffer[op->use[u].buffer];
-            if ((op->use[u].mode & CPU_READ) != 0 && b->first != section + 1 &&
+            if ((op->use[u].mode & CPU_READ) != 0 && b->written != section + 1 &&
                 (b->flags & TN_BUF_KEEP) == 0)
                 return cpu_bad_op(p, op, TN_INTERNAL, err, "reads buffer %s, which nothing "
                                   "before it writes", b->name);
         }
         for (uint32_t u = 0; u < op->nuse; u++)
             if ((op->use[u].mode & CPU_WRITE) != 0)
-                p->buffer[op->use[u].buffer].first = section + 1;
+                p->buffer[op->use[u].buffer].written = section + 1;
     }
     return TN_OK;
 }

@@ -7,9 +7,7 @@
  *     LINEAR, ACT_MUL        gate and up strips are multiplied side by side and joined while
  *                            they are in the cache; their buffer is never formed
  *     LINEAR, LOGITS, SAMPLE logits of a few output rows at a time; looked at as they come
- *
- * Buffers whose lives do not meet share memory, but not with limits.profile, where peek may
- * ask for any of them. */
+ */
 #include "program.h"
 
 /* ------------------------------------------------------------------------ who reads what */
@@ -54,15 +52,10 @@ static bool writes(const cpu_op *op, uint32_t buffer, uint32_t col, uint64_t wid
 
 /* ------------------------------------------------------------------------------ commands */
 
-/* The buffer's memory is in use during the command that is added next. */
+/* The buffer has memory: a command reads or writes it. */
 static void touch(cpu_program *p, uint32_t buffer)
 {
-    cpu_buffer *b = &p->buffer[buffer];
-    if (!b->formed) {
-        b->formed = 1;
-        b->first = p->ncmd;
-    }
-    b->last = p->ncmd;
+    p->buffer[buffer].formed = 1;
 }
 
 static void touch_all(cpu_program *p, const cpu_op *op)
@@ -465,65 +458,6 @@ static tn_status lower(cpu_program *p, const cpu_section *s, uint32_t *i, tn_err
     }
 }
 
-/* ------------------------------------------------------------------------ buffers' memory */
-
-#define SHARE_MAX 2048u           /* beyond this many buffers placing them is left simple */
-
-static uint64_t floats_of(const cpu_program *p, const cpu_buffer *b)
-{
-    return b->formed ? cpu_rows_max(p, b->rows) * b->stride : 0;
-}
-
-static bool live_together(const cpu_buffer *a, const cpu_buffer *b)
-{
-    return a->first <= b->last && b->first <= a->last;
-}
-
-/* The lowest place for buffer `i` beside those placed before it in `order`. */
-static uint64_t lowest_place(const cpu_program *p, const uint32_t *order, uint32_t n, uint32_t i)
-{
-    const cpu_buffer *b = &p->buffer[i];
-    uint64_t at = 0, size = floats_of(p, b);
-    for (bool moved = true; moved;) {
-        moved = false;
-        for (uint32_t j = 0; j < n; j++) {
-            const cpu_buffer *o = &p->buffer[order[j]];
-            uint64_t end = o->at + floats_of(p, o);
-            if (live_together(b, o) && at < end && o->at < at + size) {
-                at = end;
-                moved = true;
-            }
-        }
-    }
-    return at;
-}
-
-/* Largest first, each as low as it fits. */
-static tn_status place_buffers(cpu_program *p, tn_err *err)
-{
-    uint32_t *order = cpu_take(p, p->nbuffer, sizeof *order);
-    if (order == NULL)
-        return tn_fail(err, TN_NO_MEMORY, "cpu: no memory to place buffers");
-    bool share = p->nbuffer <= SHARE_MAX && p->lim.profile == 0 && p->nsection == 1;
-    for (uint32_t i = 0; i < p->nbuffer; i++) {
-        cpu_buffer *b = &p->buffer[i];
-        if (!share || (b->flags & TN_BUF_KEEP) != 0) {
-            b->first = 0;
-            b->last = p->ncmd;
-        }
-        uint32_t at = i;
-        for (; share && at > 0 && floats_of(p, &p->buffer[order[at - 1]]) < floats_of(p, b); at--)
-            order[at] = order[at - 1];
-        order[at] = i;
-    }
-    for (uint32_t i = 0; i < p->nbuffer; i++) {
-        cpu_buffer *b = &p->buffer[order[i]];
-        b->at = share ? lowest_place(p, order, i, order[i]) : p->buffer_floats;
-        keep_max(&p->buffer_floats, b->at + floats_of(p, b));
-    }
-    return TN_OK;
-}
-
 /* Runs of tokens are long enough that 64 of them cover the context. */
 static void choose_runs(cpu_program *p)
 {
@@ -542,8 +476,6 @@ tn_status cpu_compile(cpu_program *p, tn_err *err)
     for (uint32_t i = 0; i < p->nop; i++)
         if (p->op[i].kind == TN_OP_LOGITS)
             keep_max32(&p->vocab_max, p->op[i].a.logits.vocab);
-    for (uint32_t i = 0; i < p->nbuffer; i++)
-        p->buffer[i].first = p->buffer[i].last = 0;
     for (uint32_t s = 0; s < p->nsection; s++) {
         cpu_section *section = &p->section[s];
         section->cmd0 = p->ncmd;
@@ -551,11 +483,16 @@ tn_status cpu_compile(cpu_program *p, tn_err *err)
             if (p->op[i].kind == TN_OP_SAMPLE)
                 section->vocab = p->op[i].a.sample.vocab;
         for (uint32_t i = section->op0; i < section->op0 + section->nop; i++) {
+            uint32_t from = i, ncmd = p->ncmd;
             tn_status st = lower(p, section, &i, err);
             if (st != TN_OK)
                 return st;
+            if (p->ncmd > ncmd)
+                p->cmd[ncmd].nop = i + 1 - from;
+            if (p->ncmd > ncmd)
+                p->cmd[ncmd].first = &p->op[from];
         }
         section->ncmd = p->ncmd - section->cmd0;
     }
-    return place_buffers(p, err);
+    return cpu_place_buffers(p, err);
 }

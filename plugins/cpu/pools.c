@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* pools.c - all memory of a program: bookkeeping, workspace, weights, blocks and slots.
+/* pools.c - all memory of a program: bookkeeping, buffers, workspace, weights, blocks, slots.
  *
  * The workspace is laid out by one function that is run twice: without memory to learn the
  * size, and again to set the pointers. */
@@ -38,6 +38,142 @@ void cpu_release(cpu_program *p)
         h->release(h->ctx, piece);
     }
     h->release(h->ctx, p);
+}
+
+/* ------------------------------------------------------------------------ sharing memory */
+
+/* Buffers that are never needed at the same time share memory. A buffer is needed from the
+ * command that writes it anew to the last one that reads what was written; a model writes the
+ * same few buffers anew in every layer. The commands that need a buffer are bits, and two
+ * buffers may share when their bits do not meet:
+ *
+ *     command   0  1  2  3  4  5  6  7
+ *     x         #  #  #  #  #  #  #  #     added to in every layer
+ *     qkv       .  #  #  #  .  #  #  #     attention
+ *     ff        .  .  .  .  #  .  .  .     may lie where qkv does
+ *
+ * With limits.profile nothing is shared, for peek may ask for any buffer; nor with several
+ * sections, which see what others left. */
+
+#define SHARE_MAX 2048u           /* beyond this many buffers placing them is left simple */
+
+typedef struct bits {
+    uint64_t *word;               /* [nbuffer, nword] bit c: command c needs the buffer */
+    uint64_t nword;
+} bits;
+
+static void set(const bits *b, uint32_t buffer, uint32_t cmd)
+{
+    b->word[buffer * b->nword + cmd / 64] |= 1ull << cmd % 64;
+}
+
+static bool meet(const bits *b, uint32_t x, uint32_t y)
+{
+    for (uint64_t i = 0; i < b->nword; i++)
+        if ((b->word[x * b->nword + i] & b->word[y * b->nword + i]) != 0)
+            return true;
+    return false;
+}
+
+/* What a command does with one buffer. */
+typedef struct touch {
+    bool used, read;
+    uint64_t written;             /* columns written and not read */
+} touch;
+
+static touch touch_of(const cpu_cmd *c, uint32_t buffer)
+{
+    touch t = {0};
+    for (uint32_t i = 0; i < c->nop; i++)
+        for (uint32_t u = 0; u < c->first[i].nuse; u++) {
+            const cpu_use *use = &c->first[i].use[u];
+            if (use->buffer != buffer)
+                continue;
+            t.used = true;
+            t.read = t.read || (use->mode & CPU_READ) != 0;
+            t.written += use->mode == CPU_WRITE ? use->width : 0;
+        }
+    return t;
+}
+
+/* Backwards: before a command the buffer is needed when the command reads it, or when it is
+ * needed afterwards and the command does not write all of it. Columns of one operation do not
+ * overlap (checks.c), so their widths add up. */
+static void find_needs(const cpu_program *p, uint32_t buffer, const bits *b)
+{
+    bool needed = (p->buffer[buffer].flags & TN_BUF_KEEP) != 0;
+    for (uint32_t c = p->ncmd; c-- > 0;) {
+        touch t = touch_of(&p->cmd[c], buffer);
+        if (t.used || needed)
+            set(b, buffer, c);
+        needed = t.read || (needed && t.written < p->buffer[buffer].width);
+    }
+    for (uint32_t c = 0; (p->buffer[buffer].flags & TN_BUF_KEEP) != 0 && c < p->ncmd; c++)
+        set(b, buffer, c);
+}
+
+static uint64_t floats_of(const cpu_program *p, uint32_t buffer)
+{
+    const cpu_buffer *b = &p->buffer[buffer];
+    return b->formed ? cpu_rows_max(p, b->rows) * b->stride : 0;
+}
+
+/* The lowest place for a buffer beside the n that have theirs. */
+static uint64_t lowest_place(const cpu_program *p, const uint32_t *placed, uint32_t n,
+                             uint32_t buffer, const bits *b)
+{
+    uint64_t at = 0, size = floats_of(p, buffer);
+    for (bool moved = true; moved;) {
+        moved = false;
+        for (uint32_t i = 0; i < n; i++) {
+            uint64_t from = p->buffer[placed[i]].at, end = from + floats_of(p, placed[i]);
+            if (at < end && from < at + size && meet(b, buffer, placed[i])) {
+                at = end;
+                moved = true;
+            }
+        }
+    }
+    return at;
+}
+
+static void note_end(cpu_program *p, uint32_t buffer)
+{
+    uint64_t end = p->buffer[buffer].at + floats_of(p, buffer);
+    p->buffer_floats = end > p->buffer_floats ? end : p->buffer_floats;
+}
+
+/* Largest first, each as low as it fits. */
+static void place_shared(cpu_program *p, uint32_t *order, const bits *b)
+{
+    for (uint32_t i = 0; i < p->nbuffer; i++) {
+        uint32_t at = i;
+        for (; at > 0 && floats_of(p, order[at - 1]) < floats_of(p, i); at--)
+            order[at] = order[at - 1];
+        order[at] = i;
+        find_needs(p, i, b);
+    }
+    for (uint32_t i = 0; i < p->nbuffer; i++) {
+        p->buffer[order[i]].at = lowest_place(p, order, i, order[i], b);
+        note_end(p, order[i]);
+    }
+}
+
+tn_status cpu_place_buffers(cpu_program *p, tn_err *err)
+{
+    if (p->lim.profile != 0 || p->nsection > 1 || p->nbuffer > SHARE_MAX) {
+        for (uint32_t i = 0; i < p->nbuffer; i++) {
+            p->buffer[i].at = p->buffer_floats;
+            note_end(p, i);
+        }
+        return TN_OK;
+    }
+    bits b = {.nword = (p->ncmd + 63) / 64};
+    uint32_t *order = cpu_take(p, p->nbuffer, sizeof *order);
+    b.word = cpu_take(p, p->nbuffer * b.nword, sizeof *b.word);
+    if (order == NULL || b.word == NULL)
+        return tn_fail(err, TN_NO_MEMORY, "cpu: no memory to place buffers");
+    place_shared(p, order, &b);
+    return TN_OK;
 }
 
 /* ----------------------------------------------------------------------------- workspace */

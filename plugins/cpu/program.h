@@ -4,7 +4,7 @@
  *     program.c    what the core calls
  *     specs.c      copies the recipe's buffers, weights, tables and limits
  *     checks.c     refuses what is wrong, lists what each operation uses
- *     compile.c    turns operations into commands, fuses, places buffers, counts memory
+ *     compile.c    turns operations into commands, fuses, counts memory
  *     pools.c      takes the memory
  *     packing.c    packs weights
  *     steps.c      checks a step
@@ -66,7 +66,7 @@ typedef struct cpu_buffer {
     const char *name;             /* borrowed, never NULL */
     uint32_t rows, width, dtype, flags;
     uint32_t formed;              /* 0: fused away, has no memory */
-    uint32_t first, last;         /* commands between which its memory is its own */
+    uint32_t written;             /* the last section, from 1, that writes it */
     uint64_t stride;              /* floats from row to row, a multiple of 16 */
     uint64_t at;                  /* floats into the buffers' memory */
     float *data;
@@ -111,6 +111,8 @@ typedef struct cpu_cmd {
     cpu_cmd_fn fn;
     const cpu_op *op;             /* the operation it is named and timed after */
     const void *plan;             /* what compile worked out for this kind, or NULL */
+    const cpu_op *first;          /* the operations that it does, [nop] */
+    uint32_t nop;
     const struct cpu_linear *linear; /* the weights that it streams; NULL: none, or many */
 } cpu_cmd;
 
@@ -373,6 +375,7 @@ tn_status cpu_bad_op(const cpu_program *p, const cpu_op *op, tn_status st, tn_er
 tn_status cpu_compile(cpu_program *p, tn_err *err);
 
 /* pools.c */
+tn_status cpu_place_buffers(cpu_program *p, tn_err *err); /* which may share memory */
 uint64_t cpu_workspace(cpu_program *p, uint8_t *base); /* lays out; bytes */
 uint64_t cpu_block_bytes(const cpu_program *p);
 uint64_t cpu_slot_bytes(const cpu_program *p);
