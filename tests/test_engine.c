@@ -511,6 +511,7 @@ static void a_lost_device_ends_everything(void **state)
         h.running = 4;
         atomic_store(way == 0 ? &h.device.fail_run : &h.device.fail_wait, 7);
         atomic_store(&h.device.step_us, 500);
+        atomic_store(&h.device.hold, true); /* all have asked before it fails */
         house_open(&h);
         fill_ids(ids, 10, 6);
         tn_ask ask = oracle_ask(ids, 10);
@@ -520,6 +521,7 @@ static void a_lost_device_ends_everything(void **state)
             guest_open(&g[i]);
             house_ask(&h, &ask, &g[i]);
         }
+        atomic_store(&h.device.hold, false);
         for (int i = 0; i < 12; i++) {
             guest_wait(&g[i], 0);
             assert_int_equal(g[i].finish[0], TN_FINISH_ERROR);
