@@ -51,9 +51,12 @@ void tn_progress_step(void *user, uint64_t done, uint64_t all)
     uint64_t now = now_ns();
     if (now - p->begun < QUIET_NS)
         return;
-    if (p->shown && now - p->last < (p->terminal ? REDRAW_NS : LINE_NS) && done < all)
+    uint64_t pause = p->terminal ? REDRAW_NS : LINE_NS;
+    bool all_done = done >= all, again = p->shown && now - p->last < pause;
+    if (all_done ? p->ended : again)
         return;
     p->shown = true;
+    p->ended = all_done;
     p->last = now;
     draw(p, done, all, now);
 }

@@ -13,6 +13,7 @@ typedef struct tn_progress {
     const char *what;      /* "loading default", borrowed */
     bool bytes;            /* the unit is bytes: show MiB and MiB/s */
     bool terminal, shown;
+    bool ended;            /* the end was drawn: callers may report it many times */
     uint64_t begun, last;  /* monotonic ns */
 } tn_progress;
 
