@@ -487,10 +487,10 @@ tn_status cpu_compile(cpu_program *p, tn_err *err)
             tn_status st = lower(p, section, &i, err);
             if (st != TN_OK)
                 return st;
-            if (p->ncmd > ncmd)
-                p->cmd[ncmd].nop = i + 1 - from;
-            if (p->ncmd > ncmd)
+            if (p->ncmd > ncmd) { /* several commands of one operation: the first stands for all */
                 p->cmd[ncmd].first = &p->op[from];
+                p->cmd[ncmd].nop = i + 1 - from;
+            }
         }
         section->ncmd = p->ncmd - section->cmd0;
     }

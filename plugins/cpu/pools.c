@@ -101,15 +101,13 @@ static touch touch_of(const cpu_cmd *c, uint32_t buffer)
  * overlap (checks.c), so their widths add up. */
 static void find_needs(const cpu_program *p, uint32_t buffer, const bits *b)
 {
-    bool needed = (p->buffer[buffer].flags & TN_BUF_KEEP) != 0;
+    bool keep = (p->buffer[buffer].flags & TN_BUF_KEEP) != 0, needed = keep;
     for (uint32_t c = p->ncmd; c-- > 0;) {
         touch t = touch_of(&p->cmd[c], buffer);
         if (t.used || needed)
             set(b, buffer, c);
-        needed = t.read || (needed && t.written < p->buffer[buffer].width);
+        needed = keep || t.read || (needed && t.written < p->buffer[buffer].width);
     }
-    for (uint32_t c = 0; (p->buffer[buffer].flags & TN_BUF_KEEP) != 0 && c < p->ncmd; c++)
-        set(b, buffer, c);
 }
 
 static uint64_t floats_of(const cpu_program *p, uint32_t buffer)

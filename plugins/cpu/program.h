@@ -111,8 +111,8 @@ typedef struct cpu_cmd {
     cpu_cmd_fn fn;
     const cpu_op *op;             /* the operation it is named and timed after */
     const void *plan;             /* what compile worked out for this kind, or NULL */
-    const cpu_op *first;          /* the operations that it does, [nop] */
-    uint32_t nop;
+    const cpu_op *first;          /* the operations that it begins, [nop] */
+    uint32_t nop;                 /* 0: it goes on with those of the command before */
     const struct cpu_linear *linear; /* the weights that it streams; NULL: none, or many */
 } cpu_cmd;
 
