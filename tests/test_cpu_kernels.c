@@ -3,14 +3,13 @@
  * against sums in double made here from the same weights.
  *
  * Self-contained (no test library), so that it can be carried to a machine that has wider
- * vectors than the one it was written on: it prints each level with its verdict and speed.
- * Arguments name the levels to test; none: all. -n leaves the speed out (emulators). */
+ * vectors than the one it was written on: it prints each level with its verdict. Arguments name
+ * the levels to test; none: all. bench_cpu_kernels has their speed. */
 #include "kernel_oracle.h"
 #include "kernel.h"
 
 #include <math.h>
 #include <stdlib.h>
-#include <time.h>
 
 /* ------------------------------------------------------------------------ products */
 
@@ -861,50 +860,6 @@ static void test_attention_extremes(const cpu_kernels *ker)
     free(c.v);
 }
 
-/* --------------------------------------------------------------------------- speed */
-
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-/* Gigabytes a second of one token's product and billions of multiplications of 64, on one
- * thread, over a matrix larger than most caches. */
-static void print_speed(const cpu_kernels *ker)
-{
-    const recipe o = {TN_FORM_W4G, 32, TN_FORM_ZEROS, 0, 8192, 4096, f16_value, true};
-    weight w;
-    weight_open(&w, &o);
-    pack(&w, &o);
-    float *x = normal_rows(64, w.k), *y = take(64 * w.n * 4);
-    cpu_act a;
-    act_open(&a, w.packed.cols, 64);
-    ker->prepare(&a, x, w.k, w.k, NULL, 0, 64, true);
-    double one = 1e9, many = 1e9, read = 1e9;
-    bool scalar = strcmp(ker->name, "scalar") == 0;
-    for (int i = 0; i < (scalar ? 1 : 7); i++) {
-        double t0 = seconds();
-        ker->multiply(&w.packed, &a, 1, 0, w.packed.nstrip, true, y, w.n, false);
-        double t1 = seconds();
-        uint64_t sum = ker->read(w.packed.data, cpu_matrix_bytes(&w.packed));
-        double t2 = seconds();
-        ker->multiply(&w.packed, &a, 64, 0, w.packed.nstrip / 8, true, y, w.n, false);
-        double t3 = seconds();
-        one = fmin(one, t1 - t0);
-        read = fmin(read, t2 - t1 + (sum == 1));
-        many = fmin(many, t3 - t2);
-    }
-    double bytes = (double)cpu_matrix_bytes(&w.packed), macs = (double)w.n * (double)w.k;
-    printf("%-10s 1 token %.1f GB/s (plain reading %.1f), 64 tokens %.1f GMAC/s, one thread\n",
-           ker->name, bytes / one * 1e-9, bytes / read * 1e-9, macs * 8.0 / many * 1e-9);
-    act_close(&a);
-    free(x);
-    free(y);
-    weight_close(&w);
-}
-
 /* ---------------------------------------------------------------------------- main */
 
 static void test_level(const cpu_kernels *ker)
@@ -940,7 +895,7 @@ int main(int argc, char **argv)
 {
     uint64_t failed = 0;
     uint32_t levels_passed = 0, levels_failed = 0;
-    bool timed = !given("-n", argc, argv), all = argc - !timed < 2;
+    bool all = argc < 2;
     tally.level = "matrix";
     test_scale_kinds();
     test_plan_refuses();
@@ -962,8 +917,6 @@ int main(int argc, char **argv)
                tally.failed == 0 ? "pass" : "FAIL", (unsigned long long)tally.checks,
                (unsigned long long)tally.failed);
         fflush(stdout);
-        if (timed)
-            print_speed(ker);
         failed += tally.failed;
         levels_passed += tally.failed == 0;
         levels_failed += tally.failed != 0;
