@@ -225,11 +225,6 @@ static tn_status add_extras(tn_chat *c, const tn_json *list, tn_err *err)
     return TN_OK;
 }
 
-static bool is_key(const tn_json *v, const char *key)
-{
-    return v->key_size == strlen(key) && memcmp(v->key, key, v->key_size) == 0;
-}
-
 /* Every NAME_token of a configuration; what came first stays. */
 static tn_status add_specials(tn_chat *c, const tn_json *config, tn_err *err)
 {
@@ -238,9 +233,9 @@ static tn_status add_specials(tn_chat *c, const tn_json *config, tn_err *err)
         tn_status st = TN_OK;
         const tn_json *text = token_text(v);
         size_t n = v->key_size, t = sizeof tail - 1;
-        if (v->type == TN_JSON_LIST && is_key(v, "additional_special_tokens"))
+        if (v->type == TN_JSON_LIST && tn_json_is_key(v, "additional_special_tokens"))
             st = add_extras(c, v, err);
-        else if (v->type == TN_JSON_OBJECT && is_key(v, "extra_special_tokens"))
+        else if (v->type == TN_JSON_OBJECT && tn_json_is_key(v, "extra_special_tokens"))
             st = add_specials(c, v, err);
         else if (text != NULL && n > t && memcmp(v->key + n - t, tail, t) == 0
                  && !has_special(c, v->key, n))
@@ -523,7 +518,8 @@ static tn_status probe(const tn_chat *c, const chat_template *t, const char *arg
     tn_buf_open(&text, 4096);
     tn_buf_printf(&text,
                   "[{\"role\": \"user\", \"content\": \"a\"}, "
-                  "{\"role\": \"assistant\", \"content\": \"\", \"tool_calls\": [{\"id\": \"call00001\", \"type\": \"function\", "
+                  "{\"role\": \"assistant\", \"content\": \"\", \"tool_calls\": "
+                  "[{\"id\": \"call00001\", \"type\": \"function\", "
                   "\"function\": {\"name\": \"f\", \"arguments\": %s}}]}, {\"role\": \"tool\", "
                   "\"tool_call_id\": \"call00001\", \"name\": \"f\", \"content\": \"b\"}]",
                   arguments);

@@ -49,11 +49,6 @@ static bool refuse(tn_jinput *in, place at, const char *code, const char *what)
     return false;
 }
 
-static bool is_key(const tn_json *c, const char *key)
-{
-    return c->key_size == strlen(key) && memcmp(c->key, key, c->key_size) == 0;
-}
-
 /* ------------------------------------------------------------------------------ plain values */
 
 static bool list_value(tn_jinput *in, const tn_json *v, tn_jval *out)
@@ -263,7 +258,7 @@ static bool with_member(tn_jinput *in, const tn_json *o, const char *inner, make
     for (const tn_json *c = o->child; c != NULL; c = c->next) {
         tn_jval key, val;
         TN_TRY(key_value(in, c, &key));
-        TN_TRY(is_key(c, inner) ? make(in, c, at, &val) : tn_jinput_value(in, c, &val));
+        TN_TRY(tn_json_is_key(c, inner) ? make(in, c, at, &val) : tn_jinput_value(in, c, &val));
         TN_TRY(tn_jdict_set(in->r, d, key, val));
     }
     *out = (tn_jval){.type = TN_J_DICT, .as.d = d};
@@ -333,11 +328,11 @@ static bool message_value(tn_jinput *in, const tn_json *m, place at, bool tag, t
     for (const tn_json *c = m->child; c != NULL; c = c->next) {
         tn_jval key, val;
         TN_TRY(key_value(in, c, &key));
-        if (is_key(c, "role"))
+        if (tn_json_is_key(c, "role"))
             TN_TRY(role_value(in, c, &val));
-        else if (is_key(c, "content"))
+        else if (tn_json_is_key(c, "content"))
             TN_TRY(content_value(in, c, at, tag, &val));
-        else if (is_key(c, "tool_calls"))
+        else if (tn_json_is_key(c, "tool_calls"))
             TN_TRY(calls_value(in, c, at, &val));
         else
             TN_TRY(tn_jinput_value(in, c, &val));

@@ -501,6 +501,11 @@ const tn_json *tn_json_root(const tn_json_doc *doc)
     return doc->root;
 }
 
+bool tn_json_is_key(const tn_json *member, const char *key)
+{
+    return member->key_size == strlen(key) && memcmp(member->key, key, member->key_size) == 0;
+}
+
 /* Reads all of fd; st has been looked at by the caller. */
 static tn_status read_all(int fd, const char *path, size_t size, char **out, tn_err *err)
 {

@@ -22,6 +22,7 @@ tn_status tn_json_open(const char *text, size_t size, const char *what, uint32_t
                        tn_json_doc **doc, tn_err *err);
 void tn_json_close(tn_json_doc *doc);
 const tn_json *tn_json_root(const tn_json_doc *doc);
+bool tn_json_is_key(const tn_json *member, const char *key); /* of an object */
 
 /* Reads a whole file of at most `size_max` bytes and parses it. TN_NOINPUT when absent. */
 tn_status tn_json_open_file(const char *path, size_t size_max, tn_json_doc **doc, tn_err *err);
