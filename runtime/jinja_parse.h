@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* jinja_parse.h - from tokens to the tree of jinja_ast.h.
  *
- * jinja_parse_expr.c reads expressions, jinja_parse.c statements; both refuse what is nested
- * deeper than TN_JINJA_DEPTH_MAX. */
+ * jinja_parse_token.c steps from token to token, jinja_parse_expr.c reads expressions,
+ * jinja_parse.c statements; both refuse what is nested deeper than TN_JINJA_DEPTH_MAX. */
 #ifndef TN_JINJA_PARSE_H
 #define TN_JINJA_PARSE_H
 
@@ -29,6 +29,7 @@ typedef struct tn_jparser {
 /* Tokens. */
 bool tn_jparse_next(tn_jparser *p);                      /* the current one is done */
 bool tn_jparse_look(tn_jparser *p, tn_jtoken *out);      /* the one behind the current */
+bool tn_jtok_is(const tn_jtoken *t, const char *name);    /* a name, and this one */
 bool tn_jparse_at(const tn_jparser *p, const char *name); /* the current one is this name */
 bool tn_jparse_expect(tn_jparser *p, tn_jtok type);      /* and steps over it */
 bool tn_jparse_expect_name(tn_jparser *p, const char *name);
