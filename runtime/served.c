@@ -3,6 +3,7 @@
 #include "served.h"
 
 #include "buf.h"
+#include "graph.h"
 #include "json.h"
 
 #include <stdlib.h>
@@ -105,7 +106,7 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
     const tn_view *v = tn_ckpt_view(s->ckpt);
     uint32_t act = m->dtype != 0 ? m->dtype : s->conf.dtype;
     s->has_draft = true;
-    tn_status st = tn_dense_build(&s->conf, v, act, context, &s->draft, err);
+    tn_status st = tn_graph_build(&s->conf, v, act, context, &s->draft, err);
     if (st != TN_OK)
         return st;
     s->loader = (tn_loader){.view = v, .q = s->quant, .draft = &s->draft,
@@ -122,7 +123,7 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
         return st;
     tn_budget_ask ask = {.memory = m->memory, .cache = m->kv_cache_memory,
                          .seqs = m->max_num_seqs, .context = context,
-                         .block_tokens = s->limits.block_tokens,
+                         .block_tokens = s->limits.block_tokens, .slots = m->max_num_seqs,
                          .free_memory = s->info.memory_free};
     return tn_budget_make(&ask, &s->need, &s->budget, err);
 }
@@ -163,7 +164,8 @@ static tn_status compile_model(tn_served *s, uint32_t flags, tn_err *err)
 static tn_status load_weights(tn_served *s, const tn_served_setup *setup, tn_err *err)
 {
     const tn_device *d = s->device->table;
-    tn_pools pools = {.size = sizeof pools, .nblock = s->budget.nblock};
+    tn_pools pools = {.size = sizeof pools, .nblock = s->budget.nblock,
+                      .nslot = s->budget.nslot};
     tn_status st = d->reserve(s->program, &pools, err);
     if (st != TN_OK)
         return st;
@@ -256,7 +258,8 @@ static tn_status open_text(tn_served *s, tn_err *err)
 static tn_status open_engine(tn_served *s, const tn_served_setup *setup, tn_err *err)
 {
     const tn_model_settings *m = s->settings;
-    tn_pools pools = {.size = sizeof pools, .nblock = s->budget.nblock};
+    tn_pools pools = {.size = sizeof pools, .nblock = s->budget.nblock,
+                      .nslot = s->budget.nslot};
     int32_t eos = tn_tok_eos(s->tok);
     if (eos < 0 && s->conf.neos > 0)
         eos = s->conf.eos[0];
@@ -266,7 +269,7 @@ static tn_status open_engine(tn_served *s, const tn_served_setup *setup, tn_err 
         .eos = eos, .eos_more = s->gen.eos, .neos_more = s->gen.neos,
         .defaults = s->gen.defaults, .max_running = m->max_num_seqs, .queue_max = m->queue,
         .request_timeout_ms = m->request_timeout * 1000u, .max_logprobs = m->max_logprobs,
-        .prefix_caching = m->prefix_caching, .log = setup->log, .metrics = setup->metrics,
+        .prefix_caching = m->prefix_caching, .has_states = s->budget.nslot > 0, .log = setup->log, .metrics = setup->metrics,
     };
     return tn_engine_open(&e, &s->engine, err);
 }

@@ -20,7 +20,7 @@ LAYERS = [
     ("files", "safetensors checkpoint ckpt* filemap jsonscan stwriter gguf ggml_types import* "
               "tokenizer tok* bpe pretoken* normal* added decod* detok ids lexicon jinja_* chat*"),
     ("wall", "wall* guard manners elffile plugin_*"),
-    ("model", "modelconf rope recipe* dense loader budget sampling genconf quantize kv"),
+    ("model", "modelconf* rope recipe* graph* loader budget sampling genconf quantize kv"),
     ("serving", "request scheduler engine* output intake servestats"),
     ("house", "plugin_cmd served house fronthost answer command cmd_* main"),
 ]

@@ -4,7 +4,7 @@
 #include "budget.h"
 #include "buf.h"
 #include "json.h"
-#include "recipe.h"
+#include "graph.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -43,7 +43,7 @@ static void indices_are_whole(void **state)
         c.qkv_bias = true;
         tn_draft d;
         tn_err err;
-        assert_int_equal(tn_dense_build(&c, NULL, TN_F16, 512, &d, &err), TN_OK);
+        assert_int_equal(tn_graph_build(&c, NULL, TN_F16, 512, &d, &err), TN_OK);
         const tn_recipe *r = &d.recipe;
         assert_int_equal(r->ncache, 3);
         assert_int_equal(r->nop, 1 + 3 * 9 + 5);
@@ -74,7 +74,7 @@ static void page_folds_layers(void **state)
     tn_err err;
     tn_buf out;
     tn_buf_open(&out, 65536);
-    assert_int_equal(tn_dense_build(&c, NULL, TN_F16, 512, &d, &err), TN_OK);
+    assert_int_equal(tn_graph_build(&c, NULL, TN_F16, 512, &d, &err), TN_OK);
     tn_recipe_print(&d.recipe, &out);
     assert_non_null(strstr(out.data, "layers 0 to 1, each"));
     assert_non_null(strstr(out.data, "layer 2\n")); /* its window sets it apart */
