@@ -18,6 +18,7 @@
 #include "intake.h"
 #include "kv.h"
 #include "output.h"
+#include "prefix.h"
 #include "scheduler.h"
 #include "servestats.h"
 
@@ -282,7 +283,8 @@ static void *step_main(void *arg)
         tn_sched_sweep(e->sched, atomic_exchange(&e->sweep_all, 0) != 0);
         const tn_step *step = tn_sched_plan(e->sched, now_ns());
         counts_publish(e);
-        if (step != NULL)
+        st = copies_run(e, &err);
+        if (st == TN_OK && step != NULL)
             st = step_run(e, step, &err);
         if (st != TN_OK)
             die(e, &err);
@@ -344,10 +346,19 @@ static void log_end(tn_engine *e, const tn_request *r)
         [TN_END_ENGINE] = "failed: engine down", [TN_END_MEMORY] = "failed: no memory",
         [TN_END_BUG] = "failed: the device drew no token",
     };
+    static const char *const miss[] = {
+        [TN_MISS_NONE] = "", [TN_MISS_TEXT] = " (new text from token ",
+        [TN_MISS_STATE] = " (no state was kept past token ",
+        [TN_MISS_BLOCK] = " (a block it needs was reused, at token ", [TN_MISS_OFF] = "",
+    };
     uint32_t level = r->end >= TN_END_NAN ? TN_LOG_WARN : TN_LOG_DEBUG;
+    char where[64] = "";
+    if (miss[r->miss][0] != 0)
+        snprintf(where, sizeof where, "%s%u)", miss[r->miss], r->miss_at);
     if (tn_log_wants(e->log, level))
-        tn_log_put(e->log, level, "engine", r->id, "%s; %u prompt tokens, %llu reply tokens",
-                   word[r->end], r->nprompt, (unsigned long long)r->nreply);
+        tn_log_put(e->log, level, "engine", r->id, "%s; %u prompt tokens, %u of them cached%s, "
+                   "%llu reply tokens", word[r->end], r->nprompt, r->ncached_seen, where,
+                   (unsigned long long)r->nreply);
 }
 
 /* A running mean of how long requests take, for retry_after. */
@@ -651,7 +662,8 @@ static tn_status threads_begin(tn_engine *e, tn_err *err)
 
 static tn_status kv_and_sched_open(tn_engine *e, const tn_engine_setup *p, tn_err *err)
 {
-    bool cached = p->prefix_caching != 0 && p->has_states == 0;
+    bool copies = p->device->block_copy != NULL && p->device->state_copy != NULL;
+    bool cached = p->prefix_caching != 0 && (p->has_states == 0 || copies);
     tn_status st = tn_kv_open(p->pools->nblock, p->limits->block_tokens, cached, &e->kv, err);
     if (st != TN_OK)
         return st;
@@ -662,6 +674,7 @@ static tn_status kv_and_sched_open(tn_engine *e, const tn_engine_setup *p, tn_er
         .max_running = e->max_running,
         .vocab = p->vocab,
         .has_states = p->has_states != 0,
+        .snapshot_every = p->snapshot_every,
         .can_copy_blocks = p->device->block_copy != NULL,
         .can_copy_states = p->device->state_copy != NULL,
         .step_first = p->step_first,

@@ -17,7 +17,7 @@
  * no room just then queues like a sequence of its own.
  *
  * One thread, no clock, no lock, no allocation after open. The order of calls:
- *   add*, sweep, plan, (device runs), apply, copies, and again. */
+ *   add*, sweep, plan, copies, (device runs), apply, copies, and again. */
 #ifndef TN_SCHEDULER_H
 #define TN_SCHEDULER_H
 
@@ -35,7 +35,8 @@ typedef struct tn_sched_setup {
     tn_kv *kv;                   /* borrowed */
     uint32_t max_running;        /* at most limits.seqs_max */
     uint32_t vocab;
-    bool has_states;             /* a sequence's slot is its state slot, too */
+    bool has_states;             /* every running sequence has a state slot */
+    uint32_t snapshot_every;     /* tokens between snapshots of a prompt's states, 0: none */
     bool can_copy_blocks, can_copy_states; /* false: choices that would need it queue */
     uint64_t step_first;
 } tn_sched_setup;
@@ -55,7 +56,8 @@ void tn_sched_apply(tn_sched *s, const tn_results *results, uint64_t now);
 /* Ends everything with TN_END_ENGINE, between steps or with a step that was lost. */
 void tn_sched_fail(tn_sched *s);
 
-/* What the last apply wants copied before the next run; from and to are blocks, or slots. */
+/* What the last plan or apply wants copied before the next run, in this order; from and to are
+ * blocks, or slots. To be asked for after each of the two. */
 typedef struct tn_copy {
     int32_t from, to;
 } tn_copy;
@@ -72,6 +74,7 @@ typedef struct tn_sched_counts {
     uint64_t npreempt;           /* all since open */
     uint64_t nbegun;             /* requests that left the queue */
     uint64_t cache_queries, cache_hits; /* tokens */
+    uint32_t states_used, states_kept; /* slots of sequences, and of snapshots */
 } tn_sched_counts;
 void tn_sched_count(const tn_sched *s, tn_sched_counts *out);
 

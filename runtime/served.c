@@ -123,7 +123,7 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
         return st;
     tn_budget_ask ask = {.memory = m->memory, .cache = m->kv_cache_memory,
                          .seqs = m->max_num_seqs, .context = context,
-                         .block_tokens = s->limits.block_tokens, .slots = m->max_num_seqs,
+                         .block_tokens = s->limits.block_tokens, .slots = m->max_num_seqs + m->state_snapshots,
                          .free_memory = s->info.memory_free};
     return tn_budget_make(&ask, &s->need, &s->budget, err);
 }
@@ -269,7 +269,8 @@ static tn_status open_engine(tn_served *s, const tn_served_setup *setup, tn_err 
         .eos = eos, .eos_more = s->gen.eos, .neos_more = s->gen.neos,
         .defaults = s->gen.defaults, .max_running = m->max_num_seqs, .queue_max = m->queue,
         .request_timeout_ms = m->request_timeout * 1000u, .max_logprobs = m->max_logprobs,
-        .prefix_caching = m->prefix_caching, .has_states = s->budget.nslot > 0, .log = setup->log, .metrics = setup->metrics,
+        .prefix_caching = m->prefix_caching, .has_states = s->budget.nslot > 0,
+        .snapshot_every = m->snapshot_interval, .log = setup->log, .metrics = setup->metrics,
     };
     return tn_engine_open(&e, &s->engine, err);
 }

@@ -53,6 +53,10 @@ static const tn_option model_options[] = {
     ENUM("kv_cache_dtype", "auto", cache_dtypes, "Type of the cached keys and values."),
     NUM(INT, "block_size", "0", 0, 4096, "Tokens a cache block; 0 takes the device's own."),
     OPT(BOOL, "prefix_caching", "yes", "Reuse the cache of prompts that begin alike."),
+    NUM(INT, "state_snapshots", "16", 0, 65536,
+        "Recurrent states kept for prefix caching beside the running ones."),
+    NUM(INT, "snapshot_interval", "2048", 0, 1048576,
+        "Prompt tokens between such snapshots; 0 keeps them at the ends of turns only."),
     OPT(BOOL, "allow_links", "no", "Follow links out of the model's folder (a hub's cache)."),
     ENUM("head", "keep", requants, "Requantize a 16-bit output head at load."),
     ENUM("dense", "keep", requants, "Requantize other 16-bit weights at load."),
@@ -178,6 +182,8 @@ static void fill_model(const tn_values *v, tn_model_settings *s)
     s->kv_cache_dtype = types[place_of(v, "kv_cache_dtype")];
     s->block_size = (uint32_t)int_of(v, "block_size");
     s->prefix_caching = int_of(v, "prefix_caching") != 0;
+    s->state_snapshots = s->prefix_caching ? (uint32_t)int_of(v, "state_snapshots") : 0;
+    s->snapshot_interval = (uint32_t)int_of(v, "snapshot_interval");
     s->allow_links = int_of(v, "allow_links") != 0;
     s->head_int8 = place_of(v, "head") == 1;
     s->dense_int8 = place_of(v, "dense") == 1;

@@ -33,6 +33,8 @@ typedef struct tn_model_settings {
     uint32_t kv_cache_dtype;   /* TN_F16, TN_BF16, TN_F32; 0: auto */
     uint32_t block_size;       /* 0: the device's own */
     bool prefix_caching;
+    uint32_t state_snapshots;  /* recurrent states kept beside the running ones */
+    uint32_t snapshot_interval; /* prompt tokens between them, 0: at the ends of turns only */
     bool allow_links;          /* of the model folder, to files outside it */
     bool head_int8, dense_int8; /* requantized at load */
     uint32_t tensor_parallel_size;

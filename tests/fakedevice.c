@@ -272,7 +272,7 @@ static void seq_write(fake_device *d, const tn_step *s, const tn_seq *q)
 static void seq_run(fake_device *d, const tn_step *s, const tn_seq *q)
 {
     uint64_t state = 0;
-    if (d->has_states && (q->flags & TN_SEQ_FRESH) == 0)
+    if (d->has_states && (d->ignore_fresh || (q->flags & TN_SEQ_FRESH) == 0))
         state = d->state[q->state_in];
     for (int32_t row = q->row0; row < q->row0 + q->nrow; row++) {
         state = state_next(state, s->row_token[row]);

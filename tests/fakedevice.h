@@ -24,6 +24,7 @@ typedef struct fake_device {
     uint32_t vocab;
     uint64_t step_first;
     bool has_states;
+    bool ignore_fresh;           /* a planted fault: a fresh sequence goes on with what it finds */
     int32_t nan_token;           /* a context that holds it gives NaN; -1: never */
     int32_t bug_token;           /* a context that holds it draws token -7; -1: never */
     _Atomic uint32_t step_us;    /* how long a step takes */
