@@ -353,8 +353,8 @@ static void log_end(tn_engine *e, const tn_request *r)
     };
     uint32_t level = r->end >= TN_END_NAN ? TN_LOG_WARN : TN_LOG_DEBUG;
     char where[64] = "";
-    if (miss[r->miss][0] != 0)
-        snprintf(where, sizeof where, "%s%u)", miss[r->miss], r->miss_at);
+    if (miss[r->miss_seen][0] != 0)
+        snprintf(where, sizeof where, "%s%u)", miss[r->miss_seen], r->miss_at_seen);
     if (tn_log_wants(e->log, level))
         tn_log_put(e->log, level, "engine", r->id, "%s; %u prompt tokens, %u of them cached%s, "
                    "%llu reply tokens", word[r->end], r->nprompt, r->ncached_seen, where,

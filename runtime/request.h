@@ -156,6 +156,7 @@ typedef struct tn_request {
     uint32_t end;                /* TN_END_*, NONE while it goes on */
     bool prompt_sent, prompt_counted;
     uint32_t ncached_seen;       /* ncached, once it may be read */
+    uint32_t miss_seen, miss_at_seen; /* and why no more of them were */
     uint64_t nreply;             /* reply tokens of all choices */
 } tn_request;
 
