@@ -33,7 +33,7 @@ struct tn_engine {
     void *program;               /* borrowed */
     tn_log *log;                 /* borrowed, may be NULL */
     char name[128];
-    uint32_t max_running, queue_max, nblock;
+    uint32_t max_running, queue_max, nblock, drafts;
     tn_kv *kv;                   /* step thread, but for its key functions */
     tn_sched *sched;             /* step thread */
     tn_intake intake;            /* read-only */
@@ -257,6 +257,27 @@ static tn_status step_run(tn_engine *e, const tn_step *step, tn_err *err)
     return st;
 }
 
+/* Behind a step, whose tokens are on their way out already. */
+static tn_status drafts_run(tn_engine *e, tn_err *err)
+{
+    const tn_step *step;
+    tn_status st = TN_OK;
+    while (st == TN_OK && (step = tn_sched_draft(e->sched, now_ns())) != NULL) {
+        const tn_results *results = NULL;
+        atomic_store(&e->step_begun, now_ns());
+        st = e->device.run(e->program, step, err);
+        if (st == TN_OK)
+            st = e->device.wait(e->program, step->number, 0, &results, err);
+        if (st == TN_OK)
+            st = results_check(results, step, err);
+        if (st == TN_OK)
+            tn_sched_drafted(e->sched, results);
+        atomic_store(&e->step_done, now_ns());
+        atomic_store(&e->step_begun, 0);
+    }
+    return st;
+}
+
 /* The device is lost: nothing new comes in, everything that is in ends. */
 static void die(tn_engine *e, const tn_err *why)
 {
@@ -286,6 +307,10 @@ static void *step_main(void *arg)
         st = copies_run(e, &err);
         if (st == TN_OK && step != NULL)
             st = step_run(e, step, &err);
+        if (st == TN_OK && step != NULL && e->drafts > 0) {
+            news_publish(e);
+            st = drafts_run(e, &err);
+        }
         if (st != TN_OK)
             die(e, &err);
         counts_publish(e);
@@ -675,6 +700,7 @@ static tn_status kv_and_sched_open(tn_engine *e, const tn_engine_setup *p, tn_er
         .vocab = p->vocab,
         .has_states = p->has_states != 0,
         .snapshot_every = p->snapshot_every,
+        .drafts = p->drafts,
         .can_copy_blocks = p->device->block_copy != NULL,
         .can_copy_states = p->device->state_copy != NULL,
         .step_first = p->step_first,
@@ -743,6 +769,7 @@ tn_status tn_engine_open(const tn_engine_setup *p, tn_engine **out, tn_err *err)
     e->program = p->program;
     e->log = p->log;
     e->nblock = p->pools->nblock;
+    e->drafts = p->drafts;
     e->next_deadline = NEVER;
     e->max_running = p->max_running;
     if (e->max_running == 0 || e->max_running > p->limits->seqs_max)

@@ -41,6 +41,12 @@ static void add_norm(const tn_graph *g, uint32_t layer, uint32_t in, uint32_t ou
     tn_draft_op(g->d, TN_OP_NORM, layer, &op, "%s", name);
 }
 
+void tn_graph_norm_named(tn_graph *g, uint32_t in, uint32_t out, const char *name,
+                         const char *op)
+{
+    add_norm(g, TN_NONE, in, out, tn_draft_vector(g->d, g->c->hidden, "%s", name), op);
+}
+
 void tn_graph_norm(tn_graph *g, const tn_graph_layer *l, const char *name, uint32_t in,
                    uint32_t out, const char *op)
 {
@@ -78,50 +84,85 @@ static void add_layers(tn_graph *g)
     }
 }
 
-static void add_head(const tn_graph *g, uint32_t embed)
+/* Logits of the output rows from h_out, and the draw. */
+void tn_graph_head(tn_graph *g)
 {
     tn_draft *d = g->d;
-    const tn_model_conf *c = g->c;
-    uint32_t xo = tn_draft_buffer(d, TN_ROWS_OUTS, c->hidden, TN_F32, "x_out");
-    uint32_t ho = tn_draft_buffer(d, TN_ROWS_OUTS, c->hidden, g->act_dtype, "h_out");
-    uint32_t y = tn_draft_buffer(d, TN_ROWS_OUTS, c->vocab, TN_F32, "logits");
-    tn_op_pick pick = {.size = sizeof pick, .in = g->x, .out = xo, .width = c->hidden};
-    tn_draft_op(d, TN_OP_PICK, TN_NONE, &pick, "pick");
-    add_norm(g, TN_NONE, xo, ho, tn_draft_vector(d, c->hidden, "%snorm.weight", c->prefix),
-             "norm");
-    uint32_t w = embed;
-    if (c->tied && embed != TN_NONE)
-        d->weight[embed].flags |= TN_WEIGHT_TIED;
-    else
-        w = tn_draft_matrix(d, TN_ROLE_HEAD, c->vocab, c->hidden, "lm_head");
-    tn_op_linear head = {.size = sizeof head, .in = ho, .nparts = 1};
-    head.part[0] = (tn_part){.w = w, .bias = TN_NONE, .out = y};
+    uint32_t vocab = g->c->vocab, y = g->logits;
+    tn_op_linear head = {.size = sizeof head, .in = g->h_out, .nparts = 1};
+    head.part[0] = (tn_part){.w = g->head, .bias = TN_NONE, .out = y};
     tn_draft_op(d, TN_OP_LINEAR, TN_NONE, &head, "head");
-    tn_op_logits logits = {.size = sizeof logits, .x = y, .vocab = c->vocab, .valid = c->vocab};
+    tn_op_logits logits = {.size = sizeof logits, .x = y, .vocab = vocab, .valid = vocab};
     tn_draft_op(d, TN_OP_LOGITS, TN_NONE, &logits, "logits");
-    tn_op_sample sample = {.size = sizeof sample, .x = y, .vocab = c->vocab};
+    tn_op_sample sample = {.size = sizeof sample, .x = y, .vocab = vocab};
     tn_draft_op(d, TN_OP_SAMPLE, TN_NONE, &sample, "sample");
 }
 
-tn_status tn_graph_build(const tn_model_conf *c, const tn_view *view, uint32_t act_dtype,
-                         uint32_t npos, tn_draft *d, tn_err *err)
+/* Only rows whose logits are wanted need the last norm, unless drafting wants all. */
+static void add_end(tn_graph *g)
 {
-    tn_draft_open(d, c->type, act_dtype, c->vocab);
+    tn_draft *d = g->d;
+    const tn_model_conf *c = g->c;
+    char norm[96];
+    snprintf(norm, sizeof norm, "%snorm.weight", c->prefix);
+    g->h_out = tn_draft_buffer(d, TN_ROWS_OUTS, c->hidden, g->act_dtype, "h_out");
+    g->logits = tn_draft_buffer(d, TN_ROWS_OUTS, c->vocab, TN_F32, "logits");
+    tn_op_pick pick = {.size = sizeof pick, .in = g->last, .out = g->h_out, .width = c->hidden};
+    if (g->last != TN_NONE) {
+        tn_graph_norm_named(g, g->x, g->last, norm, "norm");
+        tn_draft_op(d, TN_OP_PICK, TN_NONE, &pick, "pick");
+    } else {
+        g->x_out = tn_draft_buffer(d, TN_ROWS_OUTS, c->hidden, TN_F32, "x_out");
+        pick.in = g->x;
+        pick.out = g->x_out;
+        tn_draft_op(d, TN_OP_PICK, TN_NONE, &pick, "pick");
+        tn_graph_norm_named(g, g->x_out, g->h_out, norm, "norm");
+    }
+    g->head = g->embed;
+    if (c->tied && g->embed != TN_NONE)
+        d->weight[g->embed].flags |= TN_WEIGHT_TIED;
+    else
+        g->head = tn_draft_matrix(d, TN_ROLE_HEAD, c->vocab, c->hidden, "lm_head");
+    tn_graph_head(g);
+}
+
+/* The drafting module's own tensors lie in the second folder. */
+static void mark_second(tn_draft *d, uint32_t from)
+{
+    for (uint32_t i = from; i < d->recipe.nweight; i++)
+        for (uint32_t k = 0; k < d->weight[i].nexpert * d->source[i].nslice; k++)
+            d->source[i].slice[k].second = true;
+}
+
+tn_status tn_graph_build(const tn_model_conf *c, const tn_graph_ask *ask, tn_draft *d,
+                         tn_err *err)
+{
+    uint32_t act = ask->act_dtype;
+    tn_draft_open(d, c->type, act, c->vocab);
     tn_graph g = {
-        .d = d, .c = c, .view = view, .act_dtype = act_dtype,
+        .d = d, .c = c, .view = ask->view, .act_dtype = act,
         .x = tn_draft_buffer(d, TN_ROWS_TOKENS, c->hidden, TN_F32, "x"),
-        .h = tn_draft_buffer(d, TN_ROWS_TOKENS, c->hidden, act_dtype, "h"),
+        .h = tn_draft_buffer(d, TN_ROWS_TOKENS, c->hidden, act, "h"),
         .qkv = TN_NONE, .att = TN_NONE, .mix = TN_NONE, .delta = TN_NONE, .gu = TN_NONE,
         .ff = TN_NONE, .route = TN_NONE, .ids = TN_NONE, .weights = TN_NONE,
-        .shared_gu = TN_NONE, .shared_ff = TN_NONE, .shared = TN_NONE,
-        .rope = tn_draft_rope(d, c, npos),
+        .shared_gu = TN_NONE, .shared_ff = TN_NONE, .shared = TN_NONE, .last = TN_NONE,
+        .rope = tn_draft_rope(d, c, ask->npos),
     };
-    uint32_t embed = tn_draft_matrix(d, TN_ROLE_EMBED, c->vocab, c->hidden, "%sembed_tokens",
-                                     c->prefix);
-    tn_op_embed op = {.size = sizeof op, .w = embed, .out = g.x, .scale = 1};
+    if (ask->drafting) {
+        g.last = tn_draft_buffer(d, TN_ROWS_TOKENS, c->hidden, TN_F32, "last");
+        if (!d->failed)
+            d->buffer[g.last].flags |= TN_BUF_KEEP;
+    }
+    g.embed = tn_draft_matrix(d, TN_ROLE_EMBED, c->vocab, c->hidden, "%sembed_tokens", c->prefix);
+    tn_op_embed op = {.size = sizeof op, .w = g.embed, .out = g.x, .scale = 1};
     tn_draft_op(d, TN_OP_EMBED, TN_NONE, &op, "embed");
     add_layers(&g);
-    add_head(&g, embed);
+    add_end(&g);
     tn_draft_section(d, "model");
+    uint32_t nweight = d->recipe.nweight;
+    if (ask->drafting)
+        tn_graph_draft(&g);
+    if (ask->drafting_second)
+        mark_second(d, nweight);
     return tn_draft_finish(d, err);
 }

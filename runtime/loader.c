@@ -159,10 +159,15 @@ static uint64_t share_of(const tn_slice *p, uint64_t bytes)
     return (uint64_t)((double)bytes * (double)(p->row1 - p->row0) / (double)p->n);
 }
 
+static const tn_view *view_of(const tn_loader *l, const tn_slice *p)
+{
+    return p->second ? l->second : l->view;
+}
+
 static tn_status plain_form(const tn_loader *l, const tn_slice *p, tn_form *f, tn_err *err)
 {
     tn_tensor t;
-    tn_status st = find_plain(l->view, p, &t, err);
+    tn_status st = find_plain(view_of(l, p), p, &t, err);
     if (st != TN_OK)
         return st;
     *f = (tn_form){.size = sizeof *f, .kind = form_of_dtype(t.dtype), .cols = p->k,
@@ -223,7 +228,7 @@ static tn_status slice_form(const tn_loader *l, const tn_source *s, tn_slice *p,
                             tn_err *err)
 {
     p->quantized = false;
-    if (l->q == NULL || p->bare)
+    if (l->q == NULL || p->bare || p->second)
         return plain_form(l, p, f, err);
     tn_module m = module_of(p);
     tn_rect r = rect_of(s, p);
@@ -311,7 +316,7 @@ static tn_status plain_rows(const row_source *r, const tn_slice *p, uint64_t row
 {
     const tn_source *s = r->src;
     tn_tensor t;
-    tn_status st = find_plain(r->l->view, p, &t, err);
+    tn_status st = find_plain(view_of(r->l, p), p, &t, err);
     if (st != TN_OK || out->codes == NULL)
         return st;
     uint64_t item = dtype_size(r->spec->form.kind), cols = s->col1 - s->col0;

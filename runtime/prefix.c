@@ -96,6 +96,7 @@ static tn_snapshot snapshot_of(const tn_prefix *p, tn_choice *c, const int32_t *
         .ntoken = c->ncomputed,
         .block = open ? table[full] : -1,
         .slot = c->rslot,
+        .accepted = (int32_t)c->pending,
     };
 }
 

@@ -279,7 +279,8 @@ static tn_status list_linears(job *j, tn_err *err)
     tn_model_conf conf;
     tn_status st = tn_model_conf_read(j->view->config, &conf, err);
     if (st == TN_OK)
-        st = tn_graph_build(&conf, j->view, TN_F32, 1, &j->draft, err);
+        st = tn_graph_build(&conf, &(tn_graph_ask){.view = j->view, .act_dtype = TN_F32, .npos = 1},
+                            &j->draft, err);
     if (st != TN_OK)
         return st;
     const tn_weight_spec *w = j->draft.weight;

@@ -20,6 +20,7 @@ typedef struct tn_slice {
     uint64_t row0, row1;
     bool bare;
     bool quantized;             /* read by the quantization plugin, else by the core */
+    bool second;                /* from the second folder, which brings the drafting module */
 } tn_slice;
 
 /* Where a weight's numbers come from: the rows of each expert in turn, top to bottom. */

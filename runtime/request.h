@@ -79,6 +79,9 @@ typedef struct tn_choice {
     uint32_t nblock;             /* blocks held; their numbers lie in the scheduler's table */
     uint32_t slot;               /* TN_NONE while not running */
     int32_t rslot;               /* slot of its recurrent state, -1: none */
+    uint32_t pending;            /* rows of a draft step that count but are not in it yet */
+    uint32_t ndraft;             /* drafts that stand in token[] behind ntoken */
+    uint32_t nstand;             /* drafts of the step that stood */
     uint32_t planned;            /* rows in this step, 0: none */
     struct tn_choice *prev, *next; /* waiting list */
 

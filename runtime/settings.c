@@ -57,6 +57,8 @@ static const tn_option model_options[] = {
         "Recurrent states kept for prefix caching beside the running ones."),
     NUM(INT, "snapshot_interval", "2048", 0, 1048576,
         "Prompt tokens between such snapshots; 0 keeps them at the ends of turns only."),
+    NUM(INT, "drafts", "0", 0, 4, "Tokens drafted ahead by the model's own MTP module, if it has one."),
+    OPT(PATH, "draft_path", "", "A folder that brings the MTP module, where path lacks it."),
     OPT(BOOL, "allow_links", "no", "Follow links out of the model's folder (a hub's cache)."),
     ENUM("head", "keep", requants, "Requantize a 16-bit output head at load."),
     ENUM("dense", "keep", requants, "Requantize other 16-bit weights at load."),
@@ -183,6 +185,8 @@ static void fill_model(const tn_values *v, tn_model_settings *s)
     s->block_size = (uint32_t)int_of(v, "block_size");
     s->prefix_caching = int_of(v, "prefix_caching") != 0;
     s->state_snapshots = s->prefix_caching ? (uint32_t)int_of(v, "state_snapshots") : 0;
+    s->drafts = (uint32_t)int_of(v, "drafts");
+    s->draft_path = text_of(v, "draft_path");
     s->snapshot_interval = (uint32_t)int_of(v, "snapshot_interval");
     s->allow_links = int_of(v, "allow_links") != 0;
     s->head_int8 = place_of(v, "head") == 1;

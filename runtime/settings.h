@@ -35,6 +35,8 @@ typedef struct tn_model_settings {
     bool prefix_caching;
     uint32_t state_snapshots;  /* recurrent states kept beside the running ones */
     uint32_t snapshot_interval; /* prompt tokens between them, 0: at the ends of turns only */
+    uint32_t drafts;           /* tokens drafted ahead, 0: none */
+    const char *draft_path;    /* folder of the drafting module; "": the model's own */
     bool allow_links;          /* of the model folder, to files outside it */
     bool head_int8, dense_int8; /* requantized at load */
     uint32_t tensor_parallel_size;

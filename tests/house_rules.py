@@ -21,7 +21,7 @@ LAYERS = [
               "tokenizer tok* bpe pretoken* normal* added decod* detok ids lexicon jinja_* chat*"),
     ("wall", "wall* guard manners elffile plugin_*"),
     ("model", "modelconf* rope recipe* graph* loader budget sampling genconf quantize kv states"),
-    ("serving", "request prefix scheduler engine* output intake servestats"),
+    ("serving", "request prefix payoff scheduler schedstate draftsteps engine* output intake servestats"),
     ("house", "plugin_cmd served house fronthost answer command cmd_* main"),
 ]
 
