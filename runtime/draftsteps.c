@@ -100,8 +100,8 @@ static uint32_t drafts_wanted(const tn_sched *s, const tn_choice *c)
 {
     const tn_request *r = c->req;
     uint32_t most = s->draft.most, reply = c->ntoken - r->nprompt;
-    if (c->ntoken - c->ncomputed != 1 || r->max_tokens == 0 || tn_sampler_scratch(&r->sampler) > 0)
-        return 0;
+    if (c->ntoken - c->ncomputed != 1 || reply == 0 || tn_sampler_scratch(&r->sampler) > 0)
+        return 0; /* not decoding yet, or a row's bias would need memory of its own */
     uint32_t left = r->max_tokens - reply - 1; /* the last token needs no guess */
     if (r->logprobs) {
         uint32_t unseen = reply - atomic_load_explicit(&c->nseen, memory_order_acquire);

@@ -20,7 +20,7 @@ void rig_open(rig *r, rig_setup setup)
         .max_running = setup.running > 0 ? setup.running : r->device.limits.seqs_max,
         .vocab = r->device.vocab, .has_states = r->device.has_states,
         .can_copy_blocks = true, .can_copy_states = true, .step_first = 1,
-        .snapshot_every = setup.every,
+        .snapshot_every = setup.every, .drafts = setup.drafts,
     };
     if (tn_sched_open(&s, &r->sched, &err) != TN_OK)
         fail_msg("%s", err.text);
@@ -81,6 +81,19 @@ static void rig_copies(rig *r)
             fake_table()->state_copy(&r->device, copy[i].from, copy[i].to, &err);
 }
 
+static void rig_drafts(rig *r)
+{
+    const tn_step *step;
+    tn_err err = {0};
+    while ((step = tn_sched_draft(r->sched, 3)) != NULL) {
+        const tn_results *results = NULL;
+        if (fake_table()->run(&r->device, step, &err) != TN_OK ||
+            fake_table()->wait(&r->device, step->number, 0, &results, &err) != TN_OK)
+            fail_msg("%s; %s", err.text, r->device.breach);
+        tn_sched_drafted(r->sched, results);
+    }
+}
+
 bool rig_step(rig *r, bool see)
 {
     const tn_results *results = NULL;
@@ -95,6 +108,7 @@ bool rig_step(rig *r, bool see)
         tn_sched_apply(r->sched, results, 2);
         rig_copies(r);
         r->nstep++;
+        rig_drafts(r);
     }
     if (see)
         rig_see(r);

@@ -22,6 +22,7 @@ typedef struct rig_setup {
     uint32_t running;
     bool cached;
     int32_t eos;
+    uint32_t drafts;
     uint32_t every;              /* tokens between snapshots of a prompt's states */
 } rig_setup;
 

@@ -13,11 +13,17 @@
 
 #define EOS 3
 
-static void open_hybrid(rig *r, uint32_t nslot, uint32_t every)
+static void open_drafting(rig *r, uint32_t nslot, uint32_t every, uint32_t drafts)
 {
     r->device.has_states = true;
     r->device.pools.nslot = nslot;
-    rig_open(r, (rig_setup){.running = 4, .cached = true, .eos = EOS, .every = every});
+    rig_open(r, (rig_setup){.running = 4, .cached = true, .eos = EOS, .every = every,
+                            .drafts = drafts});
+}
+
+static void open_hybrid(rig *r, uint32_t nslot, uint32_t every)
+{
+    open_drafting(r, nslot, every, 0);
 }
 
 /* Text without the token that ends a turn. */
@@ -211,13 +217,14 @@ static void arrive(rig *r, guest *g, const guest *last, uint64_t *dice)
 }
 
 typedef struct weather {
-    uint32_t nrequest, nslot, nblock, rows_max, every;
+    uint32_t nrequest, nslot, nblock, rows_max, every, drafts, guess_wrong;
     bool lose_block_copies, lose_state_copies;
-    int32_t stale_slot;          /* planted: a fresh sequence finds an old state there */
+    bool stale_slots;            /* planted: a fresh sequence finds an old state there */
+    bool keep_fallen;            /* planted: drafts that fell stay in the state */
 } weather;
 
 /* Returns how many requests said something else than the oracle. */
-static uint32_t storm_run(const weather *w, uint64_t seed, uint64_t *hits)
+static uint32_t storm_run(const weather *w, uint64_t seed, tn_sched_counts *c)
 {
     rig r = {0};
     guest *g = calloc(GUESTS, sizeof *g);
@@ -225,8 +232,10 @@ static uint32_t storm_run(const weather *w, uint64_t seed, uint64_t *hits)
     fake_defaults(&r.device);
     r.device.pools.nblock = w->nblock;
     r.device.limits.rows_max = w->rows_max;
-    r.device.ignore_fresh = w->stale_slot != 0;
-    open_hybrid(&r, w->nslot, w->every);
+    r.device.ignore_fresh = w->stale_slots;
+    r.device.ignore_accepted = w->keep_fallen;
+    r.device.guess_wrong = w->guess_wrong;
+    open_drafting(&r, w->nslot, w->every, w->drafts);
     r.lose_block_copies = w->lose_block_copies;
     r.lose_state_copies = w->lose_state_copies;
     while (gone < w->nrequest) {
@@ -252,9 +261,7 @@ static uint32_t storm_run(const weather *w, uint64_t seed, uint64_t *hits)
             }
         }
     }
-    tn_sched_counts c;
-    tn_sched_count(r.sched, &c);
-    *hits = c.cache_hits;
+    tn_sched_count(r.sched, c);
     free(g);
     rig_close(&r);
     return nwrong;
@@ -268,29 +275,40 @@ static void schedules_change_nothing(void **state)
         {.nrequest = 1500, .nslot = 5, .nblock = 40, .rows_max = 9, .every = 4},
         {.nrequest = 1500, .nslot = 4, .nblock = 34, .rows_max = 30, .every = 0},
         {.nrequest = 1500, .nslot = 40, .nblock = 128, .rows_max = 17, .every = 8},
+        {.nrequest = 1500, .nslot = 12, .nblock = 60, .rows_max = 48, .every = 16, .drafts = 1,
+         .guess_wrong = 3},
+        {.nrequest = 1500, .nslot = 5, .nblock = 40, .rows_max = 20, .every = 4, .drafts = 4,
+         .guess_wrong = 4},
+        {.nrequest = 1500, .nslot = 9, .nblock = 100, .rows_max = 48, .every = 0, .drafts = 3},
     };
     for (size_t i = 0; i < sizeof w / sizeof *w; i++) {
-        uint64_t hits = 0;
-        assert_int_equal(storm_run(&w[i], i + 1, &hits), 0);
-        assert_true(hits > 0);
+        tn_sched_counts c;
+        assert_int_equal(storm_run(&w[i], i + 1, &c), 0);
+        assert_true(c.cache_hits > 0);
+        if (w[i].drafts > 0)
+            assert_true(c.nstood > 1000 && c.nstood < c.ndraft);
     }
 }
 
-/* The storm would see it: forgotten copies, of blocks and of states, and a state that was not
- * begun afresh. */
+/* The storm would see it: forgotten copies, of blocks and of states, a state that was not begun
+ * afresh, and one that drafts which fell have touched. */
 static void storm_sees_planted_faults(void **state)
 {
     (void)state;
-    weather w = {.nrequest = 300, .nslot = 12, .nblock = 60, .rows_max = 48, .every = 16};
-    uint64_t hits;
-    w.lose_block_copies = true;
-    assert_true(storm_run(&w, 1, &hits) > 0);
-    w.lose_block_copies = false;
-    w.lose_state_copies = true;
-    assert_true(storm_run(&w, 1, &hits) > 0);
-    w.lose_state_copies = false;
-    w.stale_slot = 1;
-    assert_true(storm_run(&w, 1, &hits) > 0);
+    static const weather w[] = {
+        {.nrequest = 300, .nslot = 12, .nblock = 60, .rows_max = 48, .every = 16,
+         .lose_block_copies = true},
+        {.nrequest = 300, .nslot = 12, .nblock = 60, .rows_max = 48, .every = 16,
+         .lose_state_copies = true},
+        {.nrequest = 300, .nslot = 12, .nblock = 60, .rows_max = 48, .every = 16,
+         .stale_slots = true},
+        {.nrequest = 300, .nslot = 12, .nblock = 60, .rows_max = 48, .every = 16, .drafts = 2,
+         .guess_wrong = 3, .keep_fallen = true},
+    };
+    for (size_t i = 0; i < sizeof w / sizeof *w; i++) {
+        tn_sched_counts c;
+        assert_true(storm_run(&w[i], 1, &c) > 0);
+    }
 }
 
 int main(void)
