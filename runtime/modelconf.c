@@ -3,9 +3,11 @@
 #include "modelconf.h"
 
 #include "json.h"
+#include "quote.h"
 
 #include <math.h>
 #include <string.h>
+#include <strings.h>
 
 #define FILE_NAME "config.json"
 #define SIZE_MOST (1 << 24) /* any single size: products of three stay far below 2^64 */
@@ -13,6 +15,7 @@
 
 typedef struct family {
     const char *type;
+    const char *causal; /* the one of its classes in `architectures` that writes text */
     bool qk_norm;
     bool qkv_bias;      /* when the config does not say */
     bool has_window;    /* sliding_window alone switches the window on (mistral) */
@@ -20,10 +23,10 @@ typedef struct family {
 } family;
 
 static const family families[] = {
-    {.type = "llama"},
-    {.type = "mistral", .has_window = true},
-    {.type = "qwen2", .qkv_bias = true, .window_switch = true},
-    {.type = "qwen3", .qk_norm = true, .window_switch = true},
+    {.type = "llama", .causal = "LlamaForCausalLM"},
+    {.type = "mistral", .causal = "MistralForCausalLM", .has_window = true},
+    {.type = "qwen2", .causal = "Qwen2ForCausalLM", .qkv_bias = true, .window_switch = true},
+    {.type = "qwen3", .causal = "Qwen3ForCausalLM", .qk_norm = true, .window_switch = true},
 };
 
 static tn_status read_size(const tn_json *c, const char *key, int64_t fallback, int64_t least,
@@ -53,6 +56,28 @@ static tn_status read_family(const tn_json *c, const family **f, tn_err *err)
         }
     return tn_fail(err, TN_DATA, FILE_NAME ": model_type: \"%.64s\"; expected one of llama, "
                    "mistral, qwen2, qwen3", type);
+}
+
+/* Classifiers, embedders and draft heads have the model_type of the model they were made from;
+ * only `architectures` tells them apart. Absent and null say nothing; old files spell LLaMA. */
+static tn_status check_class(const tn_json *c, const family *f, tn_err *err)
+{
+    const tn_json *list = tn_json_find(c, "architectures"), *said = NULL;
+    tn_quoted q;
+    if (list == NULL || list->type == TN_JSON_NULL)
+        return TN_OK;
+    for (const tn_json *e = list->type == TN_JSON_LIST ? list->child : NULL; e != NULL;
+         e = e->next) {
+        if (e->type == TN_JSON_TEXT && strcasecmp(e->text, f->causal) == 0)
+            return TN_OK;
+        if (e->type == TN_JSON_TEXT && said == NULL)
+            said = e;
+    }
+    return tn_fail(err, TN_DATA, FILE_NAME ": architectures: %s; expected a list with %s, for "
+                   "model_type is \"%s\" (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM "
+                   "and Qwen3ForCausalLM are supported)",
+                   said != NULL ? tn_quote(&q, said->text, said->count) : "no name of a class",
+                   f->causal, f->type);
 }
 
 static tn_status read_shape(const tn_json *c, tn_model_conf *m, tn_err *err)
@@ -159,12 +184,24 @@ static tn_status read_tokens(const tn_json *c, tn_model_conf *m, tn_err *err)
 
 /* Old configs keep rope_theta at the top and the stretching in rope_scaling; new ones keep
  * both in rope_parameters. */
-static const tn_json *rope_object(const tn_json *c)
+static tn_status rope_object(const tn_json *c, const tn_json **out, tn_err *err)
 {
-    const tn_json *o = tn_json_find(c, "rope_parameters");
-    if (o == NULL || o->type != TN_JSON_OBJECT)
-        o = tn_json_find(c, "rope_scaling");
-    return o != NULL && o->type == TN_JSON_OBJECT ? o : NULL;
+    static const char *const keys[] = {"rope_scaling", "rope_parameters"};
+    *out = NULL;
+    for (size_t i = 0; i < 2; i++) {
+        const tn_json *o = tn_json_find(c, keys[i]);
+        if (o == NULL || o->type == TN_JSON_NULL)
+            continue;
+        if (o->type != TN_JSON_OBJECT)
+            return tn_fail(err, TN_DATA, FILE_NAME ": %s: no object; expected {...} or null",
+                           keys[i]);
+        for (const tn_json *m = o->child; m != NULL; m = m->next)
+            if (m->type == TN_JSON_OBJECT)
+                return tn_fail(err, TN_DATA, FILE_NAME ": %s: \"%.64s\" has values of its own; "
+                               "expected one set for all layers", keys[i], m->key);
+        *out = o;
+    }
+    return TN_OK;
 }
 
 static tn_status read_positive(const tn_json *o, const char *key, double fallback, double *out,
@@ -234,17 +271,19 @@ static tn_status read_scaling(const tn_json *o, tn_model_conf *m, tn_err *err)
 
 static tn_status read_rope(const tn_json *c, tn_model_conf *m, tn_err *err)
 {
-    const tn_json *o = rope_object(c);
+    const tn_json *o = NULL;
     double partial = 1;
-    tn_status st = read_positive(tn_json_find(o, "rope_theta") != NULL ? o : c, "rope_theta",
-                                 10000, &m->rope_theta, err);
+    tn_status st = rope_object(c, &o, err);
+    if (st == TN_OK)
+        st = read_positive(tn_json_find(o, "rope_theta") != NULL ? o : c, "rope_theta", 10000,
+                           &m->rope_theta, err);
     if (st == TN_OK)
         st = read_positive(tn_json_find(o, "partial_rotary_factor") != NULL ? o : c,
                            "partial_rotary_factor", 1, &partial, err);
     if (st != TN_OK)
         return st;
-    m->rope_dims = (uint32_t)(m->head_dim * partial);
-    if (partial > 1 || m->rope_dims % 2 != 0 || m->rope_dims == 0)
+    m->rope_dims = partial <= 1 ? (uint32_t)(m->head_dim * partial) : 0;
+    if (m->rope_dims % 2 != 0 || m->rope_dims == 0)
         return tn_fail(err, TN_DATA, FILE_NAME ": partial_rotary_factor: %g; expected an even "
                        "number of rotated dimensions out of head_dim %u", partial, m->head_dim);
     st = o != NULL ? read_scaling(o, m, err) : TN_OK;
@@ -298,7 +337,7 @@ static tn_status read_switches(const tn_json *c, const family *f, tn_model_conf 
     double eps = 0;
     bool bias = false;
     tn_status st = tn_json_get_float(c, "rms_norm_eps", FILE_NAME, 1e-6, &eps, err);
-    if (st == TN_OK && !(eps > 0 && eps < 1))
+    if (st == TN_OK && !((float)eps > 0 && eps < 1)) /* 1e-50 is 0 once it is a float */
         return tn_fail(err, TN_DATA, FILE_NAME ": rms_norm_eps: %g; expected between 0 and 1",
                        eps);
     if (st == TN_OK)
@@ -321,6 +360,8 @@ tn_status tn_model_conf_read(const tn_json *config, tn_model_conf *out, tn_err *
     tn_model_conf m = {.bos = -1};
     const family *f = NULL;
     tn_status st = read_family(config, &f, err);
+    if (st == TN_OK)
+        st = check_class(config, f, err);
     if (st == TN_OK)
         st = read_shape(config, &m, err);
     if (st == TN_OK)
