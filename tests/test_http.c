@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_http.c - the HTTP frontend against a fake host, over real sockets.
  *
- * The dialect is tested end to end elsewhere; here is who may ask. */
+ * The dialect is tested end to end elsewhere; here is what needs a host that can be held up:
+ * who may ask, and that stop waits for whatever still uses the frontend. */
 #include "http.h"
 #include "json.h"
 
@@ -268,10 +269,52 @@ static void test_hosts(void **state)
     tn_plugin_entry.stop(self);
 }
 
+typedef struct stopper {
+    void *self;
+    uint32_t nopen;              /* bodies still open when stop returned */
+} stopper;
+
+static void *stop_main(void *arg)
+{
+    stopper *s = arg;
+    tn_plugin_entry.stop(s->self);
+    s->nopen = atomic_load(&fake.nopen);
+    return NULL;
+}
+
+/* The call's last use ends on the core's thread, long after its connection is gone: stop may
+ * not return, and free what the call hangs on, before the call is taken down. */
+static void test_stop_waits_for_calls(void **state)
+{
+    static const char body[] = "{\"model\":\"m\",\"prompt\":\"x\",\"max_tokens\":1}";
+    const tn_piece last = {.size = sizeof last, .finish = TN_FINISH_ABORT, .last = 1, .text = "",
+                           .status = TN_CANCELLED};
+    char text[512];
+    uint16_t port;
+    pthread_t thread;
+    stopper s = {.self = server_open(&port)};
+    (void)state;
+    int fd = dial(port);
+    snprintf(text, sizeof text, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+             "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+             sizeof body - 1, body);
+    say(fd, text);
+    assert_true(reaches(&fake.nsubmit, 1));
+    assert_int_equal(pthread_create(&thread, NULL, stop_main, &s), 0);
+    assert_true(reaches(&fake.ncancel, 1));
+    rest(100); /* the connection's own use ends */
+    atomic_store(&fake.close_ms, 200);
+    fake.ask.on_piece(fake.ask.user, &last);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    close(fd);
+    assert_int_equal(s.nopen, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hosts),
+        cmocka_unit_test(test_stop_waits_for_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

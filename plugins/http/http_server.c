@@ -65,7 +65,9 @@ static void add_headers(http_call *c, struct MHD_Response *r)
 static enum MHD_Result queue(http_call *c, uint32_t status, struct MHD_Response *r)
 {
     add_headers(c, r);
+    pthread_mutex_lock(&c->lock); /* the watcher reads it */
     c->answered = true;
+    pthread_mutex_unlock(&c->lock);
     count(c, status);
     enum MHD_Result ok = MHD_queue_response(c->connection, status, r);
     MHD_destroy_response(r);
