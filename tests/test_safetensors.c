@@ -559,6 +559,33 @@ static void writer_refuses(void **state)
     scratch_close(&s);
 }
 
+/* A full shard waits for finish without being written to: it is in use all the same. */
+static void sealed_shard_is_kept(void **state)
+{
+    static const uint64_t two[] = {2};
+    scratch s;
+    tn_err err;
+    tn_stw *w = NULL, *other = NULL;
+    tn_st *set = NULL;
+    tn_tensor t;
+    (void)state;
+    scratch_open(&s);
+    assert_int_equal(tn_stw_open(s.dir, 2, &w, &err), TN_OK);
+    assert_int_equal(tn_stw_tensor(w, "a", TN_U8, 1, two, "ab", &err), TN_OK);
+    assert_int_equal(tn_stw_tensor(w, "b", TN_U8, 1, two, "cd", &err), TN_OK);
+    assert_int_equal(tn_stw_open(s.dir, 2, &other, &err), TN_OK);
+    assert_int_equal(tn_stw_tensor(other, "x", TN_U8, 1, two, "xy", &err), TN_CANTCREATE);
+    tn_stw_close(other);
+    assert_int_equal(tn_stw_finish(w, false, &err), TN_OK);
+    tn_stw_close(w);
+    assert_int_equal(tn_st_open(&set, &err), TN_OK);
+    assert_int_equal(tn_st_add(set, s.dir, "model-00001-of-00002.safetensors", NULL, &err), TN_OK);
+    assert_true(tn_st_at(set, tn_st_find(set, "a"), NULL, &t));
+    assert_memory_equal(t.data, "ab", 2);
+    tn_st_close(set);
+    scratch_close(&s);
+}
+
 /* A limit on file sizes stands in for a full disk. */
 static void disk_full(void **state)
 {
@@ -595,7 +622,8 @@ int main(void)
         cmocka_unit_test(links),              cmocka_unit_test(values_and_views),
         cmocka_unit_test(two_files),          cmocka_unit_test(plan_is_written),
         cmocka_unit_test(streamed_in_shards), cmocka_unit_test(streamed_unaligned),
-        cmocka_unit_test(writer_refuses),     cmocka_unit_test(disk_full),
+        cmocka_unit_test(writer_refuses),     cmocka_unit_test(sealed_shard_is_kept),
+        cmocka_unit_test(disk_full),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
