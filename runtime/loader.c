@@ -3,6 +3,7 @@
 #include "loader.h"
 
 #include "buf.h"
+#include "floats.h"
 
 #include <string.h>
 
@@ -304,14 +305,39 @@ static tn_status read_rows(void *ctx, uint32_t expert, uint64_t row0, uint64_t r
                           err);
 }
 
+/* W20: a NaN or an infinity in a plain weight. */
+static tn_status count_odd(tn_loader *l, uint32_t i, tn_err *err)
+{
+    const tn_weight_spec *w = &l->draft->weight[i];
+    const tn_source *s = &l->draft->source[i];
+    tn_tensor t;
+    if (s->quantized)
+        return TN_OK;
+    tn_status st = find_plain(l->view, s->module, w->role == TN_ROLE_VECTOR, s->n, s->k, &t, err);
+    if (st != TN_OK)
+        return st;
+    size_t n = (size_t)(t.data_size / dtype_size(form_of_dtype(t.dtype)));
+    uint64_t odd = t.dtype == TN_F32 ? tn_f32_odd(t.data, n)
+                   : t.dtype == TN_F16 ? tn_f16_odd(t.data, n) : tn_bf16_odd(t.data, n);
+    if (odd > 0 && l->strict)
+        return tn_fail(err, TN_DATA, "%s: weight %s: %llu values are NaN or infinite; expected "
+                       "finite ones, as strict_weights asks", t.file, s->module,
+                       (unsigned long long)odd);
+    l->odd += odd;
+    return TN_OK;
+}
+
 tn_status tn_loader_pack(tn_loader *l, const tn_device *device, void *program,
                          tn_loader_progress progress, void *user, tn_err *err)
 {
     uint64_t done = 0;
+    l->odd = 0;
     for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
         row_source r = {.l = l, .spec = &l->draft->weight[i], .src = &l->draft->source[i]};
         tn_reader reader = {.size = sizeof reader, .ctx = &r, .rows = read_rows};
-        tn_status st = device->pack(program, i, &reader, err);
+        tn_status st = count_odd(l, i, err);
+        if (st == TN_OK)
+            st = device->pack(program, i, &reader, err);
         if (st != TN_OK)
             return st;
         done += r.spec->form.file_bytes;

@@ -266,6 +266,8 @@ static tn_status write_all(job *j, tn_err *err)
         st = copy_file(j, companions[i], err);
     if (st == TN_OK)
         st = write_config(j, err); /* last: it marks a whole model */
+    if (st == TN_OK)
+        st = tn_ckpt_unchanged(j->ckpt, err);
     return st == TN_OK ? tn_stw_finish(j->out, false, err) : st;
 }
 
@@ -291,7 +293,7 @@ tn_status tn_quantize_run(const tn_quantize *q, tn_err *err)
                        "write it", q->quant->name);
     job j = {.q = q, .lock = PTHREAD_MUTEX_INITIALIZER};
     tn_buf_open(&j.config, SMALL_FILE_MOST);
-    tn_status st = tn_ckpt_open(q->from, TN_CKPT_FOLLOW, &j.ckpt, err);
+    tn_status st = tn_ckpt_open(q->from, TN_CKPT_FOLLOW | TN_CKPT_LAX, &j.ckpt, err);
     if (st != TN_OK)
         return st;
     j.view = tn_ckpt_view(j.ckpt);

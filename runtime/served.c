@@ -28,7 +28,8 @@ static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *
     if (m->path[0] == 0)
         return tn_fail(err, TN_CONFIG, "[model %s]: path: missing; expected a model folder",
                        m->name);
-    tn_status st = tn_ckpt_open(m->path, m->allow_links ? TN_CKPT_FOLLOW : 0, &s->ckpt, err);
+    uint32_t flags = (m->allow_links ? TN_CKPT_FOLLOW : 0) | (m->lax_index ? TN_CKPT_LAX : 0);
+    tn_status st = tn_ckpt_open(m->path, flags, &s->ckpt, err);
     if (st != TN_OK)
         return st;
     if (tn_ckpt_note(s->ckpt) != NULL)
@@ -92,7 +93,8 @@ static tn_limits make_limits(const tn_served *s, uint32_t context, uint32_t flag
     l.block_tokens = m->block_size != 0 ? m->block_size : s->info.block_tokens;
     if (l.block_tokens == 0)
         l.block_tokens = 32;
-    l.blocks_max = (context + l.block_tokens - 1) / l.block_tokens * l.seqs_max;
+    uint64_t blocks = ((uint64_t)context + l.block_tokens - 1) / l.block_tokens * l.seqs_max;
+    l.blocks_max = blocks < INT32_MAX ? (uint32_t)blocks : INT32_MAX;
     l.top_max = m->max_logprobs;
     l.cache_dtype = m->exact ? TN_F32 : m->kv_cache_dtype;
     return l;
@@ -109,6 +111,7 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
     if (st != TN_OK)
         return st;
     s->loader = (tn_loader){.view = v, .q = s->quant, .draft = &s->draft,
+                            .strict = m->strict_weights,
                             .requant_head = m->head_int8 ? TN_FORM_W8G : 0,
                             .requant_dense = m->dense_int8 ? TN_FORM_W8G : 0};
     st = tn_loader_forms(&s->loader, err);
@@ -125,6 +128,16 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
                          .block_tokens = s->limits.block_tokens,
                          .free_memory = s->info.memory_free};
     return tn_budget_make(&ask, &s->need, &s->budget, err);
+}
+
+/* "weights 1 GiB + ...": what does not leave room for more. */
+static void shares_text(const tn_served *s, char *out, size_t size)
+{
+    tn_buf text;
+    tn_buf_open(&text, size - 1);
+    tn_budget_print(&s->budget, &text);
+    snprintf(out, size, "%s", text.data != NULL ? text.data : "");
+    tn_buf_close(&text);
 }
 
 static void drop_program(tn_served *s)
@@ -147,15 +160,14 @@ static tn_status compile_model(tn_served *s, uint32_t flags, tn_err *err)
     if (st != TN_OK || s->budget.context_fits >= context)
         return st;
     uint32_t fits = s->budget.context_fits;
-    if (s->settings->max_model_len > 0) {
-        char have[32];
-        tn_budget_bytes(s->budget.cache, have);
+    char shares[256];
+    shares_text(s, shares, sizeof shares);
+    if (s->settings->max_model_len > 0)
         return tn_fail(err, TN_UNAVAILABLE, "[model %s]: max_model_len: %u tokens do not fit the "
-                       "cache of %s; %u would (or give more with kv_cache_memory)",
-                       s->settings->name, context, have, fits);
-    }
+                       "cache; expected at most %u, or more kv_cache_memory: %s",
+                       s->settings->name, context, fits, shares);
     tn_log_put(s->log, TN_LOG_WARN, "core", NULL, "model %s: context cut from %u to %u tokens: "
-               "more does not fit the cache", s->settings->name, context, fits);
+               "more does not fit: %s", s->settings->name, context, fits, shares);
     drop_program(s);
     return compile_for(s, fits, flags, err);
 }
@@ -171,6 +183,9 @@ static tn_status load_weights(tn_served *s, const tn_served_setup *setup, tn_err
     st = tn_loader_pack(&s->loader, d, s->program, setup->progress, setup->user, err);
     if (st != TN_OK)
         return st;
+    if (s->loader.odd > 0)
+        tn_log_put(s->log, TN_LOG_WARN, "core", NULL, "model %s: %llu values of its weights are "
+                   "NaN or infinite", s->settings->name, (unsigned long long)s->loader.odd);
     s->token_bytes = tn_loader_token_bytes(&s->loader, d, s->program);
     tn_loader_print(&s->loader, d, s->program, &s->table);
     return tn_ckpt_unchanged(s->ckpt, err);

@@ -54,6 +54,9 @@ static const tn_option model_options[] = {
     NUM(INT, "block_size", "0", 0, 4096, "Tokens a cache block; 0 takes the device's own."),
     OPT(BOOL, "prefix_caching", "yes", "Reuse the cache of prompts that begin alike."),
     OPT(BOOL, "allow_links", "no", "Follow links out of the model's folder (a hub's cache)."),
+    OPT(BOOL, "lax_index", "no", "Open a folder whose index has a wrong total_size."),
+    OPT(BOOL, "strict_weights", "no", "Refuse weights that are NaN or infinite; otherwise they "
+        "are counted in the log."),
     ENUM("head", "keep", requants, "Requantize a 16-bit output head at load."),
     ENUM("dense", "keep", requants, "Requantize other 16-bit weights at load."),
     NUM(INT, "tensor_parallel_size", "1", 1, 64, "Ranks that share the model."),
@@ -179,6 +182,8 @@ static void fill_model(const tn_values *v, tn_model_settings *s)
     s->block_size = (uint32_t)int_of(v, "block_size");
     s->prefix_caching = int_of(v, "prefix_caching") != 0;
     s->allow_links = int_of(v, "allow_links") != 0;
+    s->lax_index = int_of(v, "lax_index") != 0;
+    s->strict_weights = int_of(v, "strict_weights") != 0;
     s->head_int8 = place_of(v, "head") == 1;
     s->dense_int8 = place_of(v, "dense") == 1;
     s->tensor_parallel_size = (uint32_t)int_of(v, "tensor_parallel_size");

@@ -34,6 +34,8 @@ typedef struct tn_model_settings {
     uint32_t block_size;       /* 0: the device's own */
     bool prefix_caching;
     bool allow_links;          /* of the model folder, to files outside it */
+    bool lax_index;            /* a wrong total_size is logged, not refused */
+    bool strict_weights;       /* NaN and infinities are refused, not only counted */
     bool head_int8, dense_int8; /* requantized at load */
     uint32_t tensor_parallel_size;
     int64_t seed;
