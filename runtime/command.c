@@ -4,6 +4,7 @@
 
 #include "flags.h"
 #include "number.h"
+#include "plain.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -26,9 +27,16 @@ int tn_command_exit(tn_status st)
     }
 }
 
+void tn_command_tell(const tn_err *err)
+{
+    tn_err plain = *err; /* a model's files may have put line ends or escapes into it */
+    tn_plain_make(plain.text, sizeof plain.text);
+    fprintf(stderr, "tenon: %s\n", plain.text[0] != 0 ? plain.text : "failed without a reason");
+}
+
 int tn_command_fail(tn_status st, const tn_err *err)
 {
-    fprintf(stderr, "tenon: %s\n", err->text[0] != 0 ? err->text : "failed without a reason");
+    tn_command_tell(err);
     return tn_command_exit(st);
 }
 
