@@ -604,6 +604,13 @@ static void test_bad_gemm(void **state)
     expect(&b, 16, 64, TN_DATA, "quant_method is not compressed-tensors");
     free(m.w);
     assert_int_equal(fake_bench_close(&b), 0);
+
+    OPEN(&b, GEMM, 48, "gemm");   /* as many groups as 48, 48 and 8 columns would make */
+    fake_view_put(&b.view, "l.qweight", TN_I32, 2, 104, 1, NULL);
+    fake_view_put(&b.view, "l.scales", TN_F16, 2, 3, 8, NULL);
+    fake_view_put(&b.view, "l.qzeros", TN_I32, 2, 3, 1, NULL);
+    expect(&b, 8, 104, TN_DATA, "l.scales: has 3 groups for 104 columns");
+    assert_int_equal(fake_bench_close(&b), 0);
 }
 
 static void test_bad_values(void **state)
