@@ -226,8 +226,11 @@ int tn_cmd_bench(int argc, char *const *argv)
 {
     tn_err err = {{0}, {0}, {0}};
     tn_house h;
-    bool latency = argc > 0 && strcmp(argv[0], "latency") == 0;
-    if (!latency && (argc == 0 || strcmp(argv[0], "throughput") != 0))
+    const char *first = argc > 0 ? argv[0] : "";
+    bool latency = strcmp(first, "latency") == 0;
+    bool help = strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0;
+    int words = help ? 0 : 1;
+    if (!latency && !help && strcmp(first, "throughput") != 0)
         return tn_command_fail(tn_fail(&err, TN_USAGE, "bench: expected latency or throughput"),
                                &err);
     /* Reused prefixes would flatter prefill. Every request may run at once. */
@@ -236,8 +239,9 @@ int tn_cmd_bench(int argc, char *const *argv)
     const char *batch = latency ? tn_flags_early(argc, argv, "batch-size") : NULL;
     const char *const set_batch[] = {"prefix_caching", "no", "request_timeout", "0", "queue",
                                      "65536", "max_num_seqs", batch, NULL};
-    tn_house_setup setup = {.command = latency ? "bench latency" : "bench throughput",
-                            .argc = argc - 1, .argv = argv + 1, .own = own,
+    tn_house_setup setup = {.command = help ? "bench latency|throughput"
+                                            : latency ? "bench latency" : "bench throughput",
+                            .argc = argc - words, .argv = argv + words, .own = own,
                             .nown = sizeof own / sizeof *own, .words_most = 1,
                             .set = batch != NULL ? set_batch : set,
                             .flags = TN_HOUSE_QUIET | TN_HOUSE_MODEL_WORD};

@@ -3,6 +3,7 @@
 #include "command.h"
 #include "nearest.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -25,6 +26,14 @@ static const command commands[] = {
 };
 #define NCOMMAND (sizeof commands / sizeof *commands)
 
+static int finish(FILE *to)
+{
+    if (fflush(to) == 0 && !ferror(to))
+        return 0;
+    fprintf(stderr, "tenon: standard output: %s\n", strerror(errno));
+    return TN_IO;
+}
+
 static int print_usage(FILE *to)
 {
     fputs("tenon COMMAND [ARGUMENTS]\n\n", to);
@@ -32,7 +41,7 @@ static int print_usage(FILE *to)
         fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].help);
     fputs("\n`tenon COMMAND --help` lists the flags of one; `tenon --version` prints the "
           "version.\n", to);
-    return fflush(to) == 0 && !ferror(to) ? 0 : TN_IO;
+    return finish(to);
 }
 
 static int unknown_command(const char *name)
@@ -61,7 +70,7 @@ int main(int argc, char **argv)
         return print_usage(stdout);
     if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0) {
         printf("tenon %s\n", TN_VERSION);
-        return fflush(stdout) == 0 ? 0 : TN_IO;
+        return finish(stdout);
     }
     for (size_t i = 0; i < NCOMMAND; i++)
         if (strcmp(name, commands[i].name) == 0)

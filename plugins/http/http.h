@@ -219,6 +219,8 @@ enum MHD_Result http_generate(http_call *c);
 void http_raw_reply(int fd, uint32_t status, const char *reason, const char *code,
                     const char *message);
 
+/* Whether `host` is an address; known before the models are loaded. */
+tn_status http_server_check(const http_server *s, tn_err *err);
 tn_status http_server_start(http_server *s, tn_err *err);
 void http_server_stop(http_server *s);
 
