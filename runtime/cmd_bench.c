@@ -154,6 +154,14 @@ static tn_status print_latency(const tn_served *m, const shape *s, const sample 
     return tn_command_print(text, (size_t)n, err);
 }
 
+static tn_status measure_bandwidth(const tn_served *m, double *out, tn_err *err)
+{
+    if (m->device->table->bandwidth != NULL)
+        return m->device->table->bandwidth(m->dev, out, err);
+    return tn_fail(err, TN_UNAVAILABLE, "bench: device %s does not measure its bandwidth; expected "
+                   "one that does", m->device->name);
+}
+
 static tn_status run_latency(tn_house *h, const shape *s, tn_err *err)
 {
     tn_served *m = &h->served[0];
@@ -167,7 +175,7 @@ static tn_status run_latency(tn_house *h, const shape *s, tn_err *err)
     for (int64_t i = 0; i < s->repeat && st == TN_OK; i++) {
         int64_t started = 0;
         double bandwidth = 0;
-        st = m->device->table->bandwidth(m->dev, &bandwidth, err);
+        st = measure_bandwidth(m, &bandwidth, err);
         best = bandwidth > best ? bandwidth : best;
         if (st == TN_OK)
             st = run_batch(m, s, s->batch, (uint64_t)(i * s->batch + 1), ids, c, &started, err);

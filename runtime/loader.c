@@ -347,13 +347,19 @@ tn_status tn_loader_pack(tn_loader *l, const tn_device *device, void *program,
     return TN_OK;
 }
 
+/* 0 where the device does not tell. */
+static uint64_t packed_bytes(const tn_device *device, void *program, uint32_t w)
+{
+    return program != NULL && device->weight_bytes != NULL ? device->weight_bytes(program, w) : 0;
+}
+
 uint64_t tn_loader_token_bytes(const tn_loader *l, const tn_device *device, void *program)
 {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
         const tn_weight_spec *w = &l->draft->weight[i];
         if (w->role != TN_ROLE_EMBED || (w->flags & TN_WEIGHT_TIED))
-            sum += device->weight_bytes(program, i);
+            sum += packed_bytes(device, program, i);
     }
     return sum;
 }
@@ -378,7 +384,6 @@ void tn_loader_print(const tn_loader *l, const tn_device *device, void *program,
         bool plain = !l->draft->source[i].quantized;
         tn_buf_printf(out, "%-52s %-12s %-20s %-10s %12llu %12llu\n", w->name, form, shape,
                       plain ? "core" : l->q->name, (unsigned long long)w->form.file_bytes,
-                      (unsigned long long)(program != NULL ? device->weight_bytes(program, i)
-                                                           : 0));
+                      (unsigned long long)packed_bytes(device, program, i));
     }
 }
