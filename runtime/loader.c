@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define NAME_SIZE 320
+#define PRIVATE_MAX (UINT64_C(1) << 44) /* bytes of one weight in a form of its plugin's own */
 
 typedef struct row_source {
     const tn_loader *l;
@@ -59,7 +60,7 @@ static tn_status pick_named(const tn_view *v, const tn_quant_ref *q, uint32_t nq
                            wanted);
         if (q[i].table->claims(q[i].self, v, &why) == 0)
             return tn_fail(err, TN_DATA, "model %s: quant = %s, but the checkpoint's "
-                           "quant_method is %s: %s", v->dir, wanted, method_of(v), why.text);
+                           "quant_method is %s: %.300s", v->dir, wanted, method_of(v), why.text);
         *out = i;
         return TN_OK;
     }
@@ -197,6 +198,8 @@ static tn_status check_form(const tn_quant_ref *q, const tn_module *m, const tn_
         wrong = "padded columns without a permutation";
     else if (f->kind == TN_FORM_PRIVATE && q->table->nmultiply == 0)
         wrong = "a private form without a multiply";
+    else if (f->kind == TN_FORM_PRIVATE && (f->bytes == 0 || f->bytes > PRIVATE_MAX))
+        wrong = "a wrong number of bytes";
     if (wrong == NULL)
         return TN_OK;
     return tn_fail(err, TN_UNAVAILABLE, "plugin %s: module %s: its form has %s (kind %u, %llu x "
