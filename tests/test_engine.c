@@ -173,6 +173,7 @@ static void echo_without_a_reply(void **state)
     house_close(&h);
 }
 
+/* P22 */
 static void prompts_at_the_edge(void **state)
 {
     (void)state;
@@ -457,6 +458,7 @@ static void time_runs_out(void **state)
     }
 }
 
+/* P32 */
 static void nan_ends_one_request(void **state)
 {
     (void)state;

@@ -12,6 +12,7 @@
 
 #include "request.h"
 #include "tinytok.h"
+#include "utf8seq.h"
 
 static tn_tok *tok;
 
@@ -167,6 +168,7 @@ static void first_tokens_are_not_searched(void **state)
     }
 }
 
+/* J22 */
 static void characters_stay_whole(void **state)
 {
     (void)state;
@@ -185,6 +187,39 @@ static void characters_stay_whole(void **state)
     assert_int_equal(r.ready, 3);
     assert_string_equal(r.text.data, "\xef\xbf\xbd"); /* cut off: one replacement */
     tn_reply_close(&r);
+}
+
+/* J22: whatever bytes a model draws, every piece that goes out is valid UTF-8. */
+static void any_bytes_become_utf8(void **state)
+{
+    (void)state;
+    static const int32_t likely[] = {0xe2, 0x82, 0xac, 0xf0, 0x9f, 0x98, 0x80, 0xc0, 0xed, 0xa0,
+                                     0xf5, 0xff, 0xc3, 0xa9, 'a', 'b'};
+    static const char *const stop[] = {"a\xc3\xa9", "\xe2\x82\xac\xf0\x9f\x98\x80", "bb"};
+    uint64_t seed = 22;
+    for (int round = 0; round < 4000; round++) {
+        tn_stops *stops = NULL;
+        tn_reply r;
+        tn_err err;
+        int32_t found = -1;
+        if (round % 2 != 0)
+            assert_int_equal(tn_stops_open(stop, 3, &stops, &err), TN_OK);
+        assert_int_equal(tn_reply_open(&r, tok, false, false, stops, NULL, 0, &err), TN_OK);
+        for (int i = 0; i < 24 && found < 0; i++) {
+            seed = seed * 6364136223846793005u + 1442695040888963407u;
+            uint32_t draw = (uint32_t)(seed >> 33);
+            int32_t id = draw % 4 == 0 ? (int32_t)(draw / 4 % 256) : likely[draw / 4 % 16];
+            found = tn_reply_push(&r, id, true, true);
+            if (!tn_is_utf8(r.text.data != NULL ? r.text.data : "", r.ready))
+                fail_msg("round %d: \"%.*s\"", round, (int)r.ready, r.text.data);
+            tn_reply_sent(&r);
+        }
+        if (found < 0)
+            tn_reply_finish(&r, true);
+        assert_true(tn_is_utf8(r.text.data != NULL ? r.text.data : "", r.ready));
+        tn_reply_close(&r);
+        tn_stops_close(stops);
+    }
 }
 
 static void special_tokens_are_skipped_or_kept(void **state)
@@ -637,6 +672,7 @@ int main(void)
         cmocka_unit_test(tail_is_held_and_let_go),
         cmocka_unit_test(first_tokens_are_not_searched),
         cmocka_unit_test(characters_stay_whole),
+        cmocka_unit_test(any_bytes_become_utf8),
         cmocka_unit_test(special_tokens_are_skipped_or_kept),
         cmocka_unit_test(ids_without_text_say_nothing),
         cmocka_unit_test(agrees_with_a_naive_search),

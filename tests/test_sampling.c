@@ -47,6 +47,7 @@ typedef struct number_case {
 #define FREQUENCY offsetof(tn_ask, frequency)
 #define PRESENCE offsetof(tn_ask, presence)
 
+/* P01, P02, P04, P05 */
 static void checks_numbers(void **state)
 {
     (void)state;
@@ -127,6 +128,7 @@ static void accept_case(const tn_ask *ask)
         fail_msg("%s", err.text);
 }
 
+/* P09, P12 */
 static void checks_counts(void **state)
 {
     (void)state;
@@ -184,6 +186,7 @@ static void checks_stops(void **state)
     refuse_case(&ask, "stop[2]");
 }
 
+/* P14, P16 */
 static void checks_tokens(void **state)
 {
     (void)state;
@@ -214,6 +217,7 @@ static void checks_tokens(void **state)
     }
 }
 
+/* P14 */
 static void checks_bias(void **state)
 {
     (void)state;
