@@ -28,7 +28,7 @@ static const refusal refusals[] = {
     {"{} x", 0, "invalid_json", 3},
     {"{}{}", 0, "invalid_json", 2},
     {"[1,]", 0, "invalid_json", 3},
-    {"{\"a\":1,}", 0, "invalid_json", 1},
+    {"{\"a\":1,}", 0, "invalid_json", 7},
     {"{'a':1}", 0, "invalid_json", 1},
     {"[1 2]", 0, "invalid_json", 3},
     {"// c\n1", 0, "invalid_json", 0},
