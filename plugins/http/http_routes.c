@@ -64,7 +64,7 @@ static enum MHD_Result run_model(http_call *c)
         return finish_text(c, &t);
     }
     tn_err err = {{0}, {0}, {0}};
-    tn_fail(&err, TN_NOINPUT, "The model `%.200s` does not exist.", c->model);
+    tn_fail(&err, TN_NOINPUT, "The model `%.64s` does not exist; expected one of GET /v1/models", c->model);
     snprintf(err.code, sizeof err.code, "model_not_found");
     snprintf(err.param, sizeof err.param, "model");
     return http_answer_error(c, TN_NOINPUT, &err);
