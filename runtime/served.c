@@ -3,12 +3,11 @@
 #include "served.h"
 
 #include "buf.h"
+#include "filemap.h"
 #include "json.h"
 #include "plain.h"
 
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 
 #define OUTS_LEAST 64u     /* rows of prompt scoring a step, however few sequences run */
@@ -272,24 +271,13 @@ static tn_status open_chat(tn_served *s, tn_err *err)
     }
     if (strchr(given, '{') != NULL)
         return tn_chat_open_text(given, strlen(given), "chat_template", &s->chat, err);
-    FILE *f = fopen(given, "rbe");
-    struct stat fs;
-    if (f == NULL || fstat(fileno(f), &fs) != 0 || !S_ISREG(fs.st_mode)) {
-        if (f != NULL)
-            fclose(f);
-        return tn_fail(err, TN_NOINPUT, "chat_template: cannot read the file %s", given);
-    }
-    char *text = malloc(TEMPLATE_MOST + 1);
-    size_t n = text != NULL ? fread(text, 1, TEMPLATE_MOST + 1, f) : 0;
-    fclose(f);
-    tn_status st;
-    if (text == NULL)
-        st = tn_fail(err, TN_NO_MEMORY, "chat_template: no memory for %s", given);
-    else if (n > TEMPLATE_MOST)
-        st = tn_fail(err, TN_DATA, "%s: more than 1 MiB; expected a chat template", given);
-    else
-        st = tn_chat_open_text(text, n, given, &s->chat, err);
-    free(text);
+    tn_filemap map;
+    tn_status st = tn_filemap_open(&map, given, NULL, TEMPLATE_MOST, err);
+    if (st != TN_OK)
+        return st;
+    st = tn_chat_open_text(map.size > 0 ? (const char *)map.data : "", (size_t)map.size, given,
+                           &s->chat, err);
+    tn_filemap_close(&map);
     return st;
 }
 

@@ -357,6 +357,31 @@ with check("W20: weights that are NaN load and are counted; strict_weights refus
     assert "NaN" not in run("complete", plain, "--config", ini, "--prompt", "x", "--max-tokens", "1",
                             "--strict-weights").stderr
 
+with check("M13: chat_template as a file: absent 66, no file or too long 65, never waited for"):
+    pipe, large = os.path.join(folder, "pipe"), os.path.join(folder, "large.jinja")
+    os.mkfifo(pipe)
+    with open(large, "w", encoding="utf-8") as f:
+        f.write("x" * (1048576 + 1))
+    for given, code, word in ((pipe, 65, "a FIFO"), (folder, 65, "a folder"), ("/dev/zero", 65, "a device"),
+                              (large, 65, "1048577 bytes"), (folder + "/absent", 66, "absent"),
+                              ("{{ x|nope }}", 65, "1:6: no filter")):
+        fails(code, "complete", plain, "--config", ini, "--prompt", "x", "--chat-template", given, words=(word,))
+    p = broken(lambda c: None)
+    os.mkfifo(p + "/vocab.json")  # one of the files that quantize copies
+    fails(65, "quantize", p, "--quant", "awq", "--group-size", "32", "--output", folder + "/copied",
+          "--config", ini, words=("vocab.json", "a FIFO"))
+
+with check("K01, C01: what is no file is told apart and never waited for, exit 65"):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
+                 "model.safetensors", "chat_template.jinja", "special_tokens_map.json", "quantize_config.json"):
+        for make, word in ((os.mkfifo, "a FIFO"), (os.mkdir, "a folder"),
+                           (lambda to: os.symlink("/dev/zero", to), name)):
+            p = broken(lambda c: None)
+            if os.path.exists(p + "/" + name):
+                os.remove(p + "/" + name)
+            make(p + "/" + name)
+            fails(65, "complete", p, "--config", ini, "--prompt", "x", words=(name, word))
+
 with check("M01: two templates of one name, exit 65"):
     p = broken(lambda c: c.update(chat_template=[{"name": "default", "template": t} for t in "ab"]),
                name="tokenizer_config.json")
