@@ -130,6 +130,23 @@ static void shape_text(const tn_tensor *t, char *out, size_t size)
     snprintf(out + at, size - at, "]");
 }
 
+/* A tensor that is not there. One that is quantized instead tells why: nothing says how. */
+static tn_status miss_plain(const tn_view *v, const char *module, const char *name, bool vector,
+                            tn_err *err)
+{
+    static const char *const suffix[] = {"qweight", "weight_packed"};
+    char other[NAME_SIZE];
+    tn_tensor t;
+    for (size_t i = 0; i < 2 && v->quant == NULL; i++) {
+        snprintf(other, sizeof other, "%s.%s", module, suffix[i]);
+        if (v->find(v, other, &t))
+            return tn_fail(err, TN_DATA, "model %s: tensor %s is there instead of %s; expected a "
+                           "quantization_config that says how it is quantized", v->dir, other, name);
+    }
+    return tn_fail(err, TN_DATA, "model %s: tensor %s is missing; expected it for a %s", v->dir,
+                   name, vector ? "vector of the model" : "matrix of the model");
+}
+
 /* The plain tensor of a weight: NAME for vectors, NAME.weight for matrices. */
 static tn_status find_plain(const tn_view *v, const char *module, bool vector, uint64_t n,
                             uint64_t k, tn_tensor *t, tn_err *err)
@@ -137,8 +154,7 @@ static tn_status find_plain(const tn_view *v, const char *module, bool vector, u
     char name[NAME_SIZE];
     snprintf(name, sizeof name, vector ? "%s" : "%s.weight", module);
     if (!v->find(v, name, t))
-        return tn_fail(err, TN_DATA, "model %s: tensor %s is missing; expected it for a %s", v->dir,
-                       name, vector ? "vector of the model" : "matrix of the model");
+        return miss_plain(v, module, name, vector, err);
     if (form_of_dtype(t->dtype) == 0)
         return tn_fail(err, TN_DATA, "%s: tensor %s: data type %u; expected F32, F16 or BF16",
                        t->file, name, t->dtype);

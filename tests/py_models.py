@@ -317,6 +317,12 @@ with check("quantization_config: refused by name, exit 65"):
         if os.path.exists(path + "/quantize_config.json"):
             os.remove(path + "/quantize_config.json")
         return path
+    for source, word in ((awq, "qweight"), (gptq, "qweight"), (made["awq-4-pack-quantized"], "weight_packed")):
+        p = broken(lambda c: c.pop("quantization_config"), source)
+        for name in ("quantize_config.json", "quant_config.json"):
+            if os.path.exists(p + "/" + name):
+                os.remove(p + "/" + name)
+        fails(65, "complete", p, "--config", ini, "--prompt", "x", words=(word, "expected a quantization_config"))
     for source, change, words in [
             (gptq, {"quant_method": "odd"}, ("odd", "; awq: ", "; gptq: ")),  # Q01 (gptq, {"bits": 5}, ("bits",)),
             (gptq, {"bits": "4"}, ("bits",)), (awq, {"bits": 3}, ("bits",)),
