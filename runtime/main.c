@@ -2,11 +2,14 @@
 /* main.c - `tenon COMMAND ...`. */
 #include "command.h"
 #include "nearest.h"
+#include "plain.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct command {
     const char *name;
@@ -44,21 +47,37 @@ static int print_usage(FILE *to)
     return finish(to);
 }
 
-static int unknown_command(const char *name)
+static int unknown_command(const char *given)
 {
+    char name[65];
     tn_nearest n;
+    snprintf(name, sizeof name, "%s", given);
+    tn_plain_make(name, sizeof name); /* it goes to a terminal */
     tn_nearest_open(&n, name);
     for (size_t i = 0; i < NCOMMAND; i++)
         tn_nearest_try(&n, commands[i].name);
     const char *near = n.best;
-    fprintf(stderr, "tenon: unknown command \"%.64s\"%s%s%s\n", name,
+    fprintf(stderr, "tenon: unknown command \"%s\"%s%s%s\n", name,
             near != NULL ? "; did you mean " : "; `tenon --help` lists them",
             near != NULL ? near : "", near != NULL ? "?" : "");
     return TN_USAGE;
 }
 
+/* A process that was started without standard files would give their numbers to its sockets,
+ * and write its log into them. */
+static void fill_standard_files(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
 int main(int argc, char **argv)
 {
+    fill_standard_files();
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is a write error, not a death */
     signal(SIGXFSZ, SIG_IGN); /* and so is a limit on the size of files */
     if (argc < 2) {

@@ -207,6 +207,15 @@ def flags():
         fails(64, "--check", "serve", model, "--config", good, "--check=1")
         r = run()
         assert r.returncode == 64 and "COMMAND" in r.stderr and r.stdout == "", r
+        fails(64, 'unknown command "?[2Jx"', "\x1b[2Jx")
+        for words in (["--temperature", "nan"], ["--temperature", "inf"], ["--temperature", "-1"],
+                      ["--temperature", "2.00000001"], ["--temperature", "1,5"], ["--top-p", "0"],
+                      ["--top-p", "1.00000001"], ["--logprobs", "21"], ["--max-tokens", "-1"],
+                      ["--max-tokens", str(1 << 63)], ["--max-tokens", "513"], ["--seed", "1.5"]):
+            said = fails(64, "expected", "complete", model, "--config", good, "--prompt", "x", *words)
+            assert words[0].strip("-").replace("-", "_") in said.replace("-", "_") or (
+                "maximum context length" in said), said
+        fails(64, "prompt", "complete", model, "--config", good, "--prompt", "")
     with check("I09: help into a closed pipe and a full disk"):
         for args in (["--help"], ["--version"], ["serve", "--help", "--config", good],
                      ["complete", "--help", "--config", good], ["chat", "--help", "--config", good],
@@ -274,6 +283,16 @@ def surroundings():
                      preexec_fn=lambda: resource.setrlimit(*enough)) == golden
         soft = resource.RLIMIT_NOFILE, (16, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
         assert lives(preexec_fn=lambda: resource.setrlimit(*soft)) == golden  # raised
+    with check("I12, a neighbour: without standard files"):
+        def close_all():
+            for fd in range(3):
+                os.close(fd)
+
+        with Server(good, model, preexec_fn=close_all) as server:
+            assert completes(server) == golden
+            for fd in range(3):
+                assert os.readlink(f"/proc/{server.process.pid}/fd/{fd}") == "/dev/null"
+            assert server.stop() == 0
     with check("I14: a working directory that is read-only or gone"):
         place = os.path.join(folder, "cwd")
         os.mkdir(place, 0o500)
