@@ -793,7 +793,7 @@ static void metrics_count_what_happened(void **state)
 {
     (void)state;
     house h;
-    guest *g = calloc(3, sizeof *g);
+    guest *g = calloc(4, sizeof *g);
     int32_t ids[20];
     house_defaults(&h);
     house_open(&h);
@@ -836,6 +836,20 @@ static void metrics_count_what_happened(void **state)
     assert_true(metric(&h, "tenon:requests_accepted_total" LABELS) == 4);
     assert_true(metric(&h, "tenon:requests_completed_total" LABELS) == 3);
     assert_true(metric(&h, "tenon:requests_rejected_total" LABELS) == 1);
+    atomic_store(&h.device.hold, true); /* its two choices are cut while a step runs */
+    tn_ask cut = oracle_ask(ids, 20);
+    cut.n = 2;
+    guest_open(&g[3]);
+    house_ask(&h, &cut, &g[3]);
+    tn_engine_cancel(h.engine, g[3].req);
+    guest_wait(&g[3], 0);
+    atomic_store(&h.device.hold, false);
+    assert_true(metric(&h, "vllm:request_success_total{model_name=\"tiny\",engine=\"0\","
+                           "finished_reason=\"abort\"} ") == 2);
+    assert_true(metric(&h, "tenon:requests_cancelled_total" LABELS) == 1);
+    tn_request_release(g[3].req);
+    guest_close(&g[3]);
+    house_is_empty(&h);
     free(g);
     house_close(&h);
 }
