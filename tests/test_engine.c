@@ -548,6 +548,41 @@ static void a_lost_device_ends_everything(void **state)
     }
 }
 
+/* Those that came during the last step have met no plan yet. */
+static void what_comes_as_it_is_lost_ends_too(void **state)
+{
+    (void)state;
+    house h;
+    guest *g = calloc(3, sizeof *g);
+    int32_t ids[10];
+    house_defaults(&h);
+    atomic_store(&h.device.fail_wait, 1);
+    atomic_store(&h.device.hold, true);
+    house_open(&h);
+    fill_ids(ids, 10, 6);
+    tn_ask ask = oracle_ask(ids, 10);
+    for (int i = 0; i < 3; i++) {
+        guest_open(&g[i]);
+        house_ask(&h, &ask, &g[i]);
+        uint64_t end = now_ns() + PATIENCE;
+        while (atomic_load(&h.device.nrun) == 0 && now_ns() < end) {
+        }
+    }
+    atomic_store(&h.device.hold, false);
+    for (int i = 0; i < 3; i++) {
+        guest_wait(&g[i], 0);
+        assert_int_equal(g[i].nlast, 1);
+        assert_string_equal(g[i].code, "engine_down");
+    }
+    house_is_empty(&h);
+    for (int i = 0; i < 3; i++) {
+        tn_request_release(g[i].req);
+        guest_close(&g[i]);
+    }
+    free(g);
+    house_close(&h);
+}
+
 static void draining_lets_them_finish(void **state)
 {
     (void)state;
@@ -899,6 +934,7 @@ int main(void)
         cmocka_unit_test(time_runs_out),
         cmocka_unit_test(nan_ends_one_request),
         cmocka_unit_test(a_lost_device_ends_everything),
+        cmocka_unit_test(what_comes_as_it_is_lost_ends_too),
         cmocka_unit_test(draining_lets_them_finish),
         cmocka_unit_test(draining_cuts_at_its_deadline),
         cmocka_unit_test(a_slow_callback_stops_no_step),
