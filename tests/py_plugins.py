@@ -139,6 +139,17 @@ def devices():
             echo = completes(server, max_tokens=0, echo=True)
             assert echo.json()["choices"][0]["text"] == "The quick"
             assert server.stop() == 0
+    with check("P32: a model that yields NaN ends the request with model_nan"):
+        odd("nan")
+        with Server(ini, model) as server:
+            for fields in ({}, {"n": 4}, {"logprobs": 3}, {"max_tokens": 0, "echo": True, "logprobs": 1}):
+                r = completes(server, **fields)
+                assert r.status_code == 500 and r.json()["error"]["code"] == "model_nan", r.text
+                assert r.headers["x-should-retry"] == "false"
+            r = completes(server, stream=True).text
+            assert '"code":"model_nan"' in r and "[DONE]" not in r, r
+            assert requests.get(server.url + "/health", timeout=5).status_code == 200
+            assert server.stop() == 0
     for what in ("few", "many", "null", "run"):
         with check(f"L16: a device that breaks its word with {what} is lost"):
             odd(what)

@@ -277,6 +277,8 @@ static int live_in_child(const char *path, uint32_t patience, bool read_later, c
             uint64_t row = patience; /* chooses abort or crash */
             b->quant->read(b->self, NULL, NULL, NULL, row == 30 ? 0 : 1, 0, NULL, &err);
         }
+        if (st == TN_OK)
+            tn_wall_close(w);
         _exit(st == TN_OK ? 0 : 98);
     }
     close(to[1]);
@@ -295,25 +297,30 @@ static int live_in_child(const char *path, uint32_t patience, bool read_later, c
 static void death_is_named(void **state)
 {
     static const struct {
-        const char *source;
+        const char *source, *flags;
         uint32_t patience;
-        const char *text;
+        const char *text; /* behind "tenon: plugin bad: " */
     } rows[] = {
-        {"init_segfault.c", 30, "tenon: plugin bad: signal 11 while in init of bad\n"},
-        {"init_overflow.c", 30, "tenon: plugin bad: signal 11 while in init of bad\n"},
-        {"init_abort.c", 30, "tenon: plugin bad: signal 6 while in init of bad\n"},
-        {"init_exit.c", 30, "tenon: plugin bad: called exit while in init of bad\n"},
-        {"init_loops.c", 1, "tenon: plugin bad: no answer in the time allowed while in init of bad\n"},
-        {"init_sleeps.c", 1, "tenon: plugin bad: no answer in the time allowed while in init of bad\n"},
-        {"load_crashes.c", 30, "tenon: plugin bad: signal 11 while in loading of bad\n"},
-        {"load_exits.c", 30, "tenon: plugin bad: called exit while in loading of bad\n"},
+        {"dies.c", "-DIN=1", 30, "signal 11 while in probe of bad"},
+        {"dies.c", "-DIN=2", 30, "signal 11 while in start of bad"},
+        {"dies.c", "-DIN=3", 30, "signal 11 while in stop of bad"},
+        {"dies.c", "-DIN=4", 30, "signal 11 while in unloading of bad"},
+        {"init_segfault.c", "", 30, "signal 11 while in init of bad"},
+        {"init_overflow.c", "", 30, "signal 11 while in init of bad"},
+        {"init_abort.c", "", 30, "signal 6 while in init of bad"},
+        {"init_exit.c", "", 30, "called exit while in init of bad"},
+        {"init_loops.c", "", 1, "no answer in the time allowed while in init of bad"},
+        {"init_sleeps.c", "", 1, "no answer in the time allowed while in init of bad"},
+        {"load_crashes.c", "", 30, "signal 11 while in loading of bad"},
+        {"load_exits.c", "", 30, "called exit while in loading of bad"},
     };
     (void)state;
     for (size_t i = 0; i < COUNT(rows); i++) {
-        char path[256], said[8192];
-        built(path, sizeof path, rows[i].source, "");
+        char path[256], said[8192], want[200];
+        built(path, sizeof path, rows[i].source, rows[i].flags);
+        snprintf(want, sizeof want, "tenon: plugin bad: %s\n", rows[i].text);
         int code = live_in_child(path, rows[i].patience, false, said, sizeof said);
-        if (code != 70 || strstr(said, rows[i].text) == NULL)
+        if (code != 70 || strstr(said, want) == NULL)
             fail_msg("%s: exit %d: %s", rows[i].source, code, said);
     }
 }

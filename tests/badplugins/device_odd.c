@@ -93,6 +93,8 @@ static tn_status run(void *program, const tn_step *step, tn_err *err)
         it.top_token[i] = i % 2 ? INT32_MIN : INT32_MAX;
         it.top_logprob[i] = (3e38f * 10) / (3e38f * 10);
     }
+    for (uint32_t i = 0; i < step->nout && is_odd("nan"); i++)
+        it.result[i] = (tn_result){.token = -1, .flags = TN_RESULT_NONFINITE};
     if (is_odd("few"))
         it.results.nout = 0;
     if (is_odd("many"))
