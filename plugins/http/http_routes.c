@@ -140,11 +140,18 @@ static uint32_t context_of(http_call *c, const char *model)
     return 0;
 }
 
+/* A null is as if the field were not there. */
+static const tn_json *given(const tn_json *body, const char *key)
+{
+    const tn_json *v = tn_json_find(body, key);
+    return v != NULL && v->type != TN_JSON_NULL ? v : NULL;
+}
+
 /* The prompt of a /tokenize body: a text, or a conversation. */
 static tn_status tokenize_prompt(http_ask *a, tn_prompt *p, bool *strings, tn_err *err)
 {
     bool special = true;
-    const tn_json *text = tn_json_find(a->body, "prompt");
+    const tn_json *text = given(a->body, "prompt");
     tn_status st = http_get_bool(a->body, "return_token_strs", strings, err);
     if (st == TN_OK && text == NULL)
         return http_chat_shape(a, p, err);
@@ -154,6 +161,9 @@ static tn_status tokenize_prompt(http_ask *a, tn_prompt *p, bool *strings, tn_er
         return st;
     if (text->type != TN_JSON_TEXT)
         return http_refuse(err, "wrong_type", "prompt", "not a string; expected text");
+    if (given(a->body, "messages") != NULL)
+        return http_refuse(err, "value_out_of_range", "prompt", "given beside messages; expected "
+                           "one of them");
     p->kind = TN_PROMPT_TEXT;
     p->text = text->text;
     p->text_size = text->count;
@@ -210,7 +220,7 @@ static enum MHD_Result run_tokenize(http_call *c)
 
 static tn_status read_ids(const http_ask *a, int32_t **out, uint64_t *n, tn_err *err)
 {
-    const tn_json *list = tn_json_find(a->body, "tokens");
+    const tn_json *list = given(a->body, "tokens");
     if (list == NULL || list->type != TN_JSON_LIST)
         return http_refuse(err, list == NULL ? "missing_field" : "wrong_type", "tokens",
                            "no list; expected a list of token ids");
@@ -242,6 +252,10 @@ static enum MHD_Result run_detokenize(http_call *c)
         st = read_ids(&a, &ids, &n, &err);
     if (st == TN_OK)
         st = c->s->front->detokenize(c->s->h->ctx, model, ids, n, 1, &text, &size, &err);
+    if (st == TN_REFUSED && err.param[0] == 0) { /* the core does not know the field's name */
+        tn_err why = err;
+        http_refuse(&err, why.code, "tokens", "%.900s", why.text);
+    }
     enum MHD_Result r;
     if (st != TN_OK) {
         r = http_answer_error(c, st, &err);
