@@ -348,6 +348,8 @@ with check("W18: an index with a wrong total_size, refused unless lax_index"):
             "--temperature", "0", "--ignore-eos", "--json", "--cpu-exact", "--lax-index")
     assert r.returncode == 0 and "total_size 7" in r.stderr, r.stderr
     assert json.loads(r.stdout)["token_ids"] == complete(plain)["token_ids"]
+    r = run("quantize", p, "--quant", "awq", "--group-size", "32", "--output", folder + "/lax", "--config", ini)
+    assert r.returncode == 0, r.stderr
     os.remove(p + "/model.safetensors")
     fails(66, "complete", p, "--config", ini, "--prompt", "x", words=("model.safetensors", "does not exist"))
 
@@ -360,6 +362,9 @@ with check("W20: weights that are NaN load and are counted; strict_weights refus
     r = run(*args)
     assert "3 values of its weights are NaN or infinite" in r.stderr, r
     fails(65, *args, "--strict-weights", words=("up_proj", "2 values", "strict_weights"))
+    for quant in ("awq", "gptq"):
+        fails(65, "quantize", p, "--quant", quant, "--group-size", "32", "--output", folder + "/odd-" + quant,
+              "--config", ini, words=("up_proj", "not finite"))
     assert "NaN" not in run("complete", plain, "--config", ini, "--prompt", "x", "--max-tokens", "1",
                             "--strict-weights").stderr
 
