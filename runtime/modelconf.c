@@ -269,6 +269,20 @@ static tn_status read_scaling(const tn_json *o, tn_model_conf *m, tn_err *err)
                    "yarn", key, kind);
 }
 
+/* Devices turn by these in fp32. */
+static tn_status check_turns(const tn_model_conf *m, tn_err *err)
+{
+    double inv[2048]; /* half of the greatest head_dim */
+    double scale = tn_rope_fill(m, inv);
+    bool fits = scale > 0 && scale < 1e12;
+    for (uint32_t i = 0; i < m->rope_dims / 2; i++)
+        fits = fits && inv[i] >= 0 && inv[i] < 1e12;
+    if (!fits)
+        return tn_fail(err, TN_DATA, FILE_NAME ": rope_theta: %g with factor %g; expected rotary "
+                       "frequencies below 1e12", m->rope_theta, m->scaling.factor);
+    return TN_OK;
+}
+
 static tn_status read_rope(const tn_json *c, tn_model_conf *m, tn_err *err)
 {
     const tn_json *o = NULL;
@@ -295,7 +309,7 @@ static tn_status read_rope(const tn_json *c, tn_model_conf *m, tn_err *err)
     if ((m->scaling.kind == TN_SCALING_YARN || m->scaling.kind == TN_SCALING_LINEAR) &&
         reach > m->context && reach <= CONTEXT_MOST)
         m->context = (uint32_t)reach;
-    return TN_OK;
+    return check_turns(m, err);
 }
 
 /* layer_types says it layer by layer; older configs by use_sliding_window and

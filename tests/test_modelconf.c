@@ -152,6 +152,11 @@ static void refuses_by_name(void **state)
         {"{" LLAMA ",\"rope_theta\":\"NaN\"}", "rope_theta"},
         {"{" LLAMA ",\"rope_theta\":1e12}", "rope_theta"},
         {"{" LLAMA ",\"rope_parameters\":{\"rope_theta\":0}}", "rope_theta"},
+        {"{" LLAMA ",\"rope_theta\":1e-300}", "rotary frequencies"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":1e-300}}", "factor 1e-300"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":1e-310}}", "rotary"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"llama3\",\"factor\":1e-310,"
+         "\"original_max_position_embeddings\":1}}", "rotary"},
         {"{" LLAMA ",\"rope_scaling\":[]}", "rope_scaling: no object"},
         {"{" LLAMA ",\"rope_parameters\":8}", "rope_parameters: no object"},
         {"{" LLAMA ",\"rope_parameters\":{\"full_attention\":{\"rope_theta\":7}}}",
