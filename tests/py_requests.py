@@ -763,6 +763,10 @@ def strict():
         for name in ("nope", "__proto__", "", "\n", "a" * 5000, "Prompt", "prompt\0", "é"):
             refuse_both({name: 1}, "unknown_field")
             refuse_both({name: None}, "unknown_field")
+            is_error(post("/tokenize", {"prompt": "x", name: 1}), 400, "unknown_field")
+            is_error(post("/detokenize", {"tokens": [1], name: 1}), 400, "unknown_field")
+        assert post("/tokenize", {"messages": MESSAGES, "tools": None}).status_code == 200
+        assert post("/detokenize", {"tokens": [1], "model": None}).status_code == 200
         r = post(COMPLETE, {"prompt": "x", "a" * 5000: 1}).json()["error"]
         assert len(r["message"]) < 300 and len(r["param"]) < 300, r
         for name in INTEGERS + NUMBERS + SWITCHES + OTHERS + CHAT_ONLY + IGNORED:

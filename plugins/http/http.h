@@ -97,6 +97,8 @@ tn_status http_refuse(tn_err *err, const char *code, const char *param, const ch
 void *http_ask_keep(http_ask *a, void *p);
 /* messages, tools, tool_choice and the template's switches. */
 tn_status http_chat_shape(const http_ask *a, tn_prompt *p, tn_err *err);
+/* With `strict`: refuses a member of the object that is not among the n known ones. */
+tn_status http_check_known(const tn_json *body, const char *const *known, size_t n, tn_err *err);
 /* Whether v is this text and nothing else: "user\0x" is not "user". */
 bool http_is_text(const tn_json *v, const char *text);
 /* Typed members: absent and null leave *out; another type is refused by name. */

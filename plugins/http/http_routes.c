@@ -171,7 +171,16 @@ static tn_status tokenize_prompt(http_ask *a, tn_prompt *p, bool *strings, tn_er
     return TN_OK;
 }
 
-static tn_status open_body(http_call *c, http_ask *a, const char **model, tn_err *err)
+static const char *const tokenize_fields[] = {
+    "model", "prompt", "messages", "add_special_tokens", "return_token_strs",
+    "add_generation_prompt", "continue_final_message", "chat_template", "chat_template_kwargs",
+    "tools", "tool_choice",
+};
+static const char *const detokenize_fields[] = {"model", "tokens"};
+#define COUNT(a) (sizeof(a) / sizeof(a)[0])
+
+static tn_status open_body(http_call *c, const char *const *known, size_t nknown, http_ask *a,
+                           const char **model, tn_err *err)
 {
     *a = (http_ask){0};
     tn_status st = c->s->h->json_open(c->s->h->ctx, c->body.data != NULL ? c->body.data : "",
@@ -181,7 +190,8 @@ static tn_status open_body(http_call *c, http_ask *a, const char **model, tn_err
     a->body = c->s->h->json_root(c->s->h->ctx, a->doc);
     if (a->body->type != TN_JSON_OBJECT)
         return http_refuse(err, "invalid_json", "", "body: not an object; expected an object");
-    return http_get_text(a->body, "model", model, err);
+    st = c->s->opt.strict ? http_check_known(a->body, known, nknown, err) : TN_OK;
+    return st == TN_OK ? http_get_text(a->body, "model", model, err) : st;
 }
 
 static enum MHD_Result run_tokenize(http_call *c)
@@ -193,7 +203,7 @@ static enum MHD_Result run_tokenize(http_call *c)
     int32_t *ids = NULL;
     uint64_t n = 0;
     tn_prompt p = {.size = sizeof p};
-    tn_status st = open_body(c, &a, &model, &err);
+    tn_status st = open_body(c, tokenize_fields, COUNT(tokenize_fields), &a, &model, &err);
     if (st == TN_OK)
         st = tokenize_prompt(&a, &p, &strings, &err);
     if (st == TN_OK)
@@ -247,7 +257,7 @@ static enum MHD_Result run_detokenize(http_call *c)
     int32_t *ids = NULL;
     char *text = NULL;
     uint64_t n = 0, size = 0;
-    tn_status st = open_body(c, &a, &model, &err);
+    tn_status st = open_body(c, detokenize_fields, COUNT(detokenize_fields), &a, &model, &err);
     if (st == TN_OK)
         st = read_ids(&a, &ids, &n, &err);
     if (st == TN_OK)
