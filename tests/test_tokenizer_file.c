@@ -117,6 +117,10 @@ static void files_that_are_none(void **state)
     FILE *f = fopen(path, "w");
     assert_non_null(f);
     stays_closed(dir, TN_DATA, "tokenizer.json:0");
+    fputs("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", f);
+    fflush(f);
+    stays_closed(dir, TN_DATA, "tokenizer.json:0: a Git LFS pointer");
+    assert_int_equal(ftruncate(fileno(f), 0), 0);
     assert_int_equal(ftruncate(fileno(f), 2147483648LL), 0);
     stays_closed(dir, TN_DATA, "2147483648 bytes; expected at most 268435456");
     assert_int_equal(ftruncate(fileno(f), 268435457), 0);
