@@ -326,6 +326,9 @@ static tn_status read_windows(const tn_json *c, const family *f, tn_model_conf *
     if (st != TN_OK)
         return st;
     const tn_json *types = tn_json_find(c, "layer_types");
+    if (types != NULL && types->type != TN_JSON_NULL && types->type != TN_JSON_LIST)
+        return tn_fail(err, TN_DATA, FILE_NAME ": layer_types: no list; expected a kind for each "
+                       "layer or null");
     if (types != NULL && types->type == TN_JSON_LIST) {
         if (types->count != m->layers)
             return tn_fail(err, TN_DATA, FILE_NAME ": layer_types: %u entries; expected "
@@ -337,6 +340,9 @@ static tn_status read_windows(const tn_json *c, const family *f, tn_model_conf *
             if (!slides && !full)
                 return tn_fail(err, TN_DATA, FILE_NAME ": layer_types[%u]: unknown; expected "
                                "full_attention or sliding_attention", i);
+            if (slides && window == 0)
+                return tn_fail(err, TN_DATA, FILE_NAME ": layer_types[%u]: sliding_attention "
+                               "without a sliding_window; expected its size", i);
             m->window[i] = slides ? window : 0;
         }
         return TN_OK;
