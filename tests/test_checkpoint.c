@@ -463,8 +463,6 @@ static void replaced_meanwhile(void **state)
             scratch s;
             tn_err err = {.text = ""};
             char other[512];
-            if (strcmp(read_files[i], "quant_config.json") == 0)
-                continue; /* looked at only without a quantize_config.json */
             whole_folder(&s, NULL);
             tn_ckpt *c = opened(&s, 0);
             assert_int_equal(tn_ckpt_unchanged(c, &err), TN_OK);
@@ -490,11 +488,8 @@ static void links_out(void **state)
     for (size_t i = 0; i < COUNT(read_files); i++) {
         scratch s, out;
         char target[512];
-        bool second = strcmp(read_files[i], "quant_config.json") == 0;
         whole_folder(&out, NULL);
         whole_folder(&s, read_files[i]);
-        if (second)
-            unlink(scratch_path(&s, "quantize_config.json"));
         snprintf(target, sizeof target, "%s/%s", out.dir, read_files[i]);
         assert_int_equal(symlink(target, scratch_path(&s, read_files[i])), 0);
         refused(&s, TN_DATA, read_files[i]);
@@ -511,8 +506,7 @@ static void no_permission(void **state)
     (void)state;
     for (size_t i = 0; i < COUNT(read_files); i++) {
         scratch s;
-        whole_folder(&s, strcmp(read_files[i], "quant_config.json") == 0 ? "quantize_config.json"
-                                                                         : NULL);
+        whole_folder(&s, NULL);
         assert_int_equal(chmod(s.dir, 0755), 0);
         assert_int_equal(chmod(scratch_path(&s, "additional_chat_templates"), 0755), 0);
         assert_int_equal(chmod(scratch_path(&s, read_files[i]), 0), 0);
