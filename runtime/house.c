@@ -23,6 +23,9 @@ static const tn_flag shared[] = {
 static tn_status open_conf(const tn_house_setup *setup, tn_house *h, tn_err *err)
 {
     const char *path = tn_flags_early(setup->argc, setup->argv, "config");
+    if (path == NULL && setup->argc > 0 &&
+        strcmp(setup->argv[setup->argc - 1], "--config") == 0)
+        return tn_fail(err, TN_USAGE, "command line: --config wants a value");
     tn_status st = tn_conf_open(path != NULL ? path : TN_CONF_FILE, &h->conf, err);
     if (st != TN_NOINPUT || path != NULL)
         return st;
