@@ -54,14 +54,16 @@ tn_status tn_budget_make(const tn_budget_ask *a, const tn_need *need, tn_budget 
         *out = b;
         return TN_OK;
     }
-    char w[32], ws[32], s[32], block[32], have[32];
+    char w[32], ws[32], s[32], states[48] = "", block[32], have[32];
     tn_budget_bytes(b.weights, w);
     tn_budget_bytes(b.workspace, ws);
     tn_budget_bytes(b.states, s);
+    if (b.nslot > 0)
+        snprintf(states, sizeof states, ", states %s", s);
     tn_budget_bytes(need->block_bytes, block);
     tn_budget_bytes(a->memory != 0 ? a->memory : a->free_memory, have);
-    return tn_fail(err, TN_UNAVAILABLE, "memory: weights %s, workspace %s, states %s and one cache "
-                   "block of %s do not fit; found %s", w, ws, s, block, have);
+    return tn_fail(err, TN_UNAVAILABLE, "memory: weights %s, workspace %s%s and one cache block of %s "
+                   "do not fit; found %s", w, ws, states, block, have);
 }
 
 void tn_budget_print(const tn_budget *b, tn_buf *out)

@@ -12,11 +12,20 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* What others read of the folder. Held open so that they, too, stay inside it and are the same
+ * files at the end of a load. */
+static const char *const side_names[] = {
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+    "chat_template.json", "additional_chat_templates/tool_use.jinja", "quantize_config.json",
+    "quant_config.json", /* quantizations may read both */
+};
+#define NSIDE (sizeof side_names / sizeof side_names[0])
+
 struct tn_ckpt {
     char *dir;                 /* owned */
     tn_ckpt_place place;
     tn_ckpt_json config, generation, older;
-    tn_filemap index;
+    tn_filemap index, side[NSIDE];
     tn_st *set;
     tn_view view;
 };
@@ -46,6 +55,22 @@ static tn_status check_folder(const char *dir, tn_err *err)
     return TN_OK;
 }
 
+static tn_status open_side(tn_ckpt *c, tn_err *err)
+{
+    tn_status st = TN_OK;
+    size_t size = strlen(c->dir) + 64; /* more than any of the names needs */
+    char *path = malloc(size);
+    if (path == NULL)
+        return tn_fail(err, TN_NO_MEMORY, "%s: no memory to open it", tn_path_tail(c->dir));
+    for (size_t i = 0; i < NSIDE && st == TN_OK; i++) {
+        snprintf(path, size, "%s/%s", c->dir, side_names[i]);
+        st = tn_filemap_open(&c->side[i], path, c->place.inside, 0, err);
+        st = st == TN_NOINPUT ? TN_OK : st;
+    }
+    free(path);
+    return st;
+}
+
 static tn_status open_parts(tn_ckpt *c, uint32_t flags, tn_err *err)
 {
     tn_status st = tn_ckpt_json_open(&c->place, "config.json", true, &c->config, err);
@@ -56,6 +81,8 @@ static tn_status open_parts(tn_ckpt *c, uint32_t flags, tn_err *err)
     if (st == TN_OK)
         st = tn_ckpt_find_quant(&c->place, c->view.config, &c->older, &c->view.quant,
                                 &c->view.quant_file, err);
+    if (st == TN_OK)
+        st = open_side(c, err);
     if (st == TN_OK && (flags & TN_CKPT_NO_WEIGHTS) == 0)
         st = tn_ckpt_weights(&c->place, c->set, &c->index, err);
     return st;
@@ -97,6 +124,8 @@ void tn_ckpt_close(tn_ckpt *c)
     if (c == NULL)
         return;
     tn_st_close(c->set);
+    for (size_t i = 0; i < NSIDE; i++)
+        tn_filemap_close(&c->side[i]);
     tn_filemap_close(&c->index);
     tn_ckpt_json_close(&c->older);
     tn_ckpt_json_close(&c->generation);
@@ -142,6 +171,11 @@ tn_status tn_ckpt_unchanged(const tn_ckpt *c, tn_err *err)
         if (st != TN_OK)
             return st;
     }
+    for (size_t i = 0; i < NSIDE; i++) {
+        tn_status st = c->side[i].path != NULL ? tn_filemap_unchanged(&c->side[i], err) : TN_OK;
+        if (st != TN_OK)
+            return st;
+    }
     return tn_st_unchanged(c->set, err);
 }
 
@@ -170,39 +204,5 @@ tn_status tn_ckpt_floats(const tn_ckpt *c, const char *name, uint64_t count, flo
     else
         return tn_fail(err, TN_DATA, "%s: tensor %s of type %s; expected F32, F16 or BF16", t.file,
                        tn_quote_text(&q, name), t.dtype != 0 ? tn_st_dtype_name(t.dtype) : "?");
-    return TN_OK;
-}
-
-/* Values whose exponent is all ones. `size` bytes each, little-endian as in the file. */
-static uint64_t count_odd(const tn_tensor *t, uint32_t size, uint64_t exponent)
-{
-    const char *p = t->data;
-    uint64_t odd = 0;
-    for (uint64_t i = 0; i < t->data_size; i += size) {
-        uint64_t v = 0;
-        memcpy(&v, p + i, size);
-        odd += (v & exponent) == exponent;
-    }
-    return odd;
-}
-
-tn_status tn_ckpt_count_odd(const tn_ckpt *c, bool strict, uint64_t *count, tn_err *err)
-{
-    tn_tensor t;
-    const char *name = NULL;
-    uint64_t sum = 0;
-    tn_quoted q;
-    for (uint64_t i = 0; view_at(&c->view, i, &name, &t); i++) {
-        uint64_t odd = t.dtype == TN_F16 ? count_odd(&t, 2, 0x7c00)
-                       : t.dtype == TN_BF16 ? count_odd(&t, 2, 0x7f80)
-                       : t.dtype == TN_F32 ? count_odd(&t, 4, 0x7f800000)
-                       : t.dtype == TN_F64 ? count_odd(&t, 8, 0x7ff0000000000000) : 0;
-        if (strict && odd > 0)
-            return tn_fail(err, TN_DATA, "%s: tensor %s: %llu values are NaN or infinite; expected "
-                           "finite weights", t.file, tn_quote_text(&q, name),
-                           (unsigned long long)odd);
-        sum += odd;
-    }
-    *count = sum;
     return TN_OK;
 }

@@ -15,7 +15,8 @@ typedef struct tn_ckpt tn_ckpt;
 #define TN_CKPT_FOLLOW 2u       /* links may leave the folder (a hub cache consists of such) */
 #define TN_CKPT_LAX 4u          /* an index with a wrong total_size is noted, not refused */
 
-/* TN_NOINPUT: no such folder or no config.json; TN_DATA: anything invalid, by name. */
+/* TN_NOINPUT: no such folder or no config.json; TN_DATA: anything invalid, by name. The files of
+ * the tokenizer and of chat templates are only looked at: whether they are files, and where. */
 tn_status tn_ckpt_open(const char *dir, uint32_t flags, tn_ckpt **out, tn_err *err);
 void tn_ckpt_close(tn_ckpt *c);
 /* Lives as long as the checkpoint. A tensor whose type plugin.h has no number for (F4, F6,
@@ -28,14 +29,13 @@ uint64_t tn_ckpt_bytes(const tn_ckpt *c);            /* of all shards */
 const char *tn_ckpt_note(const tn_ckpt *c);
 /* Tells the kernel that the maps will be read front to back / are no longer needed. */
 void tn_ckpt_advise(const tn_ckpt *c, bool soon);
-/* Inode, size and mtime of every file are what they were at open, else TN_DATA (a file was replaced while loading). */
+/* Inode, size and mtime of every file are what they were at open, else TN_DATA (a file was
+ * replaced while loading). */
 tn_status tn_ckpt_unchanged(const tn_ckpt *c, tn_err *err);
 
-/* Any plain tensor of `count` elements as f32 (F32, F16, BF16); TN_DATA for another type or count, TN_NOINPUT when absent. */
-tn_status tn_ckpt_floats(const tn_ckpt *c, const char *name, uint64_t count, float *out, tn_err *err);
-
-/* Reads every F16, BF16, F32 and F64 tensor once and counts the values that are NaN or
- * infinite. `strict`: the first tensor with one is TN_DATA by name. */
-tn_status tn_ckpt_count_odd(const tn_ckpt *c, bool strict, uint64_t *count, tn_err *err);
+/* Any plain tensor of `count` elements as f32 (F32, F16, BF16); TN_DATA for another type or
+ * count, TN_NOINPUT when absent. */
+tn_status tn_ckpt_floats(const tn_ckpt *c, const char *name, uint64_t count, float *out,
+                         tn_err *err);
 
 #endif

@@ -124,7 +124,9 @@ typedef struct weight_index {
     uint32_t nfile, file_cap;
     bool has_total, has_map;
     uint64_t total;
-    const char *total_at;
+    const char *total_at;    /* in the map, as is its value */
+    const char *total_text;
+    int total_size;
     tn_err *err;
 } weight_index;
 
@@ -230,7 +232,31 @@ static tn_status read_pair(weight_index *x)
 }
 
 /* total_size is informational and its writers have made floats of it; only an integer is
- * looked at. */
+ * looked at. One that no set of files can have (negative, beyond 2^63) counts as 2^64 - 1. */
+static tn_status read_total(weight_index *x, const char *at)
+{
+    tn_scan before = x->scan;
+    (void)tn_scan_peek(&x->scan);
+    const char *from = x->scan.at;
+    x->scan.err = NULL;
+    tn_status st = tn_scan_uint(&x->scan, &x->total);
+    x->scan.err = before.err;
+    if (st != TN_OK) {
+        x->scan = before;
+        st = tn_scan_skip(&x->scan);
+        x->total = UINT64_MAX;
+    }
+    size_t n = st == TN_OK ? (size_t)(x->scan.at - from) : 0;
+    size_t digits = n > 0 && *from == '-' ? 1 : 0;
+    while (digits < n && from[digits] >= '0' && from[digits] <= '9')
+        digits++;
+    x->has_total = n > 0 && digits == n;
+    x->total_at = at;
+    x->total_text = from;
+    x->total_size = n < 24 ? (int)n : 24;
+    return st;
+}
+
 static tn_status read_metadata(weight_index *x)
 {
     bool first = true, more = true;
@@ -241,18 +267,8 @@ static tn_status read_metadata(weight_index *x)
         if (st != TN_OK || !more)
             break;
         st = tn_scan_key(&x->scan, &key);
-        if (st == TN_OK && tn_scan_is(&key, "total_size")) {
-            tn_scan before = x->scan;
-            x->scan.err = NULL;
-            x->total_at = key.text;
-            x->has_total = tn_scan_uint(&x->scan, &x->total) == TN_OK;
-            x->scan.err = before.err;
-            if (x->has_total)
-                continue;
-            x->scan = before;
-        }
         if (st == TN_OK)
-            st = tn_scan_skip(&x->scan);
+            st = tn_scan_is(&key, "total_size") ? read_total(x, key.text) : tn_scan_skip(&x->scan);
     }
     return st;
 }
@@ -337,13 +353,13 @@ static tn_status check_total(const weight_index *x, tn_ckpt_place *p, const tn_s
     if (x->total == listed_bytes || x->total == tn_st_data_bytes(set) || x->total == files)
         return TN_OK;
     if (p->lax) {
-        tn_ckpt_remark(p, "the index says total_size %llu, its tensors have %llu bytes",
-                       (unsigned long long)x->total, (unsigned long long)listed_bytes);
+        tn_ckpt_remark(p, "the index says total_size %.*s, its tensors have %llu bytes",
+                       x->total_size, x->total_text, (unsigned long long)listed_bytes);
         return TN_OK;
     }
-    return tn_scan_refuse(&x->scan, x->total_at, "total_size is %llu; expected %llu, the bytes of "
-                          "its tensors", (unsigned long long)x->total,
-                          (unsigned long long)listed_bytes);
+    return tn_scan_refuse(&x->scan, x->total_at, "total_size is %.*s; expected %llu, the bytes of "
+                          "its tensors (lax_index = yes lets it pass)", x->total_size,
+                          x->total_text, (unsigned long long)listed_bytes);
 }
 
 static tn_status open_shards(const weight_index *x, tn_ckpt_place *p, tn_st *set, const listing *l)

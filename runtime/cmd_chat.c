@@ -189,7 +189,7 @@ static tn_status talk_on(talk *t, tn_err *err)
             if (!take_command(t, line, &over))
                 st = turn(t, line, err);
             if (st != TN_OK)
-                fprintf(stderr, "tenon: %s\n", err->text);
+                tn_command_tell(err);
         }
         free(line);
     }

@@ -4,8 +4,10 @@
 
 #include "flags.h"
 #include "number.h"
+#include "plain.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,9 +28,16 @@ int tn_command_exit(tn_status st)
     }
 }
 
+void tn_command_tell(const tn_err *err)
+{
+    tn_err plain = *err; /* a model's files may have put line ends or escapes into it */
+    tn_plain_make(plain.text, sizeof plain.text);
+    fprintf(stderr, "tenon: %s\n", plain.text[0] != 0 ? plain.text : "failed without a reason");
+}
+
 int tn_command_fail(tn_status st, const tn_err *err)
 {
-    fprintf(stderr, "tenon: %s\n", err->text[0] != 0 ? err->text : "failed without a reason");
+    tn_command_tell(err);
     return tn_command_exit(st);
 }
 
@@ -58,6 +67,15 @@ tn_status tn_command_int(const tn_flags *f, const char *name, int64_t fallback, 
     return TN_OK;
 }
 
+/* Ranges end at whole numbers: what rounds to one stays on its own side of it. */
+static float to_float(double v)
+{
+    float f = (float)v;
+    if (!isfinite(f) || f != floorf(f) || (double)f == v)
+        return f;
+    return nextafterf(f, v > (double)f ? INFINITY : -INFINITY);
+}
+
 tn_status tn_command_float(const tn_flags *f, const char *name, float fallback, float *out,
                            tn_err *err)
 {
@@ -65,7 +83,7 @@ tn_status tn_command_float(const tn_flags *f, const char *name, float fallback, 
     double v = (double)fallback;
     if (text != NULL && !tn_number_float(text, &v))
         return tn_fail(err, TN_USAGE, "--%s: \"%.64s\"; expected a number", name, text);
-    *out = (float)v;
+    *out = text != NULL ? to_float(v) : fallback;
     return TN_OK;
 }
 

@@ -25,7 +25,9 @@ int tn_cmd_quantize(int argc, char *const *argv);
 int tn_cmd_plan(int argc, char *const *argv);
 int tn_cmd_plugin(int argc, char *const *argv);
 
-/* Prints "tenon: <sentence>" and returns the exit code of the status. */
+/* Prints "tenon: <sentence>" on standard error, as one line whatever the sentence quotes. */
+void tn_command_tell(const tn_err *err);
+/* The same, and returns the exit code of the status. */
 int tn_command_fail(tn_status st, const tn_err *err);
 int tn_command_exit(tn_status st);
 /* Writes all of it to standard output; TN_IO when that fails (a closed pipe, a full disk). */

@@ -77,4 +77,9 @@ void tn_bf16_row(const void *src, size_t n, float *out);  /* bf16 -> f32 */
 void tn_row_f16(const float *src, size_t n, void *out);   /* f32 -> f16 */
 void tn_row_bf16(const float *src, size_t n, void *out);  /* f32 -> bf16 */
 
+/* How many of n values are NaN or infinite: those whose exponent is all ones. */
+uint64_t tn_f16_odd(const void *src, size_t n);
+uint64_t tn_bf16_odd(const void *src, size_t n);
+uint64_t tn_f32_odd(const void *src, size_t n);
+
 #endif

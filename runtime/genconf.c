@@ -45,6 +45,9 @@ static tn_status read_eos(tn_genconf *g, const tn_json *v, const char *what, uin
         if (e->type != TN_JSON_INT || e->i < 0 || e->i >= vocab)
             return tn_fail(err, TN_DATA, "%s: eos_token_id: not a token id; expected 0 to %u",
                            what, vocab - 1);
+        if (v->type == TN_JSON_LIST && v->count > TN_GENCONF_LIST_MAX)
+            return tn_fail(err, TN_DATA, "%s: eos_token_id: %u ids; expected at most %u", what,
+                           v->count, TN_GENCONF_LIST_MAX);
         tn_genconf_add_eos(g, (int32_t)e->i);
     }
     return TN_OK;

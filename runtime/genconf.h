@@ -5,7 +5,8 @@
 
 #include "sampling.h"
 
-#define TN_GENCONF_EOS_MAX 16u
+#define TN_GENCONF_LIST_MAX 16u /* ids in one eos_token_id */
+#define TN_GENCONF_EOS_MAX (3 * TN_GENCONF_LIST_MAX) /* generation_config, override, config */
 
 typedef struct tn_genconf {
     tn_generation defaults;

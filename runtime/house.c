@@ -23,6 +23,9 @@ static const tn_flag shared[] = {
 static tn_status open_conf(const tn_house_setup *setup, tn_house *h, tn_err *err)
 {
     const char *path = tn_flags_early(setup->argc, setup->argv, "config");
+    if (path == NULL && setup->argc > 0 &&
+        strcmp(setup->argv[setup->argc - 1], "--config") == 0)
+        return tn_fail(err, TN_USAGE, "command line: --config wants a value");
     tn_status st = tn_conf_open(path != NULL ? path : TN_CONF_FILE, &h->conf, err);
     if (st != TN_NOINPUT || path != NULL)
         return st;
@@ -267,6 +270,24 @@ tn_status tn_house_open(const tn_house_setup *setup, tn_house *out, tn_err *err)
     if (st != TN_OK)
         tn_house_close(h);
     return st;
+}
+
+tn_status tn_house_check(const tn_house *h, const tn_conf *c, tn_err *err)
+{
+    tn_settings settings;
+    const char *name;
+    tn_status st = tn_settings_open(c, &settings, err);
+    if (st != TN_OK)
+        return st;
+    tn_settings_close(&settings);
+    for (uint32_t i = 0; (name = tn_conf_name(c, TN_CONF_MODEL, i)) != NULL; i++) {
+        tn_model_settings m;
+        st = tn_model_settings_open(c, name, &m, err);
+        if (st != TN_OK)
+            return st;
+        tn_model_settings_close(&m);
+    }
+    return tn_wall_check(h->wall, c, err);
 }
 
 tn_status tn_house_start(tn_house *h, tn_err *err)

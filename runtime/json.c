@@ -127,7 +127,8 @@ static tn_status read_escape(reader *r, char **to)
 {
     const char *start = r->at;
     if (r->end - r->at < 2)
-        return refuse(r, start, "invalid_json", "text ends inside a string");
+        return refuse(r, start, "invalid_json",
+                      "the text ends inside a string; expected its closing quote");
     char c = r->at[1];
     static const char from[] = "\"\\/bfnrt", into[] = "\"\\/\b\f\n\r\t";
     const char *hit = c != 0 ? strchr(from, c) : NULL;
@@ -137,10 +138,12 @@ static tn_status read_escape(reader *r, char **to)
         return TN_OK;
     }
     if (c != 'u')
-        return refuse(r, start, "invalid_json", "unknown escape in a string");
+        return refuse(r, start, "invalid_json",
+                      "an unknown escape in a string; expected one of JSON's");
     int hi = hex4(r->at + 2, r->end);
     if (hi < 0)
-        return refuse(r, start, "invalid_json", "\\u needs four hexadecimal digits");
+        return refuse(r, start, "invalid_json",
+                      "an incomplete \\u; expected four hexadecimal digits");
     r->at += 6;
     unsigned code = (unsigned)hi;
     if (hi >= 0xD800 && hi <= 0xDBFF) {
@@ -148,11 +151,11 @@ static tn_status read_escape(reader *r, char **to)
                      ? hex4(r->at + 2, r->end)
                      : -1;
         if (lo < 0xDC00 || lo > 0xDFFF)
-            return refuse(r, start, "invalid_json", "a high surrogate stands alone");
+            return refuse(r, start, "invalid_json", "half of a surrogate pair; expected both");
         code = 0x10000u + ((unsigned)(hi - 0xD800) << 10) + (unsigned)(lo - 0xDC00);
         r->at += 6;
     } else if (hi >= 0xDC00 && hi <= 0xDFFF) {
-        return refuse(r, start, "invalid_json", "a low surrogate stands alone");
+        return refuse(r, start, "invalid_json", "half of a surrogate pair; expected both");
     }
     *to = put_code(*to, code);
     return TN_OK;
@@ -173,7 +176,8 @@ static tn_status read_text(reader *r, const char **text, uint32_t *size)
             memmove(to, from, (size_t)(r->at - from));
         to += r->at - from;
         if (r->at >= r->end)
-            return refuse(r, start, "invalid_json", "text ends inside a string");
+            return refuse(r, start, "invalid_json",
+                          "the text ends inside a string; expected its closing quote");
         unsigned char c = (unsigned char)*r->at;
         if (c == '"')
             break;
@@ -184,17 +188,19 @@ static tn_status read_text(reader *r, const char **text, uint32_t *size)
             continue;
         }
         if (c < 0x20)
-            return refuse(r, r->at, "invalid_json", "a control character inside a string");
+            return refuse(r, r->at, "invalid_json",
+                          "a control character inside a string; expected it escaped");
         size_t n = utf8_len((const unsigned char *)r->at, (const unsigned char *)r->end);
         if (n == 0)
-            return refuse(r, r->at, "invalid_utf8", "invalid UTF-8");
+            return refuse(r, r->at, "invalid_utf8", "invalid UTF-8; expected text in UTF-8");
         memmove(to, r->at, n);
         to += n;
         r->at += n;
     }
     size_t len = (size_t)(to - *text);
     if (len > UINT32_MAX)
-        return refuse(r, start, "invalid_json", "a string of more than 4 GiB");
+        return refuse(r, start, "invalid_json",
+                      "a string of more than 4 GiB; expected a shorter one");
     *size = (uint32_t)len;
     r->at++;
     *to = 0; /* the closing quote or what an escape freed */
@@ -217,15 +223,17 @@ static tn_status read_number(reader *r, tn_json *v)
     const char *digits = p;
     p = skip_digits(p, r->end);
     if (p == digits)
-        return refuse(r, start, "invalid_json", "expected a value");
+        return refuse(r, start, "invalid_json", "no JSON value; expected one");
     if (*digits == '0' && p - digits > 1)
-        return refuse(r, start, "invalid_json", "a number with a leading zero");
+        return refuse(r, start, "invalid_json",
+                      "a number with a leading zero; expected it without");
     if (p < r->end && *p == '.') {
         const char *f = p + 1;
         whole = false;
         p = skip_digits(f, r->end);
         if (p == f)
-            return refuse(r, start, "invalid_json", "a number ends with its decimal point");
+            return refuse(r, start, "invalid_json",
+                          "a number ends with its decimal point; expected digits");
     }
     if (p < r->end && (*p == 'e' || *p == 'E')) {
         const char *e = p + 1;
@@ -234,7 +242,8 @@ static tn_status read_number(reader *r, tn_json *v)
             e++;
         p = skip_digits(e, r->end);
         if (p == e)
-            return refuse(r, start, "invalid_json", "a number ends with its exponent sign");
+            return refuse(r, start, "invalid_json",
+                          "a number ends with its exponent sign; expected digits");
     }
     char after = p < r->end ? *p : 0;
     char *mark = (char *)p; /* the copy is ours; one byte past `end` is a NUL of ours too */
@@ -253,7 +262,8 @@ static tn_status read_number(reader *r, tn_json *v)
     *mark = after;
     r->at = mark;
     if (!isfinite(v->f))
-        return refuse(r, start, "invalid_json", "a number outside the range of a double");
+        return refuse(r, start, "invalid_json",
+                      "a number outside the range of a double; expected less");
     return TN_OK;
 }
 
@@ -341,14 +351,14 @@ static tn_status read_member_key(reader *r, tn_json *m)
 {
     skip_blank(r);
     if (r->at >= r->end || *r->at != '"')
-        return refuse(r, r->at, "invalid_json", "expected a key in double quotes");
+        return refuse(r, r->at, "invalid_json", "no key; expected one in double quotes");
     m->offset = (uint32_t)(r->at - r->doc->text);
     tn_status st = read_text(r, &m->key, &m->key_size);
     if (st != TN_OK)
         return st;
     skip_blank(r);
     if (r->at >= r->end || *r->at != ':')
-        return refuse(r, r->at, "invalid_json", "expected ':' after a key");
+        return refuse(r, r->at, "invalid_json", "no ':' after a key; expected it");
     r->at++;
     return TN_OK;
 }
@@ -383,12 +393,14 @@ static tn_status read_children(reader *r, uint32_t depth, tn_json *v, key_set *k
         v->count++;
         skip_blank(r);
         if (r->at >= r->end)
-            return refuse(r, r->at, "invalid_json", "text ends inside a list or object");
+            return refuse(r, r->at, "invalid_json",
+                          "the text ends inside a list or object; expected its end");
         char c = *r->at++;
         if (c == closing)
             return TN_OK;
         if (c != ',')
-            return refuse(r, r->at - 1, "invalid_json", "expected ',' or the closing bracket");
+            return refuse(r, r->at - 1, "invalid_json",
+                          "no ',' after an entry; expected it, or the closing bracket");
     }
 }
 
@@ -396,7 +408,7 @@ static tn_status read_word(reader *r, const char *word, uint32_t type, tn_json *
 {
     size_t n = strlen(word);
     if ((size_t)(r->end - r->at) < n || memcmp(r->at, word, n) != 0)
-        return refuse(r, r->at, "invalid_json", "expected a value");
+        return refuse(r, r->at, "invalid_json", "no JSON value; expected one");
     r->at += n;
     v->type = type;
     return TN_OK;
@@ -406,14 +418,15 @@ static tn_status read_value(reader *r, uint32_t depth, tn_json *v)
 {
     skip_blank(r);
     if (r->at >= r->end)
-        return refuse(r, r->at, "invalid_json", "text ends where a value is expected");
+        return refuse(r, r->at, "invalid_json", "the text ends; expected a JSON value");
     v->offset = (uint32_t)(r->at - r->doc->text);
     switch (*r->at) {
     case '{':
     case '[': {
         if (depth >= r->depth_max) {
             char text[64];
-            snprintf(text, sizeof text, "nested deeper than %u levels", r->depth_max);
+            snprintf(text, sizeof text, "nested deeper than %u levels; expected at most that",
+                     r->depth_max);
             return refuse(r, r->at, "too_deep", text);
         }
         key_set keys = {0};
@@ -439,7 +452,7 @@ static tn_status read_document(reader *r)
         return st;
     skip_blank(r);
     if (r->at < r->end)
-        return refuse(r, r->at, "invalid_json", "text follows the value");
+        return refuse(r, r->at, "invalid_json", "text after the value; expected nothing");
     return TN_OK;
 }
 

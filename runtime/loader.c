@@ -3,10 +3,12 @@
 #include "loader.h"
 
 #include "buf.h"
+#include "floats.h"
 
 #include <string.h>
 
 #define NAME_SIZE 320
+#define PRIVATE_MAX (UINT64_C(1) << 44) /* bytes of one weight in a form of its plugin's own */
 
 typedef struct row_source {
     const tn_loader *l;
@@ -58,7 +60,7 @@ static tn_status pick_named(const tn_view *v, const tn_quant_ref *q, uint32_t nq
                            wanted);
         if (q[i].table->claims(q[i].self, v, &why) == 0)
             return tn_fail(err, TN_DATA, "model %s: quant = %s, but the checkpoint's "
-                           "quant_method is %s: %s", v->dir, wanted, method_of(v), why.text);
+                           "quant_method is %s: %.300s", v->dir, wanted, method_of(v), why.text);
         *out = i;
         return TN_OK;
     }
@@ -128,14 +130,29 @@ static void shape_text(const tn_tensor *t, char *out, size_t size)
     snprintf(out + at, size - at, "]");
 }
 
+/* A tensor that is not there. One that is quantized instead tells why: nothing says how. */
+static tn_status miss_plain(const tn_view *v, const tn_slice *p, const char *name, tn_err *err)
+{
+    static const char *const suffix[] = {"qweight", "weight_packed"};
+    char other[NAME_SIZE];
+    tn_tensor t;
+    for (size_t i = 0; i < 2 && v->quant == NULL; i++) {
+        snprintf(other, sizeof other, "%s.%s", p->module, suffix[i]);
+        if (v->find(v, other, &t))
+            return tn_fail(err, TN_DATA, "model %s: tensor %s is there instead of %s; expected a "
+                           "quantization_config that says how it is quantized", v->dir, other, name);
+    }
+    return tn_fail(err, TN_DATA, "model %s: tensor %s is missing; expected it for a %s", v->dir,
+                   name, p->bare ? "vector of the model" : "matrix of the model");
+}
+
 /* The plain tensor of a slice: NAME itself, or NAME.weight. */
 static tn_status find_plain(const tn_view *v, const tn_slice *p, tn_tensor *t, tn_err *err)
 {
     char name[NAME_SIZE];
     snprintf(name, sizeof name, p->bare ? "%s" : "%s.weight", p->module);
     if (!v->find(v, name, t))
-        return tn_fail(err, TN_DATA, "model %s: tensor %s is missing; expected it for a %s", v->dir,
-                       name, p->bare ? "vector of the model" : "matrix of the model");
+        return miss_plain(v, p, name, err);
     if (form_of_dtype(t->dtype) == 0)
         return tn_fail(err, TN_DATA, "%s: tensor %s: data type %u; expected F32, F16 or BF16",
                        t->file, name, t->dtype);
@@ -210,6 +227,8 @@ static tn_status check_form(const tn_quant_ref *q, const tn_module *m, const tn_
         wrong = "padded columns without a permutation";
     else if (f->kind == TN_FORM_PRIVATE && q->table->nmultiply == 0)
         wrong = "a private form without a multiply";
+    else if (f->kind == TN_FORM_PRIVATE && (f->bytes == 0 || f->bytes > PRIVATE_MAX))
+        wrong = "a wrong number of bytes";
     if (wrong == NULL)
         return TN_OK;
     return tn_fail(err, TN_UNAVAILABLE, "plugin %s: module %s: its form has %s (kind %u, %llu x "
@@ -377,14 +396,46 @@ static tn_status read_rows(void *ctx, uint32_t expert, uint64_t row0, uint64_t r
     return st;
 }
 
+/* W20: a NaN or an infinity in a plain tensor. */
+static tn_status count_odd_in(tn_loader *l, const tn_slice *p, tn_err *err)
+{
+    tn_tensor t;
+    tn_status st = find_plain(view_of(l, p), p, &t, err);
+    if (st != TN_OK)
+        return st;
+    size_t n = (size_t)(t.data_size / dtype_size(form_of_dtype(t.dtype)));
+    uint64_t odd = t.dtype == TN_F32 ? tn_f32_odd(t.data, n)
+                   : t.dtype == TN_F16 ? tn_f16_odd(t.data, n) : tn_bf16_odd(t.data, n);
+    if (odd > 0 && l->strict)
+        return tn_fail(err, TN_DATA, "%s: weight %s: %llu values are NaN or infinite; expected "
+                       "finite ones, as strict_weights asks", t.file, p->module,
+                       (unsigned long long)odd);
+    l->odd += odd;
+    return TN_OK;
+}
+
+static tn_status count_odd(tn_loader *l, uint32_t i, tn_err *err)
+{
+    const tn_slice *p = l->draft->source[i].slice;
+    uint32_t n = l->draft->weight[i].nexpert * l->draft->source[i].nslice;
+    tn_status st = TN_OK;
+    for (uint32_t k = 0; k < n && st == TN_OK; k++)
+        if (!p[k].quantized && (k == 0 || p[k].module != p[k - 1].module))
+            st = count_odd_in(l, &p[k], err);
+    return st;
+}
+
 tn_status tn_loader_pack(tn_loader *l, const tn_device *device, void *program,
                          tn_loader_progress progress, void *user, tn_err *err)
 {
     uint64_t done = 0;
+    l->odd = 0;
     for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
         row_source r = {.l = l, .spec = &l->draft->weight[i], .src = &l->draft->source[i]};
         tn_reader reader = {.size = sizeof reader, .ctx = &r, .rows = read_rows};
-        tn_status st = device->pack(program, i, &reader, err);
+        tn_status st = count_odd(l, i, err);
+        if (st == TN_OK)
+            st = device->pack(program, i, &reader, err);
         if (st != TN_OK)
             return st;
         done += r.spec->form.file_bytes;
@@ -394,13 +445,19 @@ tn_status tn_loader_pack(tn_loader *l, const tn_device *device, void *program,
     return TN_OK;
 }
 
+/* 0 where the device does not tell. */
+static uint64_t packed_bytes(const tn_device *device, void *program, uint32_t w)
+{
+    return program != NULL && device->weight_bytes != NULL ? device->weight_bytes(program, w) : 0;
+}
+
 uint64_t tn_loader_token_bytes(const tn_loader *l, const tn_device *device, void *program)
 {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
         const tn_weight_spec *w = &l->draft->weight[i];
         if (w->role != TN_ROLE_EMBED || (w->flags & TN_WEIGHT_TIED))
-            sum += device->weight_bytes(program, i);
+            sum += packed_bytes(device, program, i);
     }
     return sum;
 }
@@ -425,7 +482,6 @@ void tn_loader_print(const tn_loader *l, const tn_device *device, void *program,
         bool plain = !l->draft->source[i].slice[0].quantized;
         tn_buf_printf(out, "%-52s %-12s %-20s %-10s %12llu %12llu\n", w->name, form, shape,
                       plain ? "core" : l->q->name, (unsigned long long)w->form.file_bytes,
-                      (unsigned long long)(program != NULL ? device->weight_bytes(program, i)
-                                                           : 0));
+                      (unsigned long long)packed_bytes(device, program, i));
     }
 }

@@ -3,9 +3,11 @@
 #include "modelconf_layers.h"
 
 #include "json.h"
+#include "quote.h"
 
 #include <math.h>
 #include <string.h>
+#include <strings.h>
 
 #define FILE_NAME TN_CONFIG_FILE
 #define SIZE_MOST TN_CONF_SIZE_MOST
@@ -17,20 +19,22 @@
     .always_renorm = true, .partial_rotary = 0.25, .prefix = "model.language_model."
 
 static const tn_family families[] = {
-    {.type = "llama"},
-    {.type = "mistral", .has_window = true},
-    {.type = "mixtral", .has_window = true, .nexpert_key = "num_local_experts",
+    {.type = "llama", .causal = "LlamaForCausalLM"},
+    {.type = "mistral", .causal = "MistralForCausalLM", .has_window = true},
+    {.type = "mixtral", .causal = "MixtralForCausalLM", .has_window = true, .nexpert_key = "num_local_experts",
      .width_key = "intermediate_size", .nexpert = 8, .always_renorm = true,
      .block = "block_sparse_moe", .gate = "w1", .up = "w3", .down = "w2"},
-    {.type = "qwen2", .qkv_bias = true, .window_switch = true},
-    {.type = "qwen3", .qk_norm = true, .window_switch = true},
-    {.type = "qwen3_moe", .qk_norm = true, .window_switch = true, .nexpert_key = "num_experts",
+    {.type = "qwen2", .causal = "Qwen2ForCausalLM", .qkv_bias = true, .window_switch = true},
+    {.type = "qwen3", .causal = "Qwen3ForCausalLM", .qk_norm = true, .window_switch = true},
+    {.type = "qwen3_moe", .causal = "Qwen3MoeForCausalLM", .qk_norm = true, .window_switch = true, .nexpert_key = "num_experts",
      .width_key = "moe_intermediate_size", EXPERT_NAMES},
-    {.type = "qwen3_next", .qk_norm = true, .zero_centred = true, .hybrid = true,
+    {.type = "qwen3_next", .causal = "Qwen3NextForCausalLM", .qk_norm = true, .zero_centred = true, .hybrid = true,
      .partial_rotary = 0.25, .nexpert_key = "num_experts", .width_key = "moe_intermediate_size",
      .nexpert = 512, EXPERT_NAMES},
-    {.type = "qwen3_5", QWEN3_5},
-    {.type = "qwen3_5_moe", QWEN3_5, .nexpert_key = "num_experts",
+    {.type = "qwen3_5", .causal = "Qwen3_5ForCausalLM",
+     .whole = "Qwen3_5ForConditionalGeneration", QWEN3_5},
+    {.type = "qwen3_5_moe", .causal = "Qwen3_5MoeForCausalLM",
+     .whole = "Qwen3_5MoeForConditionalGeneration", QWEN3_5, .nexpert_key = "num_experts",
      .width_key = "moe_intermediate_size", EXPERT_NAMES},
 };
 
@@ -72,6 +76,29 @@ static tn_status read_family(const tn_json *c, const tn_family **f, tn_err *err)
                                families[i].type);
     return tn_fail(err, TN_DATA, FILE_NAME ": model_type: \"%.64s\"; expected one of %s", type,
                    known);
+}
+
+/* Classifiers, embedders and draft heads have the model_type of the model they were made from;
+ * only `architectures` tells them apart. Absent and null say nothing; old files spell LLaMA. */
+static tn_status check_class(const tn_json *c, const tn_family *f, tn_err *err)
+{
+    const tn_json *list = tn_json_find(c, "architectures"), *said = NULL;
+    tn_quoted q;
+    if (list == NULL || list->type == TN_JSON_NULL)
+        return TN_OK;
+    for (const tn_json *e = list->type == TN_JSON_LIST ? list->child : NULL; e != NULL;
+         e = e->next) {
+        if (e->type == TN_JSON_TEXT &&
+            (strcasecmp(e->text, f->causal) == 0 ||
+             (f->whole != NULL && strcmp(e->text, f->whole) == 0)))
+            return TN_OK;
+        if (e->type == TN_JSON_TEXT && said == NULL)
+            said = e;
+    }
+    return tn_fail(err, TN_DATA, FILE_NAME ": architectures: %s; expected a list with %s, for "
+                   "model_type is \"%s\"",
+                   said != NULL ? tn_quote(&q, said->text, said->count) : "no name of a class",
+                   f->causal, f->type);
 }
 
 static tn_status read_shape(const tn_json *c, const tn_family *f, tn_model_conf *m, tn_err *err)
@@ -180,12 +207,24 @@ static tn_status read_tokens(const tn_json *c, tn_model_conf *m, tn_err *err)
 
 /* Old configs keep rope_theta at the top and the stretching in rope_scaling; new ones keep
  * both in rope_parameters. */
-static const tn_json *rope_object(const tn_json *c)
+static tn_status rope_object(const tn_json *c, const tn_json **out, tn_err *err)
 {
-    const tn_json *o = tn_json_find(c, "rope_parameters");
-    if (o == NULL || o->type != TN_JSON_OBJECT)
-        o = tn_json_find(c, "rope_scaling");
-    return o != NULL && o->type == TN_JSON_OBJECT ? o : NULL;
+    static const char *const keys[] = {"rope_scaling", "rope_parameters"};
+    *out = NULL;
+    for (size_t i = 0; i < 2; i++) {
+        const tn_json *o = tn_json_find(c, keys[i]);
+        if (o == NULL || o->type == TN_JSON_NULL)
+            continue;
+        if (o->type != TN_JSON_OBJECT)
+            return tn_fail(err, TN_DATA, FILE_NAME ": %s: no object; expected {...} or null",
+                           keys[i]);
+        for (const tn_json *m = o->child; m != NULL; m = m->next)
+            if (m->type == TN_JSON_OBJECT)
+                return tn_fail(err, TN_DATA, FILE_NAME ": %s: \"%.64s\" has values of its own; "
+                               "expected one set for all layers", keys[i], m->key);
+        *out = o;
+    }
+    return TN_OK;
 }
 
 static tn_status read_positive(const tn_json *o, const char *key, double fallback, double *out,
@@ -253,19 +292,35 @@ static tn_status read_scaling(const tn_json *o, tn_model_conf *m, tn_err *err)
                    "yarn", key, kind);
 }
 
+/* Devices turn by these in fp32. */
+static tn_status check_turns(const tn_model_conf *m, tn_err *err)
+{
+    double inv[2048]; /* half of the greatest head_dim */
+    double scale = tn_rope_fill(m, inv);
+    bool fits = scale > 0 && scale < 1e12;
+    for (uint32_t i = 0; i < m->rope_dims / 2; i++)
+        fits = fits && inv[i] >= 0 && inv[i] < 1e12;
+    if (!fits)
+        return tn_fail(err, TN_DATA, FILE_NAME ": rope_theta: %g with factor %g; expected rotary "
+                       "frequencies below 1e12", m->rope_theta, m->scaling.factor);
+    return TN_OK;
+}
+
 static tn_status read_rope(const tn_json *c, const tn_family *f, tn_model_conf *m, tn_err *err)
 {
-    const tn_json *o = rope_object(c);
+    const tn_json *o = NULL;
     double usual = f->partial_rotary > 0 ? f->partial_rotary : 1, partial = 1;
-    tn_status st = read_positive(tn_json_find(o, "rope_theta") != NULL ? o : c, "rope_theta",
-                                 10000, &m->rope_theta, err);
+    tn_status st = rope_object(c, &o, err);
+    if (st == TN_OK)
+        st = read_positive(tn_json_find(o, "rope_theta") != NULL ? o : c, "rope_theta", 10000,
+                           &m->rope_theta, err);
     if (st == TN_OK)
         st = read_positive(tn_json_find(o, "partial_rotary_factor") != NULL ? o : c,
                            "partial_rotary_factor", usual, &partial, err);
     if (st != TN_OK)
         return st;
-    m->rope_dims = (uint32_t)(m->head_dim * partial);
-    if (partial > 1 || m->rope_dims % 2 != 0 || m->rope_dims == 0)
+    m->rope_dims = partial <= 1 ? (uint32_t)(m->head_dim * partial) : 0;
+    if (m->rope_dims % 2 != 0 || m->rope_dims == 0)
         return tn_fail(err, TN_DATA, FILE_NAME ": partial_rotary_factor: %g; expected an even "
                        "number of rotated dimensions out of head_dim %u", partial, m->head_dim);
     st = o != NULL ? read_scaling(o, m, err) : TN_OK;
@@ -277,7 +332,7 @@ static tn_status read_rope(const tn_json *c, const tn_family *f, tn_model_conf *
     if ((m->scaling.kind == TN_SCALING_YARN || m->scaling.kind == TN_SCALING_LINEAR) &&
         reach > m->context && reach <= CONTEXT_MOST)
         m->context = (uint32_t)reach;
-    return TN_OK;
+    return check_turns(m, err);
 }
 
 static tn_status read_switches(const tn_json *c, const tn_family *f, tn_model_conf *m, tn_err *err)
@@ -285,7 +340,7 @@ static tn_status read_switches(const tn_json *c, const tn_family *f, tn_model_co
     double eps = 0;
     bool bias = false;
     tn_status st = tn_json_get_float(c, "rms_norm_eps", FILE_NAME, 1e-6, &eps, err);
-    if (st == TN_OK && !(eps > 0 && eps < 1))
+    if (st == TN_OK && !((float)eps > 0 && eps < 1)) /* 1e-50 is 0 once it is a float */
         return tn_fail(err, TN_DATA, FILE_NAME ": rms_norm_eps: %g; expected between 0 and 1",
                        eps);
     if (st == TN_OK)
@@ -313,6 +368,8 @@ tn_status tn_model_conf_read(const tn_json *config, tn_model_conf *out, tn_err *
     bool nested = text != NULL && text->type == TN_JSON_OBJECT;
     if (nested)
         config = text;
+    if (st == TN_OK)
+        st = check_class(outer, f, err);
     if (st == TN_OK)
         st = read_shape(config, f, &m, err);
     if (st == TN_OK)

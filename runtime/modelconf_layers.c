@@ -15,6 +15,17 @@ static bool says(const tn_json *t, const char *word)
 
 /* ------------------------------------------------------------------- mixers and windows */
 
+/* layer_types if it is there; null says nothing. */
+static tn_status types_list(const tn_json *c, const tn_json **types, tn_err *err)
+{
+    const tn_json *t = tn_json_find(c, "layer_types");
+    *types = t != NULL && t->type == TN_JSON_LIST ? t : NULL;
+    if (t != NULL && t->type != TN_JSON_NULL && t->type != TN_JSON_LIST)
+        return tn_fail(err, TN_DATA, TN_CONFIG_FILE ": layer_types: no list; expected a kind for "
+                       "each layer or null");
+    return TN_OK;
+}
+
 /* layer_types says it layer by layer. */
 static tn_status read_types(const tn_json *types, const tn_family *f, uint32_t window,
                             tn_model_conf *m, tn_err *err)
@@ -30,6 +41,9 @@ static tn_status read_types(const tn_json *types, const tn_family *f, uint32_t w
             return tn_fail(err, TN_DATA, TN_CONFIG_FILE ": layer_types[%u]: unknown; expected "
                            "full_attention or %s", i,
                            f->hybrid ? "linear_attention" : "sliding_attention");
+        if (slides && window == 0)
+            return tn_fail(err, TN_DATA, TN_CONFIG_FILE ": layer_types[%u]: sliding_attention "
+                           "without a sliding_window; expected its size", i);
         m->mixer[i] = linear ? TN_MIXER_DELTA : TN_MIXER_ATTENTION;
         m->window[i] = slides ? window : 0;
     }
@@ -47,10 +61,12 @@ static tn_status read_windows(const tn_json *c, const tn_family *f, tn_model_con
         st = tn_json_get_bool(c, "use_sliding_window", TN_CONFIG_FILE, false, &on, err);
     if (st == TN_OK && f->window_switch)
         st = tn_conf_size(c, "max_window_layers", 28, 0, TN_CONF_SIZE_MOST, &from, err);
+    const tn_json *types = NULL;
+    if (st == TN_OK)
+        st = types_list(c, &types, err);
     if (st != TN_OK)
         return st;
-    const tn_json *types = tn_json_find(c, "layer_types");
-    if (types != NULL && types->type == TN_JSON_LIST)
+    if (types != NULL)
         return read_types(types, f, window, m, err);
     for (uint32_t i = 0; on && i < m->layers; i++)
         m->window[i] = i >= from ? window : 0;
@@ -62,10 +78,11 @@ static tn_status read_interval(const tn_json *c, const tn_family *f, tn_model_co
                                tn_err *err)
 {
     uint32_t every = 0;
-    const tn_json *types = tn_json_find(c, "layer_types");
-    if (types != NULL && types->type == TN_JSON_LIST)
-        return read_types(types, f, 0, m, err);
-    tn_status st = tn_conf_size(c, "full_attention_interval", 4, 1, TN_LAYERS_MAX, &every, err);
+    const tn_json *types = NULL;
+    tn_status st = types_list(c, &types, err);
+    if (st != TN_OK || types != NULL)
+        return st == TN_OK ? read_types(types, f, 0, m, err) : st;
+    st = tn_conf_size(c, "full_attention_interval", 4, 1, TN_LAYERS_MAX, &every, err);
     for (uint32_t i = 0; st == TN_OK && i < m->layers; i++)
         m->mixer[i] = (i + 1) % every == 0 ? TN_MIXER_ATTENTION : TN_MIXER_DELTA;
     return st;

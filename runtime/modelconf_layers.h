@@ -13,6 +13,8 @@
 /* What a model_type means where its config says nothing. */
 typedef struct tn_family {
     const char *type;
+    const char *causal;     /* the one of its classes in `architectures` that writes text */
+    const char *whole;      /* the class of a model that sees as well, or NULL */
     bool qk_norm;
     bool qkv_bias;          /* when the config does not say */
     bool has_window;        /* sliding_window alone switches the window on (mistral) */

@@ -3,17 +3,20 @@
 #include "served.h"
 
 #include "buf.h"
+#include "filemap.h"
 #include "graph.h"
 #include "json.h"
+#include "plain.h"
 
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 
 #define OUTS_LEAST 64u     /* rows of prompt scoring a step, however few sequences run */
 #define TEMPLATE_MOST ((size_t)1 << 20)
 #define GENCONF_MOST ((size_t)1 << 20)
+#define BLOCK_TOKENS_MAX 4096u
+#define NEED_MAX (UINT64_C(1) << 56)  /* bytes that a device may ask for */
+#define BLOCK_MAX (UINT64_C(1) << 32) /* of these, one for every block or slot */
 
 const char *tn_served_name(const tn_served *s, uint32_t i)
 {
@@ -29,7 +32,8 @@ static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *
     if (m->path[0] == 0)
         return tn_fail(err, TN_CONFIG, "[model %s]: path: missing; expected a model folder",
                        m->name);
-    tn_status st = tn_ckpt_open(m->path, m->allow_links ? TN_CKPT_FOLLOW : 0, &s->ckpt, err);
+    uint32_t flags = (m->allow_links ? TN_CKPT_FOLLOW : 0) | (m->lax_index ? TN_CKPT_LAX : 0);
+    tn_status st = tn_ckpt_open(m->path, flags, &s->ckpt, err);
     if (st != TN_OK)
         return st;
     if (tn_ckpt_note(s->ckpt) != NULL)
@@ -71,6 +75,34 @@ static tn_status open_drafting(tn_served *s, tn_err *err)
 }
 
 /* The named device, or with "auto" the first that opens. */
+/* What a plugin says of itself goes into logs and sums: it is cut to plain text, and refused
+ * where it cannot be meant. */
+static tn_status check_info(const char *plugin, tn_device_info *i, tn_err *err)
+{
+    tn_plain_make(i->name, sizeof i->name);
+    tn_plain_make(i->arch, sizeof i->arch);
+    if (i->block_tokens <= BLOCK_TOKENS_MAX)
+        return TN_OK;
+    return tn_fail(err, TN_UNAVAILABLE, "plugin %s: its info says %u tokens a cache block; "
+                   "expected at most %u", plugin, i->block_tokens, BLOCK_TOKENS_MAX);
+}
+
+/* Sums of these stay far from 2^64. */
+static tn_status check_need(const char *plugin, const tn_need *n, tn_err *err)
+{
+    const struct { const char *what; uint64_t bytes, most; } all[] = {
+        {"weights", n->weight_bytes, NEED_MAX}, {"workspace", n->workspace_bytes, NEED_MAX},
+        {"host memory", n->host_bytes, NEED_MAX}, {"a cache block", n->block_bytes, BLOCK_MAX},
+        {"a state slot", n->slot_bytes, BLOCK_MAX},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        if (all[i].bytes > all[i].most)
+            return tn_fail(err, TN_UNAVAILABLE, "plugin %s: its compile asks for %llu bytes for "
+                           "%s; expected at most %llu", plugin, (unsigned long long)all[i].bytes,
+                           all[i].what, (unsigned long long)all[i].most);
+    return TN_OK;
+}
+
 static tn_status open_device(tn_served *s, const tn_served_setup *setup, tn_err *err)
 {
     const char *wanted = s->settings->device;
@@ -88,7 +120,8 @@ static tn_status open_device(tn_served *s, const tn_served_setup *setup, tn_err 
             return st;
         s->device = d;
         s->info = (tn_device_info){.size = sizeof s->info};
-        return d->table->info(s->dev, &s->info, err);
+        st = d->table->info(s->dev, &s->info, err);
+        return st == TN_OK ? check_info(d->name, &s->info, err) : st;
     }
     return st;
 }
@@ -118,7 +151,8 @@ static tn_limits make_limits(const tn_served *s, uint32_t context, uint32_t flag
     l.block_tokens = m->block_size != 0 ? m->block_size : s->info.block_tokens;
     if (l.block_tokens == 0)
         l.block_tokens = 32;
-    l.blocks_max = (context + l.block_tokens - 1) / l.block_tokens * l.seqs_max;
+    uint64_t blocks = ((uint64_t)context + l.block_tokens - 1) / l.block_tokens * l.seqs_max;
+    l.blocks_max = blocks < INT32_MAX ? (uint32_t)blocks : INT32_MAX;
     l.top_max = m->max_logprobs;
     l.cache_dtype = m->exact ? TN_F32 : m->kv_cache_dtype;
     return l;
@@ -138,6 +172,7 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
         return st;
     s->loader = (tn_loader){.view = v, .q = s->quant, .draft = &s->draft,
                             .second = s->second != NULL ? tn_ckpt_view(s->second) : NULL,
+                            .strict = m->strict_weights,
                             .requant_head = m->head_int8 ? TN_FORM_W8G : 0,
                             .requant_dense = m->dense_int8 ? TN_FORM_W8G : 0};
     st = tn_loader_forms(&s->loader, err);
@@ -147,6 +182,8 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
     s->need = (tn_need){.size = sizeof s->need};
     st = s->device->table->compile(s->dev, &s->draft.recipe, &s->limits, &s->program, &s->need,
                                    err);
+    if (st == TN_OK)
+        st = check_need(s->device->name, &s->need, err);
     if (st != TN_OK)
         return st;
     tn_budget_ask ask = {.memory = m->memory, .cache = m->kv_cache_memory,
@@ -154,6 +191,16 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
                          .block_tokens = s->limits.block_tokens, .slots = m->max_num_seqs + m->state_snapshots,
                          .free_memory = s->info.memory_free};
     return tn_budget_make(&ask, &s->need, &s->budget, err);
+}
+
+/* "weights 1 GiB + ...": what does not leave room for more. */
+static void shares_text(const tn_served *s, char *out, size_t size)
+{
+    tn_buf text;
+    tn_buf_open(&text, size - 1);
+    tn_budget_print(&s->budget, &text);
+    snprintf(out, size, "%s", text.data != NULL ? text.data : "");
+    tn_buf_close(&text);
 }
 
 static void drop_program(tn_served *s)
@@ -176,15 +223,14 @@ static tn_status compile_model(tn_served *s, uint32_t flags, tn_err *err)
     if (st != TN_OK || s->budget.context_fits >= context)
         return st;
     uint32_t fits = s->budget.context_fits;
-    if (s->settings->max_model_len > 0) {
-        char have[32];
-        tn_budget_bytes(s->budget.cache, have);
+    char shares[256];
+    shares_text(s, shares, sizeof shares);
+    if (s->settings->max_model_len > 0)
         return tn_fail(err, TN_UNAVAILABLE, "[model %s]: max_model_len: %u tokens do not fit the "
-                       "cache of %s; %u would (or give more with kv_cache_memory)",
-                       s->settings->name, context, have, fits);
-    }
+                       "cache; expected at most %u, or more kv_cache_memory: %s",
+                       s->settings->name, context, fits, shares);
     tn_log_put(s->log, TN_LOG_WARN, "core", NULL, "model %s: context cut from %u to %u tokens: "
-               "more does not fit the cache", s->settings->name, context, fits);
+               "more does not fit: %s", s->settings->name, context, fits, shares);
     drop_program(s);
     return compile_for(s, fits, flags, err);
 }
@@ -201,6 +247,9 @@ static tn_status load_weights(tn_served *s, const tn_served_setup *setup, tn_err
     st = tn_loader_pack(&s->loader, d, s->program, setup->progress, setup->user, err);
     if (st != TN_OK)
         return st;
+    if (s->loader.odd > 0)
+        tn_log_put(s->log, TN_LOG_WARN, "core", NULL, "model %s: %llu values of its weights are "
+                   "NaN or infinite", s->settings->name, (unsigned long long)s->loader.odd);
     s->token_bytes = tn_loader_token_bytes(&s->loader, d, s->program);
     tn_loader_print(&s->loader, d, s->program, &s->table);
     return tn_ckpt_unchanged(s->ckpt, err);
@@ -252,24 +301,13 @@ static tn_status open_chat(tn_served *s, tn_err *err)
     }
     if (strchr(given, '{') != NULL)
         return tn_chat_open_text(given, strlen(given), "chat_template", &s->chat, err);
-    FILE *f = fopen(given, "rbe");
-    struct stat fs;
-    if (f == NULL || fstat(fileno(f), &fs) != 0 || !S_ISREG(fs.st_mode)) {
-        if (f != NULL)
-            fclose(f);
-        return tn_fail(err, TN_NOINPUT, "chat_template: cannot read the file %s", given);
-    }
-    char *text = malloc(TEMPLATE_MOST + 1);
-    size_t n = text != NULL ? fread(text, 1, TEMPLATE_MOST + 1, f) : 0;
-    fclose(f);
-    tn_status st;
-    if (text == NULL)
-        st = tn_fail(err, TN_NO_MEMORY, "chat_template: no memory for %s", given);
-    else if (n > TEMPLATE_MOST)
-        st = tn_fail(err, TN_DATA, "%s: more than 1 MiB; expected a chat template", given);
-    else
-        st = tn_chat_open_text(text, n, given, &s->chat, err);
-    free(text);
+    tn_filemap map;
+    tn_status st = tn_filemap_open(&map, given, NULL, TEMPLATE_MOST, err);
+    if (st != TN_OK)
+        return st;
+    st = tn_chat_open_text(map.size > 0 ? (const char *)map.data : "", (size_t)map.size, given,
+                           &s->chat, err);
+    tn_filemap_close(&map);
     return st;
 }
 

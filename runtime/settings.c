@@ -60,6 +60,9 @@ static const tn_option model_options[] = {
     NUM(INT, "drafts", "0", 0, 4, "Tokens drafted ahead by the model's own MTP module, if it has one."),
     OPT(PATH, "draft_path", "", "A folder that brings the MTP module, where path lacks it."),
     OPT(BOOL, "allow_links", "no", "Follow links out of the model's folder (a hub's cache)."),
+    OPT(BOOL, "lax_index", "no", "Open a folder whose index has a wrong total_size."),
+    OPT(BOOL, "strict_weights", "no", "Refuse weights that are NaN or infinite; otherwise they "
+        "are counted in the log."),
     ENUM("head", "keep", requants, "Requantize a 16-bit output head at load."),
     ENUM("dense", "keep", requants, "Requantize other 16-bit weights at load."),
     NUM(INT, "tensor_parallel_size", "1", 1, 64, "Ranks that share the model."),
@@ -189,6 +192,8 @@ static void fill_model(const tn_values *v, tn_model_settings *s)
     s->draft_path = text_of(v, "draft_path");
     s->snapshot_interval = (uint32_t)int_of(v, "snapshot_interval");
     s->allow_links = int_of(v, "allow_links") != 0;
+    s->lax_index = int_of(v, "lax_index") != 0;
+    s->strict_weights = int_of(v, "strict_weights") != 0;
     s->head_int8 = place_of(v, "head") == 1;
     s->dense_int8 = place_of(v, "dense") == 1;
     s->tensor_parallel_size = (uint32_t)int_of(v, "tensor_parallel_size");

@@ -60,6 +60,7 @@ typedef struct shard {
 
 struct tn_stw {
     char *dir;             /* owned */
+    int dir_fd;            /* the folder, locked from the first part on; -1: not yet */
     uint64_t shard_max;
     pthread_mutex_t lock;
     tn_arena arena;
@@ -139,22 +140,50 @@ static tn_status write_at(const part *p, const void *data, uint64_t size, uint64
     return TN_OK;
 }
 
+/* File systems that cannot lock let everybody in. */
+static bool is_taken(int fd)
+{
+    return flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+}
+
+/* One writer a folder, until it closes: parts lie there sealed and unlocked till finish. */
+static tn_status dir_take(tn_stw *w, tn_err *err)
+{
+    if (w->dir_fd >= 0)
+        return TN_OK;
+    int fd = open(w->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return io_failed(w->dir, "opening", errno, err);
+    if (is_taken(fd)) {
+        close(fd);
+        return tn_fail(err, TN_CANTCREATE, "%s: another process is writing a model there",
+                       tn_path_tail(w->dir));
+    }
+    w->dir_fd = fd;
+    return TN_OK;
+}
+
 static tn_status part_open(tn_stw *w, part *p, const char *name, tn_err *err)
 {
-    *p = (part){.fd = -1, .path = join(w->dir, name, ".part")};
+    *p = (part){.fd = -1};
+    tn_status st = dir_take(w, err);
+    if (st != TN_OK)
+        return st;
+    p->path = join(w->dir, name, ".part");
     if (p->path == NULL)
         return no_memory(w, err);
     p->fd = open(p->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (p->fd < 0) {
-        tn_status st = io_failed(p->path, "creating", errno, err);
+        st = io_failed(p->path, "creating", errno, err);
         free(p->path);
         p->path = NULL;
         return st;
     }
-    /* A part left by a run that was killed is taken over; one in use is not. */
-    if (flock(p->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-        tn_status st = tn_fail(err, TN_CANTCREATE, "%s: another process is writing it",
-                               tn_path_tail(p->path));
+    /* A part left by a run that was killed is taken over; one in use is not, even where
+     * folders cannot be locked. */
+    if (is_taken(p->fd)) {
+        st = tn_fail(err, TN_CANTCREATE, "%s: another process is writing it",
+                     tn_path_tail(p->path));
         close(p->fd);
         free(p->path);
         *p = (part){.fd = -1};
@@ -443,6 +472,7 @@ tn_status tn_stw_open(const char *dir, uint64_t shard_max, tn_stw **out, tn_err 
         return tn_fail(err, TN_NO_MEMORY, "%s: no memory to write a model", tn_path_tail(dir));
     }
     w->dir = copy;
+    w->dir_fd = -1;
     w->shard_max = shard_max > 0 ? shard_max : TN_STW_SHARD_USUAL;
     tn_arena_open(&w->arena, 0);
     tn_names_open(&w->names);
@@ -460,6 +490,8 @@ void tn_stw_close(tn_stw *w)
     }
     for (uint32_t i = 0; i < w->nfile; i++)
         part_drop(&w->file[i]);
+    if (w->dir_fd >= 0)
+        close(w->dir_fd);
     free(w->shard);
     free(w->file);
     free(w->entry);
@@ -697,12 +729,9 @@ static tn_status part_rename(const tn_stw *w, part *p, tn_err *err)
 
 static tn_status sync_dir(const tn_stw *w, tn_err *err)
 {
-    int fd = open(w->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return io_failed(w->dir, "opening", errno, err);
-    int bad = fsync(fd) != 0 && errno != EINVAL ? errno : 0; /* EINVAL: cannot sync folders */
-    close(fd);
-    return bad != 0 ? io_failed(w->dir, "forcing it to disk", bad, err) : TN_OK;
+    if (w->dir_fd < 0 || fsync(w->dir_fd) == 0 || errno == EINVAL) /* cannot sync folders */
+        return TN_OK;
+    return io_failed(w->dir, "forcing it to disk", errno, err);
 }
 
 tn_status tn_stw_finish(tn_stw *w, bool tidy, tn_err *err)

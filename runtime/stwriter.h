@@ -27,8 +27,9 @@ typedef struct tn_stw_entry {
     uint64_t dim[8];
 } tn_stw_entry;
 
-/* The folder must exist. shard_max: bytes of data after which the next shard begins, 0 for
- * the usual 4 GiB; a larger tensor gets a shard of its own. */
+/* The folder must exist, and is this writer's alone from its first file until close. shard_max:
+ * bytes of data after which the next shard begins, 0 for the usual 4 GiB; a larger tensor gets
+ * a shard of its own. */
 tn_status tn_stw_open(const char *dir, uint64_t shard_max, tn_stw **out, tn_err *err);
 /* Removes what was not finished. NULL is fine. */
 void tn_stw_close(tn_stw *w);

@@ -67,10 +67,8 @@ static void as_index(int fd)
 {
     tn_ckpt *c = NULL;
     tn_err err = {.text = ""};
-    uint64_t odd;
     if (tn_ckpt_open(folder_for(fd), TN_CKPT_FOLLOW, &c, &err) == TN_OK) {
         check(tn_ckpt_view(c)->ntensor > 0);
-        check(tn_ckpt_count_odd(c, false, &odd, &err) == TN_OK);
         tn_ckpt_close(c);
     } else {
         check(err.text[0] != 0);

@@ -242,6 +242,17 @@ with check("INI and command line: exit codes and nearest names"):
 
 with check("config.json: refused by name, exit 65"):
     for change, word in [
+            (lambda c: c.update(architectures=["GPT2LMHeadModel"]), "LlamaForCausalLM"),  # C02
+            (lambda c: c.update(architectures=[]), "architectures"),
+            (lambda c: c.update(hidden_size=2 ** 24, intermediate_size=2 ** 24, head_dim=4096,  # C04
+                                num_attention_heads=65536, num_hidden_layers=1024), "embed_tokens"),
+            (lambda c: c.update(rope_theta=math.nan), "config.json:"),  # C05
+            (lambda c: c.update(rope_scaling=[]), "rope_scaling"),
+            (lambda c: c.update(max_position_embeddings=0), "max_position_embeddings"),  # C06
+            (lambda c: c.update(max_position_embeddings=10 ** 12), "max_position_embeddings"),
+            (lambda c: c.update(rms_norm_eps=math.nan), "config.json:"),  # C08
+            (lambda c: c.update(tie_word_embeddings=False), "lm_head.weight"),  # C10
+            (lambda c: c.update(model_type="a\nb\x1b[1m"), "a?b?[1m"),
             (lambda c: c.update(model_type="gpt9"), "model_type"),
             (lambda c: c.update(hidden_size=2 ** 62), "hidden_size"),
             (lambda c: c.update(rope_theta=0), "rope_theta"),
@@ -251,6 +262,50 @@ with check("config.json: refused by name, exit 65"):
             (lambda c: c.update(intermediate_size=64), "gate_proj"),
             (lambda c: c.update(rope_scaling={"rope_type": "odd", "factor": 2}), "odd")]:
         fails(65, "complete", broken(change), "--config", ini, "--prompt", "x", words=(word,))
+
+with check("C01: config.json missing, empty, a list, a folder, unreadable"):
+    p = broken(lambda c: None)
+    os.remove(p + "/config.json")
+    fails(66, "complete", p, "--config", ini, "--prompt", "x", words=("config.json",))
+    for found in ("", "[]", "{", '{"model_type": "llama", "model_type": "llama"}'):  # C14
+        with open(p + "/config.json", "w", encoding="utf-8") as f:
+            f.write(found)
+        fails(65, "complete", p, "--config", ini, "--prompt", "x", words=("config.json:",))
+    os.remove(p + "/config.json")
+    os.mkdir(p + "/config.json")
+    fails(65, "complete", p, "--config", ini, "--prompt", "x", words=("config.json", "a folder"))
+
+with check("§1.1: what may not be read is exit 77"):
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "generation_config.json"):
+        p = broken(lambda c: None)
+        os.chmod(folder, 0o755)
+        os.chmod(p + "/" + name, 0)
+        r = subprocess.run([TENON, "complete", p, "--config", ini, "--prompt", "x"], text=True,
+                           capture_output=True, user=65534 if os.getuid() == 0 else None)
+        assert r.returncode == 77 and name in r.stderr, (name, r)
+
+with check("C06: a context that does not fit shows what the memory went to"):
+    p = broken(lambda c: c.update(max_position_embeddings=2 ** 27))
+    small = ("--config", ini, "--prompt", "x", "--max-tokens", "2", "--kv-cache-memory", "1M")
+    for more in ((), ("--max-num-seqs", "1024")):
+        r = run("complete", p, *small, *more)
+        assert r.returncode == 0 and "cut from 134217728 to" in r.stderr, r
+        assert "weights" in r.stderr and "blocks of" in r.stderr, r.stderr
+    fails(69, "complete", p, *small, "--max-model-len", "1000000", words=("max_model_len", "weights", "blocks of"))
+
+with check("C10, C13: a head beside tied embeddings and fields of other models are passed over"):
+    want = complete(plain)["token_ids"]
+    p = broken(lambda c: c.update(tie_word_embeddings=True), source=untied)
+    assert complete(p)["token_ids"] != complete(untied)["token_ids"]
+    p = broken(lambda c: c.update(num_experts=8, num_local_experts="x", moe_intermediate_size=-1))
+    assert complete(p)["token_ids"] == want
+
+with check("C12: generation_config.json, exit 65; the override is the INI's, exit 78"):
+    for value in (math.nan, -1, "hot"):
+        p = broken(lambda c: c.update(temperature=value), name="generation_config.json")
+        fails(65, "complete", p, "--config", ini, "--prompt", "x", words=("generation_config.json",))
+    fails(78, "complete", plain, "--config", ini, "--prompt", "x", "--override-generation-config",
+          '{"temperature": NaN}', words=("override_generation_config",))
 
 with check("quantization_config: refused by name, exit 65"):
     gptq, awq = made["gptq-4-gptq"], made["awq-4-gemm"]
@@ -262,12 +317,122 @@ with check("quantization_config: refused by name, exit 65"):
         if os.path.exists(path + "/quantize_config.json"):
             os.remove(path + "/quantize_config.json")
         return path
+    for source, word in ((awq, "qweight"), (gptq, "qweight"), (made["awq-4-pack-quantized"], "weight_packed")):
+        p = broken(lambda c: c.pop("quantization_config"), source)
+        for name in ("quantize_config.json", "quant_config.json"):
+            if os.path.exists(p + "/" + name):
+                os.remove(p + "/" + name)
+        fails(65, "complete", p, "--config", ini, "--prompt", "x", words=(word, "expected a quantization_config"))
     for source, change, words in [
-            (gptq, {"quant_method": "odd"}, ("odd",)), (gptq, {"bits": 5}, ("bits",)),
+            (gptq, {"quant_method": "odd"}, ("odd", "; awq: ", "; gptq: ")),  # Q01 (gptq, {"bits": 5}, ("bits",)),
             (gptq, {"bits": "4"}, ("bits",)), (awq, {"bits": 3}, ("bits",)),
             (awq, {"version": "odd"}, ("version",)), (awq, {"quant_method": "gptq"}, ("gptq",)),
             (gptq, {"quant_method": "awq"}, ("awq",))]:
         fails(65, "complete", q(source, **change), "--config", ini, "--prompt", "x", words=words)
+
+def rewritten(change, source=plain):
+    """A copy whose tensors went through change(tensors)."""
+    path = broken(lambda c: None, source)
+    tensors = load_file(path + "/model.safetensors")
+    change(tensors)
+    save_file(tensors, path + "/model.safetensors")
+    return path
+
+with check("W18: an index with a wrong total_size, refused unless lax_index"):
+    p = broken(lambda c: None)
+    names = list(load_file(p + "/model.safetensors"))
+    write_json(p + "/model.safetensors.index.json",
+               {"metadata": {"total_size": 7}, "weight_map": {n: "model.safetensors" for n in names}})
+    fails(65, "complete", p, "--config", ini, "--prompt", "x", words=("total_size is 7", "lax_index"))
+    r = run("complete", p, "--config", ini, "--prompt", "The quick brown", "--max-tokens", "24",
+            "--temperature", "0", "--ignore-eos", "--json", "--cpu-exact", "--lax-index")
+    assert r.returncode == 0 and "total_size 7" in r.stderr, r.stderr
+    assert json.loads(r.stdout)["token_ids"] == complete(plain)["token_ids"]
+    r = run("quantize", p, "--quant", "awq", "--group-size", "32", "--output", folder + "/lax", "--config", ini)
+    assert r.returncode == 0, r.stderr
+    os.remove(p + "/model.safetensors")
+    fails(66, "complete", p, "--config", ini, "--prompt", "x", words=("model.safetensors", "does not exist"))
+
+with check("W20: weights that are NaN load and are counted; strict_weights refuses"):
+    def spoil(t):
+        t["model.layers.0.mlp.up_proj.weight"][3, :2] = np.nan
+        t["model.norm.weight"][5] = np.inf
+    p = rewritten(spoil)
+    args = ("complete", p, "--config", ini, "--prompt", "x", "--max-tokens", "1")
+    r = run(*args)
+    assert "3 values of its weights are NaN or infinite" in r.stderr, r
+    fails(65, *args, "--strict-weights", words=("up_proj", "2 values", "strict_weights"))
+    for quant in ("awq", "gptq"):
+        fails(65, "quantize", p, "--quant", quant, "--group-size", "32", "--output", folder + "/odd-" + quant,
+              "--config", ini, words=("up_proj", "not finite"))
+    assert "NaN" not in run("complete", plain, "--config", ini, "--prompt", "x", "--max-tokens", "1",
+                            "--strict-weights").stderr
+
+with check("M13: chat_template as a file: absent 66, no file or too long 65, never waited for"):
+    pipe, large = os.path.join(folder, "pipe"), os.path.join(folder, "large.jinja")
+    os.mkfifo(pipe)
+    with open(large, "w", encoding="utf-8") as f:
+        f.write("x" * (1048576 + 1))
+    for given, code, word in ((pipe, 65, "a FIFO"), (folder, 65, "a folder"), ("/dev/zero", 65, "a device"),
+                              (large, 65, "1048577 bytes"), (folder + "/absent", 66, "absent"),
+                              ("{{ x|nope }}", 65, "1:6: no filter")):
+        fails(code, "complete", plain, "--config", ini, "--prompt", "x", "--chat-template", given, words=(word,))
+    p = broken(lambda c: None)
+    os.mkfifo(p + "/vocab.json")  # one of the files that quantize copies
+    fails(65, "quantize", p, "--quant", "awq", "--group-size", "32", "--output", folder + "/copied",
+          "--config", ini, words=("vocab.json", "a FIFO"))
+
+with check("K01, C01: what is no file is told apart and never waited for, exit 65"):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
+                 "model.safetensors", "chat_template.jinja", "special_tokens_map.json", "quantize_config.json"):
+        for make, word in ((os.mkfifo, "a FIFO"), (os.mkdir, "a folder"),
+                           (lambda to: os.symlink("/dev/zero", to), name)):
+            p = broken(lambda c: None)
+            if os.path.exists(p + "/" + name):
+                os.remove(p + "/" + name)
+            make(p + "/" + name)
+            fails(65, "complete", p, "--config", ini, "--prompt", "x", words=(name, word))
+
+with check("M01: two templates of one name, exit 65"):
+    p = broken(lambda c: c.update(chat_template=[{"name": "default", "template": t} for t in "ab"]),
+               name="tokenizer_config.json")
+    fails(65, "complete", p, "--config", ini, "--prompt", "x", words=("two templates",))
+
+with check("M01: no template: completions work, the chat route gives 400 template_error"):
+    p = broken(lambda c: c.pop("chat_template"), name="tokenizer_config.json")
+    with Server(ini, p) as s:
+        body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
+        r = requests.post(s.url + "/v1/chat/completions", json=body)
+        assert (r.status_code, r.json()["error"]["code"]) == (400, "template_error"), r.text
+        r = requests.post(s.url + "/v1/completions", json={"prompt": "x", "max_tokens": 2})
+        assert r.status_code == 200, r.text
+
+with check("M04, M09, M17: a template that fails is the request's 400, and the next is served"):
+    for source in ("{% set n = namespace(x='x') %}{% for i in range(40) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+                   "{{ 'a' * 10**9 }}", "{{ 1 / 0 }}", "{% if false %}x{% endif %}",
+                   "{{ messages.append(1) }}"):
+        p = broken(lambda c: c.update(chat_template="{% if x %}" + source + "{% else %}ok{% endif %}"),
+                   name="tokenizer_config.json")
+        with Server(ini, p) as s:
+            body = {"messages": [{"role": "user", "content": "{{ 7*7 }}"}], "max_tokens": 2}
+            r = requests.post(s.url + "/v1/chat/completions", json={**body, "chat_template_kwargs": {"x": 1}})
+            assert (r.status_code, r.json()["error"]["code"]) == (400, "template_error"), (source, r.text)
+            r = requests.post(s.url + "/v1/chat/completions", json=body)
+            assert r.status_code == 200, r.text
+
+with check("K17: ids outside the vocabulary, 400"):
+    with Server(ini, plain) as s:
+        with open(plain + "/tokenizer.json", encoding="utf-8") as f:
+            size = len(json.load(f)["model"]["vocab"])
+        assert size < 400  # the rest of the embedding is padding
+        for bad in (-1, size, 400, 2 ** 31, 2 ** 63, 1.5, "1"):
+            r = requests.post(s.url + "/detokenize", json={"tokens": [1, bad]})
+            assert r.status_code == 400, (bad, r.status_code, r.text)
+            r = requests.post(s.url + "/v1/completions", json={
+                "prompt": [1, bad], "max_tokens": 1, "echo": True, "logprobs": 2})
+            assert r.status_code == 400, (bad, r.status_code, r.text)
+        r = requests.post(s.url + "/detokenize", json={"tokens": list(range(size))})
+        assert r.status_code == 200, r.text
 
 with check("tokenizer and weights: refused, exit 65 or 66"):
     p = broken(lambda c: None)
@@ -283,14 +448,15 @@ with check("tokenizer and weights: refused, exit 65 or 66"):
         f.write("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
     fails(65, "complete", p, "--config", ini, "--prompt", "x", words=("LFS",))
 
-with check("links out of the folder: refused unless allowed"):
-    p = broken(lambda c: None)
-    outside = os.path.join(folder, "blob")
-    os.replace(p + "/model.safetensors", outside)
-    os.symlink(outside, p + "/model.safetensors")
-    fails(65, "complete", p, "--config", ini, "--prompt", "x", words=("link",))
-    r = run("complete", p, "--config", ini, "--prompt", "x", "--max-tokens", "2", "--allow-links")
-    assert r.returncode == 0, r.stderr
+with check("C17: links out of the folder: refused unless allowed"):
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
+        p = broken(lambda c: None)
+        outside = os.path.join(folder, "blob")
+        os.replace(p + "/" + name, outside)
+        os.symlink(outside, p + "/" + name)
+        fails(65, "complete", p, "--config", ini, "--prompt", "x", words=("link", name))
+        r = run("complete", p, "--config", ini, "--prompt", "x", "--max-tokens", "2", "--allow-links")
+        assert r.returncode == 0, r.stderr
 
 with check("the port is taken: exit 69, names the address"):
     with Server(ini, plain) as s:

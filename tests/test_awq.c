@@ -565,7 +565,7 @@ static void expect(fake_bench *b, uint64_t n, uint64_t k, tn_status wanted, cons
         b->q->read(b->self, &b->view.view, &m, &r, 0, n, &out, &err);
 }
 
-static void test_bad_gemm(void **state)
+static void test_bad_gemm(void **state) /* Q06, Q08 */
 {
     fake_bench b;
     (void)state;
@@ -604,6 +604,13 @@ static void test_bad_gemm(void **state)
     expect(&b, 16, 64, TN_DATA, "quant_method is not compressed-tensors");
     free(m.w);
     assert_int_equal(fake_bench_close(&b), 0);
+
+    OPEN(&b, GEMM, 48, "gemm");   /* as many groups as 48, 48 and 8 columns would make */
+    fake_view_put(&b.view, "l.qweight", TN_I32, 2, 104, 1, NULL);
+    fake_view_put(&b.view, "l.scales", TN_F16, 2, 3, 8, NULL);
+    fake_view_put(&b.view, "l.qzeros", TN_I32, 2, 3, 1, NULL);
+    expect(&b, 8, 104, TN_DATA, "l.scales: has 3 groups for 104 columns");
+    assert_int_equal(fake_bench_close(&b), 0);
 }
 
 static void test_bad_values(void **state)
@@ -629,7 +636,7 @@ static void test_bad_values(void **state)
     }
 }
 
-static void test_bad_packed(void **state)
+static void test_bad_packed(void **state) /* Q04, Q05, Q06 */
 {
     const packed_case p = {16, 64, 32, 4, ZERO_WORDS, 2, false};
     int32_t g_idx[64] = {0};
@@ -737,7 +744,7 @@ static void test_two_widths(void **state)
     }
 }
 
-/* Where config and tensors disagree, the tensors are read and it is said once. */
+/* Q10: where config and tensors disagree, the tensors are read and it is said once. */
 static void test_disagreement(void **state)
 {
     fake_bench b;

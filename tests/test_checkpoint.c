@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_checkpoint.c - model folders, whole and contradictory. */
+#include "buf.h"
 #include "checkpoint.h"
 #include "floats.h"
 #include "scratchdir.h"
@@ -51,7 +52,7 @@ static void refused(const scratch *s, tn_status want, const char *part)
     refused_with(s, 0, want, part);
 }
 
-static void indexes(void **state)
+static void indexes(void **state) /* W18 */
 {
     static const struct {
         const char *text;
@@ -70,6 +71,17 @@ static void indexes(void **state)
          "gone.safetensors"},
         {"{\"weight_map\": {\"a\": \"one.safetensors\", \"b\": \"one.safetensors\"}}", TN_DATA,
          "\"b\"; expected it in one.safetensors"},
+        {"{\"weight_map\": {\"a\": \"one.safetensors\", \"b\": \"three.safetensors\"}}", TN_DATA,
+         "three.safetensors:10: tensor \"a\", which is in one.safetensors too"},
+        {"{\"weight_map\": {\"a\": \"loop.safetensors\"}}", TN_DATA,
+         "loop.safetensors: a loop of links"},
+        {"{\"weight_map\": {\"a\": \"one.safetensors/x\"}}", TN_NOINPUT, "one.safetensors/x"},
+        {"{\"metadata\": {\"total_size\": 18446744073709551615}, \"weight_map\": {\"a\": "
+         "\"one.safetensors\"}}", TN_DATA, "total_size is 18446744073709551615; expected 4"},
+        {"{\"metadata\": {\"total_size\": -1}, \"weight_map\": {\"a\": \"one.safetensors\"}}", TN_DATA,
+         "total_size is -1; expected 4"},
+        {"{\"metadata\": {\"total_size\": 4x}, \"weight_map\": {\"a\": \"one.safetensors\"}}", TN_DATA,
+         "index.json:"},
         {"{\"weight_map\": {\"a\": \"two.safetensors\", \"b\": \"one.safetensors\"}}", TN_DATA,
          "is said to be in two.safetensors; found in one.safetensors"},
         {"{\"weight_map\": {\"a\": \"one.safetensors\", \"c\": \"two.safetensors\"}}", TN_DATA,
@@ -96,6 +108,8 @@ static void indexes(void **state)
     for (size_t i = 0; i < COUNT(rows); i++) {
         scratch s;
         two_shards(&s, rows[i].text);
+        tensor_file(&s, "three.safetensors", TENSOR("a"));
+        assert_int_equal(symlink("loop.safetensors", scratch_path(&s, "loop.safetensors")), 0);
         if (rows[i].status != TN_OK) {
             refused(&s, rows[i].status, rows[i].part);
         } else {
@@ -108,7 +122,49 @@ static void indexes(void **state)
     }
 }
 
-static void which_files(void **state)
+/* W18: what an index may not hold more of. */
+static void limits_of_an_index(void **state)
+{
+    enum { FILES = 4096, LONG = 1 << 20 };
+    scratch s;
+    tn_buf b;
+    char *name = malloc(LONG + 1);
+    (void)state;
+    assert_non_null(name);
+    memset(name, 'x', LONG);
+    name[LONG] = 0;
+    tn_buf_open(&b, 1u << 24);
+    for (int more = 0; more < 2; more++) {
+        tn_buf_reset(&b);
+        tn_buf_puts(&b, "{\"weight_map\": {");
+        for (int i = 0; i < FILES + more; i++)
+            tn_buf_printf(&b, "%s\"t%d\": \"f%d\"", i > 0 ? ", " : "", i, i);
+        tn_buf_puts(&b, "}}");
+        two_shards(&s, b.data);
+        refused(&s, more ? TN_DATA : TN_NOINPUT, more ? "more than 4096 files" : "the shard f0");
+        scratch_close(&s);
+    }
+    tn_buf_reset(&b);
+    tn_buf_printf(&b, "{\"weight_map\": {\"%s\": \"one.safetensors\"}}", name);
+    two_shards(&s, b.data);
+    refused(&s, TN_DATA, "a tensor name of 1048576 bytes");
+    name[256] = 0;
+    tn_buf_reset(&b);
+    tn_buf_printf(&b, "{\"weight_map\": {\"a\": \"%s\"}}", name);
+    scratch_text(&s, "model.safetensors.index.json", b.data);
+    refused(&s, TN_DATA, "a file name of 256 bytes");
+    scratch_text(&s, "model.safetensors.index.json", "{\"weight_map\": {\"a\": \"o\\u0000\"}}");
+    refused(&s, TN_DATA, "NUL");
+    scratch_text(&s, "model.safetensors.index.json", "{\"x\": [[[[[[[[[[[[[[[[[[[[[[[[");
+    refused(&s, TN_DATA, "nested deeper");
+    assert_int_equal(truncate(scratch_path(&s, "model.safetensors.index.json"), (512 << 20) + 1), 0);
+    refused(&s, TN_DATA, "536870913 bytes; expected at most 536870912");
+    tn_buf_close(&b);
+    free(name);
+    scratch_close(&s);
+}
+
+static void which_files(void **state) /* W22 */
 {
     static const char both[] =
         "{\"weight_map\": {\"a\": \"one.safetensors\", \"b\": \"two.safetensors\"}}";
@@ -167,7 +223,7 @@ static void sets_without_an_index(void **state)
     scratch_close(&s);
 }
 
-static void extra_and_lax(void **state)
+static void extra_and_lax(void **state) /* W18 */
 {
     scratch s;
     (void)state;
@@ -188,10 +244,14 @@ static void extra_and_lax(void **state)
     c = opened(&s, TN_CKPT_LAX);
     assert_non_null(strstr(tn_ckpt_note(c), "total_size 77"));
     tn_ckpt_close(c);
+    scratch_text(&s, "model.safetensors.index.json", /* nothing else is let pass with it */
+                 "{\"metadata\": {\"total_size\": 77}, \"weight_map\": {\"x\": "
+                 "\"one.safetensors\"}}");
+    refused_with(&s, TN_CKPT_LAX, TN_DATA, "\"x\"");
     scratch_close(&s);
 }
 
-static void configs(void **state)
+static void configs(void **state) /* C01, C14 */
 {
     static const struct {
         const char *text;
@@ -228,8 +288,24 @@ static void configs(void **state)
     tn_ckpt *c = opened(&s, 0);
     assert_non_null(tn_json_find(tn_ckpt_generation(c), "temperature"));
     tn_ckpt_close(c);
-    scratch_text(&s, "generation_config.json", "[]");
-    refused(&s, TN_DATA, "generation_config.json");
+    static const char *const bad[] = {"[]", "", "{\"a\":1,\"a\":1}", "{\"temperature\":NaN}"};
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        scratch_text(&s, "generation_config.json", bad[i]);
+        refused(&s, TN_DATA, "generation_config.json:");
+    }
+    unlink(scratch_path(&s, "generation_config.json"));
+    unlink(scratch_path(&s, "config.json"));
+    assert_int_equal(mkdir(scratch_path(&s, "config.json"), 0700), 0);
+    refused(&s, TN_DATA, "config.json: a folder; expected a regular file");
+    rmdir(scratch_path(&s, "config.json"));
+    assert_int_equal(mkfifo(scratch_path(&s, "config.json"), 0600), 0);
+    refused(&s, TN_DATA, "config.json: a FIFO");
+    unlink(scratch_path(&s, "config.json"));
+    scratch_text(&s, "config.json", "");
+    assert_int_equal(truncate(scratch_path(&s, "config.json"), (64 << 20) + 1), 0);
+    refused(&s, TN_DATA, "67108865 bytes; expected at most 67108864");
+    assert_int_equal(truncate(scratch_path(&s, "config.json"), 64 << 20), 0);
+    refused(&s, TN_DATA, "config.json:"); /* read, and no JSON */
     scratch_close(&s);
     refused(&s, TN_NOINPUT, "no such folder");
     scratch_open(&s);
@@ -242,7 +318,7 @@ static void configs(void **state)
     scratch_close(&s);
 }
 
-/* quantization_config: where it stands, and who is believed. */
+/* Q12: quantization_config: where it stands, and who is believed. */
 static void quant_configs(void **state)
 {
     static const struct {
@@ -314,7 +390,7 @@ static void views_and_values(void **state)
     scratch s;
     tn_err err;
     float out[2];
-    uint64_t odd = 0, seen = 0;
+    uint64_t seen = 0;
     const char *name;
     tn_tensor t;
     (void)state;
@@ -341,10 +417,6 @@ static void views_and_values(void **state)
     assert_int_equal(tn_ckpt_floats(c, "bf16", 3, out, &err), TN_DATA);
     assert_int_equal(tn_ckpt_floats(c, "i8", 2, out, &err), TN_DATA);
     assert_int_equal(tn_ckpt_floats(c, "none", 2, out, &err), TN_NOINPUT);
-    assert_int_equal(tn_ckpt_count_odd(c, false, &odd, &err), TN_OK);
-    assert_int_equal(odd, 2);
-    assert_int_equal(tn_ckpt_count_odd(c, true, &odd, &err), TN_DATA);
-    assert_non_null(strstr(err.text, "\"f32\""));
     tn_ckpt_advise(c, true);
     tn_ckpt_advise(c, false);
     assert_int_equal(tn_ckpt_unchanged(c, &err), TN_OK);
@@ -360,6 +432,98 @@ static void views_and_values(void **state)
     assert_int_equal(tn_ckpt_bytes(c), 0);
     tn_ckpt_close(c);
     scratch_close(&s);
+}
+
+/* Every file that a model is read from. */
+static const char *const read_files[] = {
+    "config.json", "generation_config.json", "quantize_config.json", "quant_config.json",
+    "model.safetensors.index.json", "one.safetensors", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "chat_template.jinja", "chat_template.json",
+    "additional_chat_templates/tool_use.jinja",
+};
+
+static void whole_folder(scratch *s, const char *without)
+{
+    scratch_open(s);
+    assert_int_equal(mkdir(scratch_path(s, "additional_chat_templates"), 0700), 0);
+    for (size_t i = 0; i < COUNT(read_files); i++)
+        scratch_text(s, read_files[i], "{}");
+    scratch_text(s, "model.safetensors.index.json", "{\"weight_map\": {\"a\": \"one.safetensors\"}}");
+    tensor_file(s, "one.safetensors", TENSOR("a"));
+    if (without != NULL)
+        unlink(scratch_path(s, without));
+}
+
+/* C16: whichever file is replaced, written or taken away while a model is loaded, by name. */
+static void replaced_meanwhile(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT(read_files); i++)
+        for (int how = 0; how < 3; how++) {
+            scratch s;
+            tn_err err = {.text = ""};
+            char other[512];
+            whole_folder(&s, NULL);
+            tn_ckpt *c = opened(&s, 0);
+            assert_int_equal(tn_ckpt_unchanged(c, &err), TN_OK);
+            snprintf(other, sizeof other, "%s/%s", s.dir, read_files[i]);
+            char *same = scratch_read(&s, read_files[i], NULL);
+            scratch_text(&s, "other", how == 0 ? same : "{ }");
+            free(same);
+            if (how < 2)
+                assert_int_equal(rename(scratch_path(&s, "other"), other), 0);
+            else
+                unlink(other);
+            if (tn_ckpt_unchanged(c, &err) != TN_DATA || strstr(err.text, read_files[i]) == NULL)
+                fail_msg("%s, %d: \"%s\"", read_files[i], how, err.text);
+            tn_ckpt_close(c);
+            scratch_close(&s);
+        }
+}
+
+/* C17: none of them may be a link out of the folder, unless that is allowed. */
+static void links_out(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT(read_files); i++) {
+        scratch s, out;
+        char target[512];
+        whole_folder(&out, NULL);
+        whole_folder(&s, read_files[i]);
+        snprintf(target, sizeof target, "%s/%s", out.dir, read_files[i]);
+        assert_int_equal(symlink(target, scratch_path(&s, read_files[i])), 0);
+        refused(&s, TN_DATA, read_files[i]);
+        refused(&s, TN_DATA, "leaves the folder of the model");
+        tn_ckpt_close(opened(&s, TN_CKPT_FOLLOW));
+        scratch_close(&s);
+        scratch_close(&out);
+    }
+}
+
+/* What may not be read is said to be that: exit code 77. Root gives up its rights for it. */
+static void no_permission(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT(read_files); i++) {
+        scratch s;
+        whole_folder(&s, NULL);
+        assert_int_equal(chmod(s.dir, 0755), 0);
+        assert_int_equal(chmod(scratch_path(&s, "additional_chat_templates"), 0755), 0);
+        assert_int_equal(chmod(scratch_path(&s, read_files[i]), 0), 0);
+        if (geteuid() != 0 || seteuid(65534) == 0) {
+            refused(&s, TN_NOPERM, read_files[i]);
+            if (getuid() == 0)
+                assert_int_equal(seteuid(0), 0);
+        }
+        assert_int_equal(chmod(s.dir, 0), 0);
+        if (geteuid() != 0 || seteuid(65534) == 0) {
+            refused(&s, TN_NOPERM, "no permission");
+            if (getuid() == 0)
+                assert_int_equal(seteuid(0), 0);
+        }
+        assert_int_equal(chmod(s.dir, 0700), 0);
+        scratch_close(&s);
+    }
 }
 
 /* The hub keeps blobs beside its snapshots and links to them. */
@@ -423,14 +587,37 @@ static void halves(void **state)
     assert_int_equal(tn_f32_to_bf16(tn_bits_to_f32(0x7f800001u)), 0x7fc0);
 }
 
+/* W20: what is counted as no number. */
+static void odd_values(void **state)
+{
+    static const uint32_t f32[] = {0, 0x7f7fffff, 0x7f800000, 0xff800000, 0x7fc00000, 0x7f800001};
+    static const uint16_t f16[] = {0, 0x7bff, 0x7c00, 0xfc00, 0x7e00, 0xfc01};
+    static const uint16_t bf16[] = {0, 0x7f7f, 0x7f80, 0xff80, 0x7fc0, 0xff81};
+    char room[32];
+    (void)state;
+    for (size_t shift = 0; shift < 4; shift++) { /* data may be unaligned */
+        memcpy(room + shift, f32, sizeof f32);
+        assert_int_equal(tn_f32_odd(room + shift, 6), 4);
+        assert_int_equal(tn_f32_odd(room + shift, 2), 0);
+        memcpy(room + shift, f16, sizeof f16);
+        assert_int_equal(tn_f16_odd(room + shift, 6), 4);
+        memcpy(room + shift, bf16, sizeof bf16);
+        assert_int_equal(tn_bf16_odd(room + shift, 6), 4);
+        assert_int_equal(tn_bf16_odd(room + shift, 2), 0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(indexes),       cmocka_unit_test(which_files),
+        cmocka_unit_test(limits_of_an_index),
         cmocka_unit_test(sets_without_an_index), cmocka_unit_test(extra_and_lax),
         cmocka_unit_test(configs),       cmocka_unit_test(quant_configs),
         cmocka_unit_test(views_and_values), cmocka_unit_test(a_hub_cache),
-        cmocka_unit_test(halves),
+        cmocka_unit_test(halves),        cmocka_unit_test(replaced_meanwhile),
+        cmocka_unit_test(links_out),     cmocka_unit_test(no_permission),
+        cmocka_unit_test(odd_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

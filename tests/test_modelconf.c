@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_modelconf.c - config.json: what is read, what is refused, and the rotary tables. */
+/* test_modelconf.c - config.json and generation_config.json: what is read, what is refused (rows
+ * C02 to C14), and the rotary tables. */
+#include "genconf.h"
 #include "json.h"
 #include "modelconf.h"
 
@@ -142,11 +144,102 @@ static void experts_and_dense_layers_mix(void **state)
     assert_string_equal(v.prefix, "model.language_model.");
 }
 
+static void families_name_their_class(void **state) /* C02 */
+{
+    (void)state;
+    static const char *const fine[] = {
+        "null", "[\"LlamaForCausalLM\"]", "[\"LLaMAForCausalLM\"]", "[\"X\", \"LlamaForCausalLM\"]",
+    };
+    for (size_t i = 0; i < sizeof fine / sizeof *fine; i++) {
+        char text[512];
+        snprintf(text, sizeof text, "{" LLAMA ",\"architectures\":%s}", fine[i]);
+        good(text);
+    }
+}
+
+/* C04: the greatest sizes are read; what follows from them stays in 64 bits. */
+static void greatest_sizes(void **state)
+{
+    (void)state;
+    tn_model_conf c = good("{\"model_type\":\"llama\",\"hidden_size\":16777216,"
+                           "\"num_hidden_layers\":1024,\"num_attention_heads\":65536,"
+                           "\"num_key_value_heads\":65536,\"head_dim\":4096,"
+                           "\"intermediate_size\":16777216,\"vocab_size\":16777216,"
+                           "\"max_position_embeddings\":134217728}");
+    assert_int_equal(c.context, 134217728);
+    assert_int_equal((uint64_t)c.heads * c.head_dim, (uint64_t)1 << 28);
+}
+
+/* C09, C10, C13: what may be absent, and what is passed over. */
+static void defaults(void **state)
+{
+    (void)state;
+    tn_model_conf c = good("{" LLAMA ",\"num_local_experts\":8,\"num_experts_per_tok\":2,"
+                           "\"moe_intermediate_size\":64,\"n_routed_experts\":\"many\"}");
+    assert_int_equal(c.neos, 0);
+    assert_int_equal(c.bos, -1);
+    assert_false(c.tied);
+    assert_int_equal(good("{" LLAMA ",\"eos_token_id\":null}").neos, 0);
+    assert_int_equal(good("{" LLAMA ",\"eos_token_id\":[]}").neos, 0);
+    assert_int_equal(good("{" LLAMA ",\"eos_token_id\":999}").eos[0], 999);
+}
+
 static void refuses_by_name(void **state)
 {
     (void)state;
     static const char *const bad[][2] = {
-        {"[]", "not an object"},
+        {"[]", "not an object"}, /* C01 */
+        /* C02 */
+        {"{" LLAMA ",\"architectures\":[]}", "no name of a class; expected a list with "
+                                             "LlamaForCausalLM"},
+        {"{" LLAMA ",\"architectures\":5}", "architectures: no name of a class"},
+        {"{" LLAMA ",\"architectures\":[5]}", "architectures: no name of a class"},
+        {"{" LLAMA ",\"architectures\":\"LlamaForCausalLM\"}", "expected a list"},
+        {"{" LLAMA ",\"architectures\":[\"GPT2LMHeadModel\"]}", "\"GPT2LMHeadModel\""},
+        {"{" LLAMA ",\"architectures\":[\"LlamaForSequenceClassification\"]}",
+         "expected a list with LlamaForCausalLM"},
+        {"{" LLAMA ",\"architectures\":[\"MistralForCausalLM\"]}", "model_type is \"llama\""},
+        /* C04 */
+        {"{" LLAMA ",\"head_dim\":4097}", "head_dim"},
+        {"{\"model_type\":\"llama\",\"hidden_size\":16777217}", "1 to 16777216"},
+        {"{\"model_type\":\"llama\",\"hidden_size\":9223372036854775807}", "hidden_size"},
+        {"{\"model_type\":\"llama\",\"hidden_size\":9223372036854775808}", "hidden_size"},
+        {"{\"model_type\":\"llama\",\"hidden_size\":-64}", "hidden_size"},
+        {"{\"model_type\":\"llama\",\"hidden_size\":\"64\"}", "hidden_size"},
+        {"{" LLAMA ",\"num_key_value_heads\":0}", "num_key_value_heads"},
+        /* C05 */
+        {"{" LLAMA ",\"rope_theta\":-1}", "rope_theta"},
+        {"{" LLAMA ",\"rope_theta\":\"NaN\"}", "rope_theta"},
+        {"{" LLAMA ",\"rope_theta\":1e12}", "rope_theta"},
+        {"{" LLAMA ",\"rope_parameters\":{\"rope_theta\":0}}", "rope_theta"},
+        {"{" LLAMA ",\"rope_theta\":1e-300}", "rotary frequencies"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":1e-300}}", "factor 1e-300"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":1e-310}}", "rotary"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"llama3\",\"factor\":1e-310,"
+         "\"original_max_position_embeddings\":1}}", "rotary"},
+        {"{" LLAMA ",\"rope_scaling\":[]}", "rope_scaling: no object"},
+        {"{" LLAMA ",\"rope_parameters\":8}", "rope_parameters: no object"},
+        {"{" LLAMA ",\"rope_parameters\":{\"full_attention\":{\"rope_theta\":7}}}",
+         "\"full_attention\" has values of its own"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":-2}}", "factor"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":\"4\"}}", "factor"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\"}}", "factor"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":7}}", "type"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,"
+         "\"original_max_position_embeddings\":0}}", "original_max_position_embeddings"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,"
+         "\"high_freq_factor\":4}}", "high_freq_factor"},
+        {"{" LLAMA ",\"partial_rotary_factor\":1e11}", "partial_rotary_factor"},
+        {"{" LLAMA ",\"partial_rotary_factor\":0.01}", "partial_rotary_factor"},
+        /* C08 */
+        {"{" LLAMA ",\"rms_norm_eps\":1e-50}", "rms_norm_eps"},
+        {"{" LLAMA ",\"rms_norm_eps\":1}", "rms_norm_eps"},
+        {"{" LLAMA ",\"rms_norm_eps\":\"NaN\"}", "rms_norm_eps"},
+        /* C09 */
+        {"{" LLAMA ",\"eos_token_id\":2.0}", "eos_token_id"},
+        {"{" LLAMA ",\"eos_token_id\":\"</s>\"}", "eos_token_id"},
+        {"{" LLAMA ",\"bos_token_id\":1000}", "bos_token_id"},
+        {"{" LLAMA ",\"eos_token_id\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}", "at most 16"},
         {"{}", "model_type"},
         {"{\"model_type\":\"gpt2\"}", "llama, mistral, mixtral, qwen2, qwen3, "},
         {"{\"model_type\":5}", "model_type"},
@@ -163,6 +256,12 @@ static void refuses_by_name(void **state)
         {"{" LLAMA ",\"eos_token_id\":[1,-1]}", "eos_token_id"},
         {"{" LLAMA ",\"torch_dtype\":\"int4\"}", "torch_dtype"},
         {"{" LLAMA ",\"layer_types\":[\"full_attention\"]}", "layer_types"},
+        {"{" LLAMA ",\"layer_types\":\"full_attention\"}", "layer_types: no list"},
+        {"{" LLAMA ",\"layer_types\":[\"full_attention\",\"linear_attention\"]}", "layer_types[1]"},
+        {"{" LLAMA ",\"layer_types\":[\"full_attention\",\"sliding_attention\"]}",
+         "layer_types[1]: sliding_attention without"},
+        {"{" LLAMA ",\"sliding_window\":-1}", "sliding_window"},
+        {"{" LLAMA ",\"num_attention_heads\":65536}", "num_attention_heads"},
         {"{\"model_type\":\"llama\",\"hidden_size\":4611686018427387904}", "hidden_size"},
         {"{" NEXT ",\"linear_num_value_heads\":24}", "linear_num_value_heads"},
         {"{" NEXT ",\"linear_conv_kernel_dim\":0}", "linear_conv_kernel_dim"},
@@ -184,6 +283,76 @@ static void refuses_by_name(void **state)
             strncmp(err.text, "config.json: ", 13) != 0)
             fail_msg("%s: status %d, \"%s\"; wanted \"%s\"", bad[i][0], st, err.text, bad[i][1]);
     }
+}
+
+/* C05, C08, C14: what is no JSON is refused before anything is read of it. C06. */
+static void refuses_the_text(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {"{" LLAMA ",\"rope_theta\":NaN}", "config.json:"},
+        {"{" LLAMA ",\"rms_norm_eps\":NaN}", "config.json:"},
+        {"{" LLAMA ",\"rms_norm_eps\":Infinity}", "config.json:"},
+        {"{" LLAMA ",\"rope_theta\":1e999}", "range of a double"},
+        {"{" LLAMA ",\"vocab_size\":1000}", "vocab_size"},
+        {"{" LLAMA ",\"rope_scaling\":{\"factor\":2,\"factor\":4}}", "factor"},
+        {"{\"model_type\":\"llama\",\"hidden_size\":64,\"num_hidden_layers\":2,"
+         "\"num_attention_heads\":4,\"intermediate_size\":128,\"vocab_size\":1000,"
+         "\"max_position_embeddings\":0}", "max_position_embeddings: 0"},
+        {"{\"model_type\":\"llama\",\"hidden_size\":64,\"num_hidden_layers\":2,"
+         "\"num_attention_heads\":4,\"intermediate_size\":128,\"vocab_size\":1000,"
+         "\"max_position_embeddings\":1000000000000}", "expected 1 to 134217728"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        tn_model_conf c;
+        tn_err err = {{0}, {0}, {0}};
+        if (read_text(bad[i][0], &c, &err) != TN_DATA || strstr(err.text, bad[i][1]) == NULL)
+            fail_msg("%s: \"%s\"; wanted \"%s\"", bad[i][0], err.text, bad[i][1]);
+    }
+}
+
+static tn_status read_generation(const char *text, tn_genconf *g, tn_err *err)
+{
+    tn_json_doc *doc = NULL;
+    tn_genconf_open(g);
+    tn_status st = tn_json_open(text, strlen(text), "generation_config.json", 64, &doc, err);
+    if (st == TN_OK)
+        st = tn_genconf_read(g, tn_json_root(doc), "generation_config.json", 1000, err);
+    tn_json_close(doc);
+    return st;
+}
+
+/* C09, C12 */
+static void generation_defaults(void **state)
+{
+    (void)state;
+    static const char *const bad[][2] = {
+        {"[]", "not an object"}, {"{\"temperature\":NaN}", "generation_config.json:"},
+        {"{\"temperature\":1e999}", "double"}, {"{\"temperature\":-0.1}", "temperature"},
+        {"{\"temperature\":2.1}", "temperature"}, {"{\"temperature\":\"hot\"}", "temperature"},
+        {"{\"top_p\":0}", "top_p"}, {"{\"top_p\":1.1}", "top_p"}, {"{\"min_p\":-1}", "min_p"},
+        {"{\"top_k\":-2}", "top_k"}, {"{\"top_k\":2147483648}", "top_k"},
+        {"{\"top_k\":1.5}", "top_k"}, {"{\"repetition_penalty\":0}", "repetition_penalty"},
+        {"{\"max_new_tokens\":0}", "max_new_tokens"}, {"{\"eos_token_id\":1000}", "eos_token_id"},
+        {"{\"eos_token_id\":[1,\"2\"]}", "eos_token_id"},
+        {"{\"eos_token_id\":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]}", "at most 16"},
+        {"{\"temperature\":1,\"temperature\":1}", "temperature"},
+    };
+    tn_genconf g;
+    tn_err err;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        err.text[0] = 0;
+        if (read_generation(bad[i][0], &g, &err) != TN_DATA || strstr(err.text, bad[i][1]) == NULL)
+            fail_msg("%s: \"%s\"; wanted \"%s\"", bad[i][0], err.text, bad[i][1]);
+        assert_int_equal(g.neos, 0);
+    }
+    assert_int_equal(read_generation("{\"temperature\":null,\"top_p\":0.5,\"eos_token_id\":"
+                                     "[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16]}", &g, &err), TN_OK);
+    assert_true(isnan(g.defaults.temperature));
+    assert_true(g.defaults.top_p == 0.5f);
+    tn_genconf_add_eos(&g, 99); /* config.json's own come on top */
+    assert_int_equal(g.neos, 17);
+    assert_int_equal(g.eos[16], 99);
 }
 
 static void near(double found, double wanted)
@@ -244,7 +413,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_what_matters), cmocka_unit_test(families_differ),
         cmocka_unit_test(hybrids_in_both_spellings),
-        cmocka_unit_test(experts_and_dense_layers_mix), cmocka_unit_test(refuses_by_name), cmocka_unit_test(yarn_table),
+        cmocka_unit_test(experts_and_dense_layers_mix),
+        cmocka_unit_test(families_name_their_class), cmocka_unit_test(greatest_sizes),
+        cmocka_unit_test(defaults), cmocka_unit_test(refuses_by_name),
+        cmocka_unit_test(refuses_the_text), cmocka_unit_test(generation_defaults),
+        cmocka_unit_test(yarn_table),
         cmocka_unit_test(llama3_and_linear_tables),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -68,6 +68,11 @@ static tn_status open_gemm(awq_self *self, const tn_view *v, const tn_module *m,
     if (st == TN_OK)
         st = awq_check(m->name, "qzeros", &l->zero, TN_I32, 2, groups, m->n / 8,
                        "groups and n / 8", err);
+    if (st == TN_OK && m->k % groups != 0)
+        st = tn_fail(err, TN_DATA,
+                     "%s.scales: has %llu groups for %llu columns, wanted a number that divides "
+                     "them: AWQ gemm has no short last group",
+                     m->name, (unsigned long long)groups, (unsigned long long)m->k);
     if (st != TN_OK)
         return st;
     l->layout = AWQ_GEMM;

@@ -124,7 +124,7 @@ bool awq_round_group(const awq_round *r, const float *w, const float *importance
             return false;
         z = wanted_zero(r, lo * p, s);
         double e = r->search != 0 ? group_error(r, w, importance, count, s, z) : 0;
-        if (!(e < best))
+        if (step > 0 && !(e < best)) /* plain rounding stands, should no error be a number */
             continue;
         best = e;
         best_s = s;

@@ -92,7 +92,7 @@ bool gptq_round_group(const gptq_round *r, const float *w, const float *importan
         if (!fit(r, lo * p, hi * p, &h, &s, &z))
             return false;
         double e = r->search != 0 ? group_error(r, w, importance, count, s, z) : 0;
-        if (!(e < best))
+        if (step > 0 && !(e < best)) /* plain rounding stands, should no error be a number */
             continue;
         best = e;
         *half = h;

@@ -95,8 +95,12 @@ tn_status http_refuse(tn_err *err, const char *code, const char *param, const ch
     __attribute__((format(printf, 4, 5)));
 /* Remembers an owned array; NULL when there is no memory (or no room: then it is freed). */
 void *http_ask_keep(http_ask *a, void *p);
-/* messages, tools, tool_choice, response_format and the template's switches. */
+/* messages, tools, tool_choice and the template's switches. */
 tn_status http_chat_shape(const http_ask *a, tn_prompt *p, tn_err *err);
+/* With `strict`: refuses a member of the object that is not among the n known ones. */
+tn_status http_check_known(const tn_json *body, const char *const *known, size_t n, tn_err *err);
+/* Whether v is this text and nothing else: "user\0x" is not "user". */
+bool http_is_text(const tn_json *v, const char *text);
 /* Typed members: absent and null leave *out; another type is refused by name. */
 tn_status http_get_bool(const tn_json *o, const char *key, bool *out, tn_err *err);
 tn_status http_get_int(const tn_json *o, const char *key, int64_t *out, tn_err *err);
@@ -157,6 +161,7 @@ typedef struct http_call {
     tn_status st;                /* of a failure before the reply began */
     tn_err err;
     int fd;
+    uint64_t ticket;             /* of the watcher: its events name calls by it */
     struct http_call *next, *prev; /* of the watcher */
 } http_call;
 
@@ -216,13 +221,15 @@ enum MHD_Result http_generate(http_call *c);
 void http_raw_reply(int fd, uint32_t status, const char *reason, const char *code,
                     const char *message);
 
+/* Whether `host` is an address; known before the models are loaded. */
+tn_status http_server_check(const http_server *s, tn_err *err);
 tn_status http_server_start(http_server *s, tn_err *err);
 void http_server_stop(http_server *s);
 
 /* -------- guard */
 tn_status http_guard_keys(http_server *s, tn_err *err);
-/* TN_OK, or TN_NOPERM with code invalid_api_key, host_not_allowed or origin_not_allowed. On TN_OK `salt` is
- * the key's cache name space or "". */
+/* TN_OK, or TN_NOPERM with code invalid_api_key, host_not_allowed or origin_not_allowed. On
+ * TN_OK `salt` is the key's cache name space or "". */
 tn_status http_guard_check(http_server *s, struct MHD_Connection *c, bool open, char salt[33],
                            tn_err *err);
 /* Content-Type must be JSON, no Content-Encoding. */

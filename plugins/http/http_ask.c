@@ -26,7 +26,8 @@ static const char *const known_fields[] = {
     "tools", "tool_choice", "parallel_tool_calls", "add_generation_prompt",
     "continue_final_message", "add_special_tokens", "chat_template_kwargs", "echo", "suffix",
     "user", "metadata", "store", "service_tier", "reasoning_effort", "include_reasoning",
-    "priority", "documents", "chat_template", "typical_p", "length_penalty",
+    "priority", "documents", "chat_template", "typical_p", "length_penalty", "use_beam_search",
+    "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
 };
 
 tn_status http_refuse(tn_err *err, const char *code, const char *param, const char *fmt, ...)
@@ -60,6 +61,12 @@ static const tn_json *present(const tn_json *o, const char *key)
     return v != NULL && v->type != TN_JSON_NULL ? v : NULL;
 }
 
+bool http_is_text(const tn_json *v, const char *text)
+{
+    size_t n = strlen(text);
+    return v->type == TN_JSON_TEXT && v->count == n && memcmp(v->text, text, n) == 0;
+}
+
 tn_status http_get_bool(const tn_json *o, const char *key, bool *out, tn_err *err)
 {
     const tn_json *v = present(o, key);
@@ -84,6 +91,16 @@ tn_status http_get_int(const tn_json *o, const char *key, int64_t *out, tn_err *
     return TN_OK;
 }
 
+/* Ranges end at whole numbers: what rounds to one stays on its own side of it, so that
+ * 2.00000001 is above 2 and -1e-300 below 0. 1e308 becomes infinity. */
+static float to_float(double v)
+{
+    float f = (float)v;
+    if (!isfinite(f) || f != floorf(f) || (double)f == v)
+        return f;
+    return nextafterf(f, v > (double)f ? INFINITY : -INFINITY);
+}
+
 tn_status http_get_float(const tn_json *o, const char *key, float *out, tn_err *err)
 {
     const tn_json *v = present(o, key);
@@ -91,8 +108,7 @@ tn_status http_get_float(const tn_json *o, const char *key, float *out, tn_err *
         return TN_OK;
     if (v->type != TN_JSON_INT && v->type != TN_JSON_FLOAT)
         return wrong_type(err, key, v, "a number");
-    float f = (float)v->f; /* 1e-300 becomes 0 and 1e308 infinity: the core's ranges see them */
-    *out = v->f > 0 && f == 0 ? 1.4e-45f : f;
+    *out = to_float(v->f);
     return TN_OK;
 }
 
@@ -213,7 +229,7 @@ static tn_status get_bias(http_ask *a, tn_err *err)
                                "a token id", e->key);
         if (e->type != TN_JSON_INT && e->type != TN_JSON_FLOAT)
             return wrong_type(err, "logit_bias", e, "a number");
-        bias[n] = (tn_bias){.token = (int32_t)id, .value = (float)e->f};
+        bias[n] = (tn_bias){.token = (int32_t)id, .value = to_float(e->f)};
     }
     qsort(bias, n, sizeof *bias, by_token);
     for (uint32_t i = 1; i < n; i++)
@@ -228,18 +244,21 @@ static tn_status get_bias(http_ask *a, tn_err *err)
 /* max_tokens and its newer name; both may be given when they agree. */
 static tn_status get_max_tokens(http_ask *a, tn_err *err)
 {
-    int64_t old = INT64_MIN, new = INT64_MIN;
-    tn_status st = http_get_int(a->body, "max_tokens", &old, err);
-    if (st == TN_OK && a->chat)
-        st = http_get_int(a->body, "max_completion_tokens", &new, err);
+    const tn_json *body = a->body;
+    bool has_new = a->chat && present(body, "max_completion_tokens") != NULL;
+    bool has_old = present(body, "max_tokens") != NULL;
+    int64_t old = 0, new = 0;
+    tn_status st = http_get_int(body, "max_tokens", &old, err);
+    if (st == TN_OK && has_new)
+        st = http_get_int(body, "max_completion_tokens", &new, err);
     if (st != TN_OK)
         return st;
-    if (old != INT64_MIN && new != INT64_MIN && old != new)
+    if (has_old && has_new && old != new)
         return http_refuse(err, "value_out_of_range", "max_tokens", "%lld; expected the same as "
                            "max_completion_tokens, %lld", (long long)old, (long long)new);
-    const char *key = new != INT64_MIN ? "max_completion_tokens" : "max_tokens";
-    int64_t v = new != INT64_MIN ? new : old;
-    if (v == INT64_MIN) {
+    const char *key = has_new ? "max_completion_tokens" : "max_tokens";
+    int64_t v = has_new ? new : old;
+    if (!has_new && !has_old) {
         a->ask.max_tokens = a->chat ? -1 : 16;
         return TN_OK;
     }
@@ -252,8 +271,9 @@ static tn_status get_max_tokens(http_ask *a, tn_err *err)
 
 static tn_status get_counts(http_ask *a, tn_err *err)
 {
-    int64_t n = 1, best = INT64_MIN, top_k = INT32_MIN, priority = 0;
     const tn_json *body = a->body;
+    bool has_best = present(body, "best_of") != NULL, has_top_k = present(body, "top_k") != NULL;
+    int64_t n = 1, best = 1, top_k = INT32_MIN, priority = 0;
     tn_status st = http_get_int(body, "n", &n, err);
     if (st == TN_OK)
         st = http_get_int(body, "best_of", &best, err);
@@ -268,10 +288,10 @@ static tn_status get_counts(http_ask *a, tn_err *err)
     if (n < 1 || n > HTTP_CHOICES_MAX)
         return http_refuse(err, "value_out_of_range", "n", "%lld; expected 1 to %u",
                            (long long)n, HTTP_CHOICES_MAX);
-    if (best != INT64_MIN && best != n)
+    if (has_best && best != n)
         return http_refuse(err, "value_out_of_range", "best_of", "%lld; expected n, %lld",
                            (long long)best, (long long)n);
-    if (top_k != INT32_MIN && (top_k < -1 || top_k > INT32_MAX))
+    if (has_top_k && (top_k < -1 || top_k > INT32_MAX))
         return http_refuse(err, "value_out_of_range", "top_k", "%lld; expected -1 or more",
                            (long long)top_k);
     if (priority != 0)
@@ -347,7 +367,10 @@ static tn_status get_switches(http_ask *a, tn_err *err)
 static tn_status get_stream(http_ask *a, tn_err *err)
 {
     tn_status st = http_get_bool(a->body, "stream", &a->stream, err);
-    const tn_json *o = present(a->body, "stream_options");
+    const tn_json *o = present(a->body, "stream_options"), *best = present(a->body, "best_of");
+    if (st == TN_OK && a->stream && best != NULL && best->i > 1)
+        return http_refuse(err, "value_out_of_range", "best_of", "%lld with stream; expected 1, or "
+                           "a request that does not stream", (long long)best->i);
     if (st != TN_OK || o == NULL)
         return st;
     if (o->type != TN_JSON_OBJECT)
@@ -364,8 +387,8 @@ static tn_status get_stream(http_ask *a, tn_err *err)
 /* chat: logprobs is a switch and top_logprobs a number; completions: logprobs is the number. */
 static tn_status get_logprobs(http_ask *a, tn_err *err)
 {
-    int64_t top = 0, prompt = INT64_MIN;
-    bool on = false;
+    bool on = false, has_prompt = present(a->body, "prompt_logprobs") != NULL;
+    int64_t top = 0, prompt = 0;
     tn_status st = http_get_int(a->body, "prompt_logprobs", &prompt, err);
     if (st == TN_OK && a->chat) {
         st = http_get_bool(a->body, "logprobs", &on, err);
@@ -384,14 +407,14 @@ static tn_status get_logprobs(http_ask *a, tn_err *err)
     if (top < 0 || top > INT32_MAX)
         return http_refuse(err, "value_out_of_range", key, "%lld; expected 0 or more",
                            (long long)top);
-    if (prompt != INT64_MIN && (prompt < 0 || prompt > INT32_MAX))
+    if (has_prompt && (prompt < 0 || prompt > INT32_MAX))
         return http_refuse(err, "value_out_of_range", "prompt_logprobs", "%lld; expected 0 or "
                            "more", (long long)prompt);
-    if (prompt != INT64_MIN && a->stream)
+    if (has_prompt && a->stream)
         return http_refuse(err, "value_out_of_range", "prompt_logprobs", "given with stream; "
                            "expected a request that does not stream");
     a->ask.logprobs = a->logprobs = on ? (int32_t)top : -1;
-    a->ask.prompt_logprobs = prompt != INT64_MIN ? (int32_t)prompt : -1;
+    a->ask.prompt_logprobs = has_prompt ? (int32_t)prompt : -1;
     return TN_OK;
 }
 
@@ -415,10 +438,37 @@ static tn_status get_names(http_ask *a, tn_err *err)
     return TN_OK;
 }
 
+/* What would shape the reply and is not offered is refused: left out in silence, it would give
+ * a reply that looks as if it had been obeyed. */
+static tn_status refuse_unoffered(const http_ask *a, tn_err *err)
+{
+    static const char *const constraints[] = {"structured_outputs", "guided_json", "guided_regex",
+                                              "guided_choice", "guided_grammar"};
+    const tn_json *format = present(a->body, "response_format"), *type = present(format, "type");
+    bool beams = false;
+    if (format != NULL && (type == NULL || type->type != TN_JSON_TEXT))
+        return http_refuse(err, "missing_field", "response_format", "no type; expected "
+                           "{\"type\": \"text\"}");
+    if (format != NULL && !http_is_text(type, "text"))
+        return http_refuse(err, "unsupported", "response_format", "\"%.64s\"; expected \"text\": "
+                           "constrained output is not offered", type->text);
+    for (size_t i = 0; i < sizeof constraints / sizeof *constraints; i++)
+        if (present(a->body, constraints[i]) != NULL)
+            return http_refuse(err, "unsupported", constraints[i], "given; expected none: "
+                               "constrained output is not offered");
+    tn_status st = http_get_bool(a->body, "use_beam_search", &beams, err);
+    if (st == TN_OK && beams)
+        return http_refuse(err, "unsupported", "use_beam_search", "true; expected false: it is "
+                           "not offered");
+    return st;
+}
+
 static tn_status get_common(http_ask *a, tn_err *err)
 {
     tn_ask *k = &a->ask;
     tn_status st = get_names(a, err);
+    if (st == TN_OK)
+        st = refuse_unoffered(a, err);
     if (st == TN_OK)
         st = get_counts(a, err);
     if (st == TN_OK)
@@ -446,15 +496,34 @@ static tn_status get_common(http_ask *a, tn_err *err)
     return st;
 }
 
-static tn_status check_known(const http_ask *a, tn_err *err)
+/* A stranger's key as errors show it: its first 64 bytes in whole characters, none of them a
+ * control character. */
+static void show_key(const tn_json *m, char shown[65])
 {
-    for (const tn_json *m = a->body->child; m != NULL; m = m->next) {
-        bool known = false;
-        for (size_t i = 0; !known && i < sizeof known_fields / sizeof *known_fields; i++)
-            known = strcmp(m->key, known_fields[i]) == 0;
-        if (!known)
-            return http_refuse(err, "unknown_field", m->key, "unknown field; expected one that "
-                               "is documented");
+    size_t n = 0;
+    while (n < m->key_size) {
+        size_t len = http_utf8_len(m->key + n, m->key_size - n);
+        unsigned char c = (unsigned char)m->key[n];
+        if (len == 0 || n + len > 64)
+            break;
+        memcpy(shown + n, c < 0x20 || c == 0x7f ? "?" : m->key + n, len);
+        n += len;
+    }
+    shown[n] = 0;
+}
+
+tn_status http_check_known(const tn_json *body, const char *const *known, size_t n, tn_err *err)
+{
+    for (const tn_json *m = body->child; m != NULL; m = m->next) {
+        bool found = false;
+        char shown[65];
+        for (size_t i = 0; !found && i < n; i++)
+            found = m->key_size == strlen(known[i]) && memcmp(m->key, known[i], m->key_size) == 0;
+        if (found)
+            continue;
+        show_key(m, shown);
+        return http_refuse(err, "unknown_field", shown, "unknown field; expected one that is "
+                           "documented");
     }
     return TN_OK;
 }
@@ -573,7 +642,9 @@ tn_status http_ask_open(http_server *s, const char *body, size_t size, bool chat
     if (a->body->type != TN_JSON_OBJECT)
         return http_refuse(err, "invalid_json", "", "body: %s; expected an object",
                            type_of(a->body));
-    st = s->opt.strict ? check_known(a, err) : TN_OK;
+    if (s->opt.strict)
+        st = http_check_known(a->body, known_fields, sizeof known_fields / sizeof *known_fields,
+                              err);
     if (st == TN_OK)
         st = get_common(a, err);
     if (st == TN_OK)

@@ -77,17 +77,19 @@ static void free_choices(http_call *c)
 
 static void free_call(http_call *c)
 {
+    http_server *s = c->s;
+    bool counted = c->generating;
     for (uint32_t i = 0; c->part != NULL && i < c->npart; i++)
         if (c->part[i].request != NULL)
-            c->s->front->release(c->s->h->ctx, c->part[i].request);
-    if (c->generating)
-        atomic_fetch_sub(&c->s->ncall, 1);
+            s->front->release(s->h->ctx, c->part[i].request);
     free_choices(c);
-    http_ask_close(c->s, &c->a);
+    http_ask_close(s, &c->a);
     http_text_close(&c->body);
     http_text_close(&c->out);
     pthread_mutex_destroy(&c->lock);
     free(c);
+    if (counted) /* last: stop waits for this count and then takes the server away */
+        atomic_fetch_sub(&s->ncall, 1);
 }
 
 void http_call_drop(http_call *c)
@@ -281,13 +283,15 @@ tn_status http_call_generate(http_call *c, bool chat, tn_err *err)
         st = make_parts(c, err);
     if (st != TN_OK)
         return st;
-    c->streaming = c->a.stream;
     name_model(c);
     st = make_salt(c, err);
     if (st != TN_OK)
         return st;
-    c->generating = true;
     atomic_fetch_add(&c->s->ncall, 1);
+    pthread_mutex_lock(&c->lock); /* from here on the watcher keeps the stream alive */
+    c->streaming = c->a.stream;
+    c->generating = true;
+    pthread_mutex_unlock(&c->lock);
     for (uint32_t i = 0; i < c->npart; i++) {
         st = chat ? TN_OK : http_ask_prompt(&c->a, i, err);
         if (st == TN_OK)

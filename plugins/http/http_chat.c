@@ -32,7 +32,7 @@ static tn_status check_parts(const tn_json *list, const char *param, tn_err *err
         const tn_json *type = present(p, "type"), *text = present(p, "text");
         if (type == NULL || type->type != TN_JSON_TEXT)
             return http_refuse(err, "missing_field", where, "no type; expected \"text\"");
-        if (strcmp(type->text, "text") != 0)
+        if (!http_is_text(type, "text"))
             return http_refuse(err, "unsupported", where, "a part of type \"%.64s\"; expected "
                                "\"text\": the model reads nothing else", type->text);
         if (text == NULL || text->type != TN_JSON_TEXT)
@@ -63,12 +63,14 @@ static tn_status check_message(const tn_json *m, uint32_t i, tn_err *err)
     const tn_json *role = present(m, "role"), *content = present(m, "content");
     const tn_json *calls = present(m, "tool_calls");
     snprintf(param, sizeof param, "messages[%u].role", i);
-    if (role == NULL || role->type != TN_JSON_TEXT)
+    if (role == NULL)
         return http_refuse(err, "missing_field", param, "missing; expected system, user, "
                            "assistant or tool");
+    if (role->type != TN_JSON_TEXT)
+        return bad_type(err, param, "system, user, assistant or tool");
     bool known = false;
     for (size_t r = 0; r < sizeof roles / sizeof *roles; r++)
-        known = known || strcmp(role->text, roles[r]) == 0;
+        known = known || http_is_text(role, roles[r]);
     if (!known)
         return http_refuse(err, "value_out_of_range", param, "\"%.64s\"; expected system, "
                            "developer, user, assistant or tool", role->text);
@@ -131,7 +133,7 @@ static tn_status check_tool(const tn_json *t, uint32_t i, tn_err *err)
     char param[64];
     snprintf(param, sizeof param, "tools[%u]", i);
     const tn_json *type = present(t, "type"), *f = present(t, "function");
-    if (type == NULL || type->type != TN_JSON_TEXT || strcmp(type->text, "function") != 0)
+    if (type == NULL || !http_is_text(type, "function"))
         return http_refuse(err, "value_out_of_range", param, "no type \"function\"; expected "
                            "{\"type\": \"function\", \"function\": {...}}");
     const tn_json *name = present(f, "name"), *text = present(f, "description");
@@ -171,8 +173,7 @@ static tn_status check_tools(const tn_json *body, const tn_json **out, tn_err *e
     const tn_json *tools = present(body, "tools"), *choice = present(body, "tool_choice");
     if (tools != NULL && tools->type != TN_JSON_LIST)
         return bad_type(err, "tools", "a list of functions");
-    bool none = choice != NULL && choice->type == TN_JSON_TEXT &&
-                strcmp(choice->text, "none") == 0;
+    bool none = choice != NULL && http_is_text(choice, "none");
     if (tools == NULL || tools->count == 0)
         return choice == NULL || none
                    ? TN_OK
@@ -197,21 +198,6 @@ static tn_status check_tools(const tn_json *body, const tn_json **out, tn_err *e
     return TN_OK;
 }
 
-static tn_status check_format(const tn_json *body, tn_err *err)
-{
-    const tn_json *f = present(body, "response_format");
-    if (f == NULL)
-        return TN_OK;
-    const tn_json *type = present(f, "type");
-    if (type == NULL || type->type != TN_JSON_TEXT)
-        return http_refuse(err, "missing_field", "response_format", "no type; expected "
-                           "{\"type\": \"text\"}");
-    if (strcmp(type->text, "text") != 0)
-        return http_refuse(err, "unsupported", "response_format", "\"%.64s\"; expected \"text\": "
-                           "constrained output is not offered", type->text);
-    return TN_OK;
-}
-
 tn_status http_chat_shape(const http_ask *a, tn_prompt *p, tn_err *err)
 {
     bool generation = true, go_on = false, special = false;
@@ -220,8 +206,6 @@ tn_status http_chat_shape(const http_ask *a, tn_prompt *p, tn_err *err)
     tn_status st = check_messages(b, &p->messages, err);
     if (st == TN_OK)
         st = check_tools(b, &p->tools, err);
-    if (st == TN_OK)
-        st = check_format(b, err);
     if (st == TN_OK)
         st = http_get_bool(b, "add_generation_prompt", &generation, err);
     if (st == TN_OK)

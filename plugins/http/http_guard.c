@@ -2,6 +2,7 @@
 /* http_guard.c - who may ask: keys, hosts, origins; and what MHD lets pass but we do not. */
 #include "http.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -163,6 +164,15 @@ static bool listed(http_server *s, const char *option, const char *value)
     return false;
 }
 
+/* "localhost", 127.0.0.0/8 or [::1]. A name such as 127.example.org is anybody's. */
+static bool is_this_machine(const char *name)
+{
+    struct in_addr a;
+    if (inet_pton(AF_INET, name, &a) == 1)
+        return ntohl(a.s_addr) >> 24 == 127;
+    return strcasecmp(name, "localhost") == 0 || strcmp(name, "[::1]") == 0;
+}
+
 /* A page on the web can make a browser talk to this machine; its Host or Origin tells. */
 static tn_status check_host(http_server *s, struct MHD_Connection *c, tn_err *err)
 {
@@ -174,9 +184,7 @@ static tn_status check_host(http_server *s, struct MHD_Connection *c, tn_err *er
     char *colon = strrchr(name, ':');
     if (colon != NULL && strchr(colon, ']') == NULL)
         *colon = 0;
-    bool local = s->loopback && (strcasecmp(name, "localhost") == 0 ||
-                                 strncmp(name, "127.", 4) == 0 || strcmp(name, "[::1]") == 0);
-    if (local || listed(s, "allowed_hosts", name))
+    if ((s->loopback && is_this_machine(name)) || listed(s, "allowed_hosts", name))
         return TN_OK;
     return refuse(err, "host_not_allowed", "the Host header names a machine that this server "
                   "does not answer for; expected one of allowed_hosts");

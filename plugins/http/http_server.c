@@ -65,7 +65,9 @@ static void add_headers(http_call *c, struct MHD_Response *r)
 static enum MHD_Result queue(http_call *c, uint32_t status, struct MHD_Response *r)
 {
     add_headers(c, r);
+    pthread_mutex_lock(&c->lock); /* the watcher reads it */
     c->answered = true;
+    pthread_mutex_unlock(&c->lock);
     count(c, status);
     enum MHD_Result ok = MHD_queue_response(c->connection, status, r);
     MHD_destroy_response(r);
@@ -395,16 +397,33 @@ static void name_address(http_server *s, int fd)
              six ? "]" : "", port);
 }
 
-static tn_status open_socket(http_server *s, int *out, tn_err *err)
+static tn_status resolve(const http_server *s, struct addrinfo **list, tn_err *err)
 {
     struct addrinfo hint = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
-    struct addrinfo *list = NULL;
     char port[16];
     snprintf(port, sizeof port, "%u", s->opt.port);
-    int e = getaddrinfo(s->opt.host, port, &hint, &list);
-    if (e != 0)
-        return tn_fail(err, TN_CONFIG, "http: host %s: %s; expected an address of this machine",
-                       s->opt.host, gai_strerror(e));
+    int e = getaddrinfo(s->opt.host, port, &hint, list);
+    if (e == 0)
+        return TN_OK;
+    return tn_fail(err, TN_CONFIG, "http: host %s: %s; expected an address of this machine",
+                   s->opt.host, gai_strerror(e));
+}
+
+tn_status http_server_check(const http_server *s, tn_err *err)
+{
+    struct addrinfo *list = NULL;
+    tn_status st = resolve(s, &list, err);
+    if (st == TN_OK)
+        freeaddrinfo(list);
+    return st;
+}
+
+static tn_status open_socket(http_server *s, int *out, tn_err *err)
+{
+    struct addrinfo *list = NULL;
+    tn_status st = resolve(s, &list, err);
+    if (st != TN_OK)
+        return st;
     const struct addrinfo *pick = list;
     for (const struct addrinfo *i = list; i != NULL; i = i->ai_next)
         if (i->ai_family == AF_INET) { /* "localhost" means both: the older one goes first */
@@ -412,7 +431,6 @@ static tn_status open_socket(http_server *s, int *out, tn_err *err)
             break;
         }
     int fd = socket(pick->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1;
-    tn_status st = TN_OK;
     if (fd < 0)
         st = listen_failed(s, fd, "make a socket for", err);
     else if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) != 0 ||

@@ -25,17 +25,19 @@ struct http_watch {
     pthread_t thread;
     pthread_mutex_t lock;  /* taken before a call's lock, never after */
     http_call *head;
+    uint64_t nticket;      /* calls so far; ticket 0 is the wake-up's */
     int epoll, wake;
     bool stop;
 };
 
-/* Looks for the call in the list: an event may be older than its removal. */
-static bool is_listed(const struct http_watch *w, const http_call *c)
+/* The call that an event is about; NULL when it was removed before the event was looked at. A
+ * pointer in the event would not tell: the next call may lie where that one lay. */
+static http_call *call_of(const struct http_watch *w, uint64_t ticket)
 {
-    for (const http_call *i = w->head; i != NULL; i = i->next)
-        if (i == c)
-            return true;
-    return false;
+    http_call *c = w->head;
+    while (c != NULL && c->ticket != ticket)
+        c = c->next;
+    return c;
 }
 
 static void keep_alive(http_call *c, uint64_t now)
@@ -74,9 +76,10 @@ static void look_at_clock(http_call *c, uint64_t now)
     }
 }
 
-static void take_event(struct http_watch *w, http_call *c)
+static void take_event(struct http_watch *w, uint64_t ticket)
 {
-    if (!is_listed(w, c))
+    http_call *c = call_of(w, ticket);
+    if (c == NULL)
         return;
     epoll_ctl(w->epoll, EPOLL_CTL_DEL, c->fd, NULL);
     http_call_abandon(c);
@@ -95,8 +98,7 @@ static void *watch(void *user)
             return NULL;
         }
         for (int i = 0; i < n; i++)
-            if (event[i].data.ptr != NULL)
-                take_event(w, event[i].data.ptr);
+            take_event(w, event[i].data.u64);
         uint64_t now = http_now(w->s);
         for (http_call *c = w->head; c != NULL && now - looked >= SECOND; c = c->next)
             look_at_clock(c, now);
@@ -114,7 +116,7 @@ tn_status http_watch_start(http_server *s, tn_err *err)
     w->s = s;
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
     w->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    struct epoll_event e = {.events = EPOLLIN};
+    struct epoll_event e = {.events = EPOLLIN, .data = {.u64 = 0}};
     pthread_mutex_init(&w->lock, NULL);
     if (w->epoll < 0 || w->wake < 0 || epoll_ctl(w->epoll, EPOLL_CTL_ADD, w->wake, &e) != 0 ||
         pthread_create(&w->thread, NULL, watch, w) != 0) {
@@ -157,8 +159,9 @@ void http_watch_add(http_call *c)
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(c->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     c->fd = info != NULL ? (int)info->connect_fd : -1;
-    struct epoll_event e = {.events = EPOLLRDHUP | EPOLLONESHOT, .data = {.ptr = c}};
     pthread_mutex_lock(&w->lock);
+    c->ticket = ++w->nticket;
+    struct epoll_event e = {.events = EPOLLRDHUP | EPOLLONESHOT, .data = {.u64 = c->ticket}};
     c->next = w->head;
     if (w->head != NULL)
         w->head->prev = c;
