@@ -267,7 +267,7 @@ static void test_xml(void **state)
         {"<tool_call><function=f><parameter=n>1</parameter><parameter=n>",
          "[f|{\"n\": 1!<tool_call><function=f><parameter=n>1</parameter><parameter=n]>"},
         {"<tool_call><function=f></function></function>",
-         "[f|{}!<tool_call><function=f></function>]</function>"},
+         "[f|{}!<tool_call><function=f></function></]function>"},
     };
     (void)state;
     AGREE(XML, good);
