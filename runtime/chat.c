@@ -22,6 +22,7 @@
 
 #define CONFIG_SIZE_MAX ((size_t)64 << 20)  /* tokenizer_config.json lists every added token */
 #define PATH_MAX_BYTES 4096u
+#define TEMPLATES_MAX 64u                   /* named ones in a list */
 
 typedef struct chat_template {
     tn_jinja *t;
@@ -260,11 +261,26 @@ static tn_status named_template(tn_chat *c, const tn_json *name, const tn_json *
     if (!plain && !tools)
         return TN_OK;
     chat_template *t = plain ? &c->plain : &c->tool_use;
-    if (t->t != NULL)
-        return tn_fail(err, TN_DATA, "%s: two templates are named %s; expected one", what,
-                       name->text);
     snprintf(inside, sizeof inside, "%s (%s)", what, name->text);
     return template_open(c, source->text, source->count, inside, t, err);
+}
+
+/* Names stand once, also those of templates that nobody asks for. */
+static tn_status check_twin(const tn_json *list, const tn_json *e, const char *what, tn_err *err)
+{
+    tn_quoted q;
+    const tn_json *name = tn_json_find(e, "name");
+    if (list->count > TEMPLATES_MAX)
+        return tn_fail(err, TN_DATA, "%s: %u templates; expected at most %u", what, list->count,
+                       TEMPLATES_MAX);
+    for (const tn_json *b = list->child; b != e && name != NULL; b = b->next) {
+        const tn_json *other = tn_json_find(b, "name");
+        if (other != NULL && name->type == TN_JSON_TEXT && other->type == TN_JSON_TEXT
+            && name->count == other->count && memcmp(name->text, other->text, name->count) == 0)
+            return tn_fail(err, TN_DATA, "%s: two templates are named %s; expected one", what,
+                           tn_quote(&q, name->text, name->count));
+    }
+    return TN_OK;
 }
 
 static tn_status templates_of(tn_chat *c, const tn_json *v, const char *what, tn_err *err)
@@ -274,7 +290,10 @@ static tn_status templates_of(tn_chat *c, const tn_json *v, const char *what, tn
     if (v->type != TN_JSON_LIST)
         return tn_fail(err, TN_DATA, "%s: chat_template is neither text nor a list", what);
     for (const tn_json *e = v->child; e != NULL; e = e->next) {
-        tn_status st = named_template(c, tn_json_find(e, "name"), tn_json_find(e, "template"), what,
+        tn_status st = check_twin(v, e, what, err);
+        if (st != TN_OK)
+            return st;
+        st = named_template(c, tn_json_find(e, "name"), tn_json_find(e, "template"), what,
                                       err);
         if (st != TN_OK)
             return st;
@@ -295,10 +314,12 @@ static tn_status open_jinja(tn_chat *c, const char *dir, tn_err *err)
                            &c->plain, err);
     if (st == TN_OK) {
         tn_buf_reset(&text);
-        tn_err unused;
-        if (read_file(dir, "additional_chat_templates/tool_use.jinja", &text, &unused) == TN_OK)
+        st = read_file(dir, "additional_chat_templates/tool_use.jinja", &text, err);
+        if (st == TN_OK)
             st = template_open(c, text.data != NULL ? text.data : "", text.len, "tool_use.jinja",
                                &c->tool_use, err);
+        else if (st == TN_NOINPUT)
+            st = TN_OK;
     }
     tn_buf_close(&text);
     return st;
@@ -342,6 +363,8 @@ static tn_status open_config(const char *dir, const char *name, tn_json_doc **do
     if (!path_of(path, dir, name))
         return tn_fail(err, TN_NOINPUT, "%s: the path is too long", tn_path_tail(dir));
     tn_status st = tn_json_open_file(path, CONFIG_SIZE_MAX, doc, err);
+    if (st == TN_OK && tn_json_root(*doc)->type != TN_JSON_OBJECT)
+        st = tn_fail(err, TN_DATA, "%s: no object; expected {...}", tn_path_tail(path));
     return st == TN_NOINPUT ? TN_OK : st;
 }
 

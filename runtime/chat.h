@@ -13,9 +13,10 @@
 struct tn_buf;
 typedef struct tn_chat tn_chat;
 
-/* chat_template.jinja, else chat_template.json, else tokenizer_config.json's chat_template (text, or a list of named
- * ones: "default", and "tool_use" when tools are given). TN_NOINPUT: the folder has none.
- * Unknown filters, tests and functions and syntax errors are TN_DATA with line:column.
+/* chat_template.jinja, else chat_template.json, else tokenizer_config.json's chat_template
+ * (text, or a list of named ones: "default", and "tool_use" when tools are given). TN_NOINPUT:
+ * the folder has none. Unknown filters, tests and functions and syntax errors are TN_DATA with
+ * line:column.
  * bos_token, eos_token and friends come from tokenizer_config.json. */
 tn_status tn_chat_open(const char *dir, tn_chat **out, tn_err *err);
 tn_status tn_chat_open_text(const char *source, size_t size, const char *what, tn_chat **out,
@@ -36,7 +37,8 @@ typedef struct tn_chat_ask {
 } tn_chat_ask;
 
 /* Appends the prompt to `out`. `plain_at` (malloc, may come back NULL) lists the byte offsets
- * in out->data at which a guarded spelling from user text begins. Fails with TN_REFUSED, code "template_error". */
+ * in out->data at which a guarded spelling from user text begins. Fails with TN_REFUSED, code
+ * "template_error". */
 tn_status tn_chat_render(const tn_chat *c, const tn_chat_ask *ask, struct tn_buf *out,
                          size_t **plain_at, size_t *nplain, tn_err *err);
 

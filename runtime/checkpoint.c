@@ -16,7 +16,8 @@
  * files at the end of a load. */
 static const char *const side_names[] = {
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-    "chat_template.json", "additional_chat_templates/tool_use.jinja",
+    "chat_template.json", "additional_chat_templates/tool_use.jinja", "quantize_config.json",
+    "quant_config.json", /* quantizations may read both */
 };
 #define NSIDE (sizeof side_names / sizeof side_names[0])
 

@@ -29,10 +29,13 @@ uint64_t tn_ckpt_bytes(const tn_ckpt *c);            /* of all shards */
 const char *tn_ckpt_note(const tn_ckpt *c);
 /* Tells the kernel that the maps will be read front to back / are no longer needed. */
 void tn_ckpt_advise(const tn_ckpt *c, bool soon);
-/* Inode, size and mtime of every file are what they were at open, else TN_DATA (a file was replaced while loading). */
+/* Inode, size and mtime of every file are what they were at open, else TN_DATA (a file was
+ * replaced while loading). */
 tn_status tn_ckpt_unchanged(const tn_ckpt *c, tn_err *err);
 
-/* Any plain tensor of `count` elements as f32 (F32, F16, BF16); TN_DATA for another type or count, TN_NOINPUT when absent. */
-tn_status tn_ckpt_floats(const tn_ckpt *c, const char *name, uint64_t count, float *out, tn_err *err);
+/* Any plain tensor of `count` elements as f32 (F32, F16, BF16); TN_DATA for another type or
+ * count, TN_NOINPUT when absent. */
+tn_status tn_ckpt_floats(const tn_ckpt *c, const char *name, uint64_t count, float *out,
+                         tn_err *err);
 
 #endif

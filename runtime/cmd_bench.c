@@ -154,6 +154,14 @@ static tn_status print_latency(const tn_served *m, const shape *s, const sample 
     return tn_command_print(text, (size_t)n, err);
 }
 
+static tn_status measure_bandwidth(const tn_served *m, double *out, tn_err *err)
+{
+    if (m->device->table->bandwidth != NULL)
+        return m->device->table->bandwidth(m->dev, out, err);
+    return tn_fail(err, TN_UNAVAILABLE, "bench: device %s does not measure its bandwidth; expected "
+                   "one that does", m->device->name);
+}
+
 static tn_status run_latency(tn_house *h, const shape *s, tn_err *err)
 {
     tn_served *m = &h->served[0];
@@ -167,7 +175,7 @@ static tn_status run_latency(tn_house *h, const shape *s, tn_err *err)
     for (int64_t i = 0; i < s->repeat && st == TN_OK; i++) {
         int64_t started = 0;
         double bandwidth = 0;
-        st = m->device->table->bandwidth(m->dev, &bandwidth, err);
+        st = measure_bandwidth(m, &bandwidth, err);
         best = bandwidth > best ? bandwidth : best;
         if (st == TN_OK)
             st = run_batch(m, s, s->batch, (uint64_t)(i * s->batch + 1), ids, c, &started, err);
@@ -226,8 +234,11 @@ int tn_cmd_bench(int argc, char *const *argv)
 {
     tn_err err = {{0}, {0}, {0}};
     tn_house h;
-    bool latency = argc > 0 && strcmp(argv[0], "latency") == 0;
-    if (!latency && (argc == 0 || strcmp(argv[0], "throughput") != 0))
+    const char *first = argc > 0 ? argv[0] : "";
+    bool latency = strcmp(first, "latency") == 0;
+    bool help = strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0;
+    int words = help ? 0 : 1;
+    if (!latency && !help && strcmp(first, "throughput") != 0)
         return tn_command_fail(tn_fail(&err, TN_USAGE, "bench: expected latency or throughput"),
                                &err);
     /* Reused prefixes would flatter prefill. Every request may run at once. */
@@ -236,8 +247,9 @@ int tn_cmd_bench(int argc, char *const *argv)
     const char *batch = latency ? tn_flags_early(argc, argv, "batch-size") : NULL;
     const char *const set_batch[] = {"prefix_caching", "no", "request_timeout", "0", "queue",
                                      "65536", "max_num_seqs", batch, NULL};
-    tn_house_setup setup = {.command = latency ? "bench latency" : "bench throughput",
-                            .argc = argc - 1, .argv = argv + 1, .own = own,
+    tn_house_setup setup = {.command = help ? "bench latency|throughput"
+                                            : latency ? "bench latency" : "bench throughput",
+                            .argc = argc - words, .argv = argv + words, .own = own,
                             .nown = sizeof own / sizeof *own, .words_most = 1,
                             .set = batch != NULL ? set_batch : set,
                             .flags = TN_HOUSE_QUIET | TN_HOUSE_MODEL_WORD};

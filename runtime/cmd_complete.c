@@ -176,6 +176,8 @@ int tn_cmd_complete(int argc, char *const *argv)
         st = read_prompt(h.flags, &a, &text, &err);
     if (st == TN_OK)
         st = run(&h, &a, &err);
+    if (st == TN_REFUSED)
+        st = TN_USAGE; /* all that was asked stands on the command line */
     free(text);
     tn_house_close(&h);
     return st == TN_OK ? 0 : tn_command_fail(st, &err);

@@ -55,7 +55,8 @@ static tn_status run(tn_house *h, tn_err *err)
     const char *to = tn_flags_value(h->flags, "output"), *name = quant_name(h);
     if (h->flags->nword != 1 || to == NULL || name == NULL)
         return tn_fail(err, TN_USAGE, "quantize: %s; expected MODEL_DIR --quant NAME --output DIR",
-                       h->flags->nword != 1 ? "no model" : to == NULL ? "no --output" : "no --quant");
+                       h->flags->nword != 1 ? "no model"
+                       : to == NULL ? "no --output" : "no --quant");
     const tn_quant_ref *q = find_quant(h, name);
     if (q == NULL)
         return tn_fail(err, TN_USAGE, "quantize: --quant %.64s: no such quantization is loaded",

@@ -55,6 +55,23 @@ static void put_tensors(const tn_house *h, tn_buf *out)
         tn_buf_put(out, h->served[i].table.data, h->served[i].table.len);
 }
 
+static void check_ini(const tn_house *h, const tn_house_setup *setup)
+{
+    tn_err err = {{0}, {0}, {0}};
+    tn_conf *c = NULL;
+    const char *path = tn_flags_early(setup->argc, setup->argv, "config");
+    tn_status st = tn_conf_open(path != NULL ? path : TN_CONF_FILE, &c, &err);
+    if (st == TN_OK)
+        st = tn_house_check(h, c, &err);
+    if (st != TN_OK)
+        tn_log_put(h->log, TN_LOG_ERROR, "core", NULL, "SIGHUP: %s; the old configuration stays",
+                   err.text);
+    else
+        tn_log_put(h->log, TN_LOG_INFO, "core", NULL, "SIGHUP: the INI is sound; a restart takes "
+                   "it over");
+    tn_conf_close(c);
+}
+
 /* Waits for the end. SIGHUP only re-checks the INI: what runs keeps its configuration. */
 static int wait_for_end(const sigset_t *set, tn_house *h, const tn_house_setup *setup)
 {
@@ -65,18 +82,7 @@ static int wait_for_end(const sigset_t *set, tn_house *h, const tn_house_setup *
             return e;
         if (sig != SIGHUP)
             return sig;
-        tn_err err = {{0}, {0}, {0}};
-        tn_conf *c = NULL;
-        const char *path = tn_flags_early(setup->argc, setup->argv, "config");
-        tn_status st = tn_conf_open(path != NULL ? path : TN_CONF_FILE, &c, &err);
-        if (st != TN_OK)
-            tn_log_put(h->log, TN_LOG_ERROR, "core", NULL, "SIGHUP: %s; the old configuration "
-                       "stays", err.text);
-        else
-            tn_log_put(h->log, TN_LOG_INFO, "core", NULL, "SIGHUP: the INI is sound; a restart "
-                       "takes it over");
-        if (c != NULL)
-            tn_conf_close(c);
+        check_ini(h, setup);
     }
 }
 
@@ -130,7 +136,9 @@ static tn_status run(tn_house *h, const tn_house_setup *setup, const sigset_t *s
         printed = true;
     }
     if (st == TN_OK && tn_flags_value(h->flags, "check") != NULL && !printed) {
-        fputs("tenon: the configuration is sound\n", stderr);
+        st = tn_wall_init_kind(h->wall, TN_KIND_FRONT, err); /* keys, addresses; no device */
+        if (st == TN_OK)
+            fputs("tenon: the configuration is sound\n", stderr);
         printed = true;
     }
     return st != TN_OK || printed ? st : serve(h, setup, set, err);

@@ -7,6 +7,7 @@
 #include "plain.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,6 +67,15 @@ tn_status tn_command_int(const tn_flags *f, const char *name, int64_t fallback, 
     return TN_OK;
 }
 
+/* Ranges end at whole numbers: what rounds to one stays on its own side of it. */
+static float to_float(double v)
+{
+    float f = (float)v;
+    if (!isfinite(f) || f != floorf(f) || (double)f == v)
+        return f;
+    return nextafterf(f, v > (double)f ? INFINITY : -INFINITY);
+}
+
 tn_status tn_command_float(const tn_flags *f, const char *name, float fallback, float *out,
                            tn_err *err)
 {
@@ -73,7 +83,7 @@ tn_status tn_command_float(const tn_flags *f, const char *name, float fallback, 
     double v = (double)fallback;
     if (text != NULL && !tn_number_float(text, &v))
         return tn_fail(err, TN_USAGE, "--%s: \"%.64s\"; expected a number", name, text);
-    *out = (float)v;
+    *out = text != NULL ? to_float(v) : fallback;
     return TN_OK;
 }
 

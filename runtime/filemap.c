@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -135,6 +136,12 @@ tn_status tn_filemap_unchanged(const tn_filemap *m, tn_err *err)
         return tn_fail(err, TN_DATA, "%s: replaced or written since it was opened; expected it "
                        "unchanged", tn_path_tail(m->path));
     return TN_OK;
+}
+
+bool tn_filemap_is_pointer(const tn_filemap *m)
+{
+    static const char head[] = "version https://git-lfs";
+    return m->size >= sizeof head - 1 && memcmp(m->data, head, sizeof head - 1) == 0;
 }
 
 void tn_filemap_advise(const tn_filemap *m, bool soon)

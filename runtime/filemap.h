@@ -28,6 +28,8 @@ tn_status tn_filemap_open(tn_filemap *m, const char *path, const char *inside, u
 void tn_filemap_close(tn_filemap *m);
 /* TN_DATA when the path now leads to another file, or to another size or time. */
 tn_status tn_filemap_unchanged(const tn_filemap *m, tn_err *err);
+/* What a clone without Git LFS has in place of a large file. */
+bool tn_filemap_is_pointer(const tn_filemap *m);
 /* Tells the kernel that the whole map will be read front to back, or is done with. */
 void tn_filemap_advise(const tn_filemap *m, bool soon);
 

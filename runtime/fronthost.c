@@ -17,7 +17,7 @@ static tn_house *house_of(void *ctx)
 
 static tn_status no_model(const char *name, tn_err *err)
 {
-    tn_status st = tn_fail(err, TN_NOINPUT, "The model `%.200s` does not exist.",
+    tn_status st = tn_fail(err, TN_NOINPUT, "The model `%.64s` does not exist; expected one of GET /v1/models",
                            name != NULL ? name : "");
     snprintf(err->code, sizeof err->code, "model_not_found");
     snprintf(err->param, sizeof err->param, "model");

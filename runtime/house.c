@@ -269,6 +269,24 @@ tn_status tn_house_open(const tn_house_setup *setup, tn_house *out, tn_err *err)
     return st;
 }
 
+tn_status tn_house_check(const tn_house *h, const tn_conf *c, tn_err *err)
+{
+    tn_settings settings;
+    const char *name;
+    tn_status st = tn_settings_open(c, &settings, err);
+    if (st != TN_OK)
+        return st;
+    tn_settings_close(&settings);
+    for (uint32_t i = 0; (name = tn_conf_name(c, TN_CONF_MODEL, i)) != NULL; i++) {
+        tn_model_settings m;
+        st = tn_model_settings_open(c, name, &m, err);
+        if (st != TN_OK)
+            return st;
+        tn_model_settings_close(&m);
+    }
+    return tn_wall_check(h->wall, c, err);
+}
+
 tn_status tn_house_start(tn_house *h, tn_err *err)
 {
     tn_status st = tn_wall_start(h->wall, TN_KIND_FRONT, err);

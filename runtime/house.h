@@ -54,6 +54,9 @@ typedef struct tn_house {
 } tn_house;
 
 tn_status tn_house_open(const tn_house_setup *setup, tn_house *h, tn_err *err);
+/* Whether `c` is a configuration that the loaded plugins understand; nothing is changed. The
+ * keys of a plugin that is not loaded are unknown, not wrong. */
+tn_status tn_house_check(const tn_house *h, const tn_conf *c, tn_err *err);
 /* Frontends go live; the models are up. */
 tn_status tn_house_start(tn_house *h, tn_err *err);
 /* No new work; what runs has `ms`. TN_CUT when something had to be cut off. */

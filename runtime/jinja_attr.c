@@ -130,7 +130,7 @@ static bool item(tn_jrun *r, tn_jval obj, tn_jval key, tn_jval *out)
     if (tn_jval_is_seq(obj))
         *out = obj.as.l->at[i];
     else if (obj.type == TN_J_RANGE)
-        *out = tn_jint(obj.as.r->start + i * obj.as.r->step);
+        *out = tn_jint(tn_jrange_at(obj.as.r, i));
     return true;
 }
 
@@ -177,6 +177,12 @@ typedef struct bounds {
     int64_t start, stop, step, count;
 } bounds;
 
+/* Where item i of a slice stands; only what lies behind the last can pass 64 bits. */
+static int64_t place_of(const bounds *b, int64_t i)
+{
+    return b->start + i * b->step;
+}
+
 static bool bounds_of(tn_jrun *r, int64_t n, tn_jval start, tn_jval stop, tn_jval step, bounds *b)
 {
     b->step = 1;
@@ -208,8 +214,8 @@ static bool slice_ascii(tn_jrun *r, tn_jval s, const bounds *b, tn_jval *out)
 {
     tn_jtext t;
     tn_jtext_open(&t, r, (size_t)b->count);
-    for (int64_t i = 0, at = b->start; i < b->count; i++, at += b->step)
-        tn_jtext_putc(&t, s.as.s->p[at]);
+    for (int64_t i = 0; i < b->count; i++)
+        tn_jtext_putc(&t, s.as.s->p[place_of(b, i)]);
     return tn_jrun_burn_bytes(r, (size_t)b->count * 8) && tn_jtext_close(&t, out);
 }
 
@@ -227,8 +233,10 @@ static bool slice_chars(tn_jrun *r, tn_jval s, const bounds *b, tn_jval *out)
     off[n] = t->size;
     tn_jtext made;
     tn_jtext_open(&made, r, 0);
-    for (int64_t i = 0, at = b->start; i < b->count; i++, at += b->step)
+    for (int64_t i = 0; i < b->count; i++) {
+        int64_t at = place_of(b, i);
         tn_jtext_put(&made, t->p + off[at], off[at + 1] - off[at]);
+    }
     return tn_jrun_burn_bytes(r, (size_t)t->size * 8) && tn_jtext_close(&made, out);
 }
 
@@ -257,12 +265,14 @@ static bool slice_range(tn_jrun *r, const tn_jrange *from, const bounds *b, tn_j
     tn_jrange *s = tn_jrun_take(r, sizeof *s);
     if (s == NULL)
         return false;
-    /* Only the bounds of an empty or single slice can pass 64 bits; nobody reads those. */
+    /* Only the bounds and the step of an empty or single slice can pass 64 bits; nobody reads
+     * those, but no step may become 0. */
     uint64_t first = (uint64_t)from->start, step = (uint64_t)from->step;
     *s = (tn_jrange){.start = (int64_t)(first + (uint64_t)b->start * step),
                      .stop = (int64_t)(first + (uint64_t)b->stop * step),
                      .step = (int64_t)(step * (uint64_t)b->step),
                      .n = b->count};
+    s->step += s->step == 0;
     *out = (tn_jval){.type = TN_J_RANGE, .as.r = s};
     return true;
 }
@@ -285,7 +295,7 @@ bool tn_jval_slice(tn_jrun *r, tn_jval obj, tn_jval start, tn_jval stop, tn_jval
     tn_jval *at = tn_jlist_new(r, (tn_jtype)obj.type, (uint32_t)b.count, out);
     if (at == NULL)
         return false;
-    for (int64_t i = 0, from = b.start; i < b.count; i++, from += b.step)
-        at[i] = obj.as.l->at[from];
+    for (int64_t i = 0; i < b.count; i++)
+        at[i] = obj.as.l->at[place_of(&b, i)];
     return tn_jrun_burn(r, (uint64_t)b.count);
 }

@@ -216,11 +216,8 @@ static bool parse_arguments(tn_jinput *in, const tn_json *v, place at, tn_jval *
     if (p == NULL)
         return false;
     if (tn_json_open(v->text, v->count, "arguments", TN_JSON_DEPTH_REQUEST, &p->doc, &err)
-        != TN_OK) {
-        char what[sizeof err.text + 32];
-        snprintf(what, sizeof what, "%s; expected an object in JSON", err.text);
-        return refuse(in, at, err.code[0] != 0 ? err.code : "invalid_json", what);
-    }
+        != TN_OK)
+        return refuse(in, at, err.code[0] != 0 ? err.code : "invalid_json", err.text);
     p->next = in->parsed;
     in->parsed = p;
     const tn_json *root = tn_json_root(p->doc);

@@ -68,7 +68,7 @@ bool tn_jcursor_next(tn_jrun *r, tn_jcursor *c, tn_jval *out, bool *more)
     case TN_J_TUPLE: *out = c->v.as.l->at[i]; return true;
     case TN_J_DICT: *out = c->v.as.d->at[i].key; return true;
     case TN_J_VIEW: return view_item(r, c->v.as.v, i, out);
-    default: *out = tn_jint(c->v.as.r->start + c->v.as.r->step * (int64_t)i); return true;
+    default: *out = tn_jint(tn_jrange_at(c->v.as.r, i)); return true;
     }
 }
 

@@ -180,7 +180,7 @@ static void turn_round(tn_jlist_maker *m)
 bool tn_jstr_split(tn_jrun *r, tn_jval str, tn_jval sep, int64_t count, bool from_right,
                    tn_jval *out)
 {
-    splitter s = {.r = r, .str = str, .left = count};
+    splitter s = {.r = r, .str = str, .left = count < 0 ? -1 : count};
     tn_jlist_open(&s.parts, r);
     TN_TRY(tn_jrun_burn_bytes(r, str.as.s->size));
     if (sep.type == TN_J_NONE || sep.type == TN_J_MISSING) {
@@ -310,8 +310,8 @@ bool tn_jstr_pad(tn_jrun *r, tn_jval s, uint64_t left, uint64_t right, uint32_t 
 /* Odd room goes to the left when the width is odd, as in Python. */
 bool tn_jstr_center(tn_jrun *r, tn_jval s, int64_t width, uint32_t fill, tn_jval *out)
 {
-    int64_t room = width - s.as.s->chars;
-    if (room <= 0) {
+    int64_t room = width > s.as.s->chars ? width - s.as.s->chars : 0;
+    if (room == 0) {
         *out = s;
         return true;
     }

@@ -144,8 +144,14 @@ struct tn_jview {
 };
 
 struct tn_jrange {
-    int64_t start, stop, step, n;
+    int64_t start, stop, step, n; /* step is never 0 */
 };
+
+/* Item i, which lies in 64 bits though step times i may not. */
+static inline int64_t tn_jrange_at(const tn_jrange *g, int64_t i)
+{
+    return (int64_t)((uint64_t)g->start + (uint64_t)g->step * (uint64_t)i);
+}
 
 struct tn_jmethod {
     tn_jval self;

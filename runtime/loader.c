@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define NAME_SIZE 320
+#define PRIVATE_MAX (UINT64_C(1) << 44) /* bytes of one weight in a form of its plugin's own */
 
 typedef struct row_source {
     const tn_loader *l;
@@ -59,7 +60,7 @@ static tn_status pick_named(const tn_view *v, const tn_quant_ref *q, uint32_t nq
                            wanted);
         if (q[i].table->claims(q[i].self, v, &why) == 0)
             return tn_fail(err, TN_DATA, "model %s: quant = %s, but the checkpoint's "
-                           "quant_method is %s: %s", v->dir, wanted, method_of(v), why.text);
+                           "quant_method is %s: %.300s", v->dir, wanted, method_of(v), why.text);
         *out = i;
         return TN_OK;
     }
@@ -129,6 +130,23 @@ static void shape_text(const tn_tensor *t, char *out, size_t size)
     snprintf(out + at, size - at, "]");
 }
 
+/* A tensor that is not there. One that is quantized instead tells why: nothing says how. */
+static tn_status miss_plain(const tn_view *v, const char *module, const char *name, bool vector,
+                            tn_err *err)
+{
+    static const char *const suffix[] = {"qweight", "weight_packed"};
+    char other[NAME_SIZE];
+    tn_tensor t;
+    for (size_t i = 0; i < 2 && v->quant == NULL; i++) {
+        snprintf(other, sizeof other, "%s.%s", module, suffix[i]);
+        if (v->find(v, other, &t))
+            return tn_fail(err, TN_DATA, "model %s: tensor %s is there instead of %s; expected a "
+                           "quantization_config that says how it is quantized", v->dir, other, name);
+    }
+    return tn_fail(err, TN_DATA, "model %s: tensor %s is missing; expected it for a %s", v->dir,
+                   name, vector ? "vector of the model" : "matrix of the model");
+}
+
 /* The plain tensor of a weight: NAME for vectors, NAME.weight for matrices. */
 static tn_status find_plain(const tn_view *v, const char *module, bool vector, uint64_t n,
                             uint64_t k, tn_tensor *t, tn_err *err)
@@ -136,8 +154,7 @@ static tn_status find_plain(const tn_view *v, const char *module, bool vector, u
     char name[NAME_SIZE];
     snprintf(name, sizeof name, vector ? "%s" : "%s.weight", module);
     if (!v->find(v, name, t))
-        return tn_fail(err, TN_DATA, "model %s: tensor %s is missing; expected it for a %s", v->dir,
-                       name, vector ? "vector of the model" : "matrix of the model");
+        return miss_plain(v, module, name, vector, err);
     if (form_of_dtype(t->dtype) == 0)
         return tn_fail(err, TN_DATA, "%s: tensor %s: data type %u; expected F32, F16 or BF16",
                        t->file, name, t->dtype);
@@ -197,6 +214,8 @@ static tn_status check_form(const tn_quant_ref *q, const tn_module *m, const tn_
         wrong = "padded columns without a permutation";
     else if (f->kind == TN_FORM_PRIVATE && q->table->nmultiply == 0)
         wrong = "a private form without a multiply";
+    else if (f->kind == TN_FORM_PRIVATE && (f->bytes == 0 || f->bytes > PRIVATE_MAX))
+        wrong = "a wrong number of bytes";
     if (wrong == NULL)
         return TN_OK;
     return tn_fail(err, TN_UNAVAILABLE, "plugin %s: module %s: its form has %s (kind %u, %llu x "
@@ -347,13 +366,19 @@ tn_status tn_loader_pack(tn_loader *l, const tn_device *device, void *program,
     return TN_OK;
 }
 
+/* 0 where the device does not tell. */
+static uint64_t packed_bytes(const tn_device *device, void *program, uint32_t w)
+{
+    return program != NULL && device->weight_bytes != NULL ? device->weight_bytes(program, w) : 0;
+}
+
 uint64_t tn_loader_token_bytes(const tn_loader *l, const tn_device *device, void *program)
 {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
         const tn_weight_spec *w = &l->draft->weight[i];
         if (w->role != TN_ROLE_EMBED || (w->flags & TN_WEIGHT_TIED))
-            sum += device->weight_bytes(program, i);
+            sum += packed_bytes(device, program, i);
     }
     return sum;
 }
@@ -378,7 +403,6 @@ void tn_loader_print(const tn_loader *l, const tn_device *device, void *program,
         bool plain = !l->draft->source[i].quantized;
         tn_buf_printf(out, "%-52s %-12s %-20s %-10s %12llu %12llu\n", w->name, form, shape,
                       plain ? "core" : l->q->name, (unsigned long long)w->form.file_bytes,
-                      (unsigned long long)(program != NULL ? device->weight_bytes(program, i)
-                                                           : 0));
+                      (unsigned long long)packed_bytes(device, program, i));
     }
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* metric.h - counters, gauges and histograms, printed as Prometheus text.
  *
- * Declaring happens at start (one thread at a time, a lock inside); putting is wait-free from any thread. A series
- * is a name with a fixed label text; series of one name share HELP and TYPE. */
+ * Declaring happens at start (one thread at a time, a lock inside); putting is wait-free from
+ * any thread. A series is a name with a fixed label text; series of one name share HELP and
+ * TYPE. */
 #ifndef TN_METRIC_H
 #define TN_METRIC_H
 

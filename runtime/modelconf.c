@@ -269,6 +269,20 @@ static tn_status read_scaling(const tn_json *o, tn_model_conf *m, tn_err *err)
                    "yarn", key, kind);
 }
 
+/* Devices turn by these in fp32. */
+static tn_status check_turns(const tn_model_conf *m, tn_err *err)
+{
+    double inv[2048]; /* half of the greatest head_dim */
+    double scale = tn_rope_fill(m, inv);
+    bool fits = scale > 0 && scale < 1e12;
+    for (uint32_t i = 0; i < m->rope_dims / 2; i++)
+        fits = fits && inv[i] >= 0 && inv[i] < 1e12;
+    if (!fits)
+        return tn_fail(err, TN_DATA, FILE_NAME ": rope_theta: %g with factor %g; expected rotary "
+                       "frequencies below 1e12", m->rope_theta, m->scaling.factor);
+    return TN_OK;
+}
+
 static tn_status read_rope(const tn_json *c, tn_model_conf *m, tn_err *err)
 {
     const tn_json *o = NULL;
@@ -295,7 +309,7 @@ static tn_status read_rope(const tn_json *c, tn_model_conf *m, tn_err *err)
     if ((m->scaling.kind == TN_SCALING_YARN || m->scaling.kind == TN_SCALING_LINEAR) &&
         reach > m->context && reach <= CONTEXT_MOST)
         m->context = (uint32_t)reach;
-    return TN_OK;
+    return check_turns(m, err);
 }
 
 /* layer_types says it layer by layer; older configs by use_sliding_window and
@@ -312,6 +326,9 @@ static tn_status read_windows(const tn_json *c, const family *f, tn_model_conf *
     if (st != TN_OK)
         return st;
     const tn_json *types = tn_json_find(c, "layer_types");
+    if (types != NULL && types->type != TN_JSON_NULL && types->type != TN_JSON_LIST)
+        return tn_fail(err, TN_DATA, FILE_NAME ": layer_types: no list; expected a kind for each "
+                       "layer or null");
     if (types != NULL && types->type == TN_JSON_LIST) {
         if (types->count != m->layers)
             return tn_fail(err, TN_DATA, FILE_NAME ": layer_types: %u entries; expected "
@@ -323,6 +340,9 @@ static tn_status read_windows(const tn_json *c, const family *f, tn_model_conf *
             if (!slides && !full)
                 return tn_fail(err, TN_DATA, FILE_NAME ": layer_types[%u]: unknown; expected "
                                "full_attention or sliding_attention", i);
+            if (slides && window == 0)
+                return tn_fail(err, TN_DATA, FILE_NAME ": layer_types[%u]: sliding_attention "
+                               "without a sliding_window; expected its size", i);
             m->window[i] = slides ? window : 0;
         }
         return TN_OK;

@@ -286,7 +286,8 @@ static void delta_head(const tn_lab *l, const tn_op_delta *o, const double *m, u
     double a = tn_lab_row(l, o->a, row)[o->a_col + h] + weight_row(l, o->w_dt_bias, 0)[h];
     double decay = exp(-exp(weight_row(l, o->w_a_log, 0)[h]) * log1p(exp(a)));
     double beta = sigmoid(tn_lab_row(l, o->b, row)[o->b_col + h]);
-    double *s = state + (size_t)h * dk * dv, *out = tn_lab_row(l, o->out, row) + o->out_col + h * dv;
+    double *s = state + (size_t)h * dk * dv;
+    double *out = tn_lab_row(l, o->out, row) + o->out_col + h * dv;
     to_unit(m + kh * dk, q, dk, 1 / sqrt((double)dk));
     to_unit(m + (o->k_heads + kh) * dk, k, dk, 1);
     for (uint32_t j = 0; j < dv; j++) {

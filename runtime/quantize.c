@@ -4,6 +4,7 @@
 
 #include "buf.h"
 #include "checkpoint.h"
+#include "filemap.h"
 #include "floats.h"
 #include "json.h"
 #include "modelconf.h"
@@ -214,23 +215,13 @@ static tn_status copy_file(job *j, const char *name, tn_err *err)
     char path[4096];
     if (snprintf(path, sizeof path, "%s/%s", j->q->from, name) >= (int)sizeof path)
         return TN_OK;
-    FILE *f = fopen(path, "rbe");
-    struct stat s;
-    if (f == NULL)
-        return TN_OK;
-    if (fstat(fileno(f), &s) != 0 || !S_ISREG(s.st_mode) ||
-        (uint64_t)s.st_size > SMALL_FILE_MOST) {
-        fclose(f);
-        return TN_OK;
-    }
-    size_t size = (size_t)s.st_size;
-    char *data = malloc(size + 1);
-    size_t got = data != NULL ? fread(data, 1, size, f) : 0;
-    fclose(f);
-    tn_status st = data == NULL ? tn_fail(err, TN_NO_MEMORY, "quantize: no memory for %s", path)
-                   : got != size ? tn_fail(err, TN_IO, "%s: read %zu of %zu bytes", path, got, size)
-                                 : tn_stw_file(j->out, name, data, size, err);
-    free(data);
+    tn_filemap map;
+    tn_status st = tn_filemap_open(&map, path, NULL, SMALL_FILE_MOST, err);
+    if (st != TN_OK)
+        return st == TN_NOINPUT ? TN_OK : st;
+    st = tn_stw_file(j->out, name, map.size > 0 ? (const char *)map.data : "", (size_t)map.size,
+                     err);
+    tn_filemap_close(&map);
     return st;
 }
 

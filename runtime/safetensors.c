@@ -396,10 +396,9 @@ static tn_status check_data(reader *r, st_file *f)
 /* Finds the header and says what the file is when it is no safetensors file. */
 static tn_status find_header(const st_file *f, const char *what, uint64_t *size, tn_err *err)
 {
-    static const char pointer[] = "version https://git-lfs";
     const uint8_t *p = f->map.data;
     uint64_t n = 0;
-    if (f->map.size >= sizeof pointer - 1 && memcmp(p, pointer, sizeof pointer - 1) == 0)
+    if (tn_filemap_is_pointer(&f->map))
         return tn_fail(err, TN_DATA, "%s:0: a Git LFS pointer instead of the weights; expected "
                        "safetensors data (run git lfs pull)", what);
     if (f->map.size < 10)

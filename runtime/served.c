@@ -3,16 +3,19 @@
 #include "served.h"
 
 #include "buf.h"
+#include "filemap.h"
 #include "json.h"
+#include "plain.h"
 
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 
 #define OUTS_LEAST 64u     /* rows of prompt scoring a step, however few sequences run */
 #define TEMPLATE_MOST ((size_t)1 << 20)
 #define GENCONF_MOST ((size_t)1 << 20)
+#define BLOCK_TOKENS_MAX 4096u
+#define NEED_MAX (UINT64_C(1) << 56)  /* bytes that a device may ask for */
+#define BLOCK_MAX (UINT64_C(1) << 32) /* of these, one for every block or slot */
 
 const char *tn_served_name(const tn_served *s, uint32_t i)
 {
@@ -47,6 +50,34 @@ static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *
 }
 
 /* The named device, or with "auto" the first that opens. */
+/* What a plugin says of itself goes into logs and sums: it is cut to plain text, and refused
+ * where it cannot be meant. */
+static tn_status check_info(const char *plugin, tn_device_info *i, tn_err *err)
+{
+    tn_plain_make(i->name, sizeof i->name);
+    tn_plain_make(i->arch, sizeof i->arch);
+    if (i->block_tokens <= BLOCK_TOKENS_MAX)
+        return TN_OK;
+    return tn_fail(err, TN_UNAVAILABLE, "plugin %s: its info says %u tokens a cache block; "
+                   "expected at most %u", plugin, i->block_tokens, BLOCK_TOKENS_MAX);
+}
+
+/* Sums of these stay far from 2^64. */
+static tn_status check_need(const char *plugin, const tn_need *n, tn_err *err)
+{
+    const struct { const char *what; uint64_t bytes, most; } all[] = {
+        {"weights", n->weight_bytes, NEED_MAX}, {"workspace", n->workspace_bytes, NEED_MAX},
+        {"host memory", n->host_bytes, NEED_MAX}, {"a cache block", n->block_bytes, BLOCK_MAX},
+        {"a state slot", n->slot_bytes, BLOCK_MAX},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        if (all[i].bytes > all[i].most)
+            return tn_fail(err, TN_UNAVAILABLE, "plugin %s: its compile asks for %llu bytes for "
+                           "%s; expected at most %llu", plugin, (unsigned long long)all[i].bytes,
+                           all[i].what, (unsigned long long)all[i].most);
+    return TN_OK;
+}
+
 static tn_status open_device(tn_served *s, const tn_served_setup *setup, tn_err *err)
 {
     const char *wanted = s->settings->device;
@@ -64,7 +95,8 @@ static tn_status open_device(tn_served *s, const tn_served_setup *setup, tn_err 
             return st;
         s->device = d;
         s->info = (tn_device_info){.size = sizeof s->info};
-        return d->table->info(s->dev, &s->info, err);
+        st = d->table->info(s->dev, &s->info, err);
+        return st == TN_OK ? check_info(d->name, &s->info, err) : st;
     }
     return st;
 }
@@ -121,6 +153,8 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
     s->need = (tn_need){.size = sizeof s->need};
     st = s->device->table->compile(s->dev, &s->draft.recipe, &s->limits, &s->program, &s->need,
                                    err);
+    if (st == TN_OK)
+        st = check_need(s->device->name, &s->need, err);
     if (st != TN_OK)
         return st;
     tn_budget_ask ask = {.memory = m->memory, .cache = m->kv_cache_memory,
@@ -237,24 +271,13 @@ static tn_status open_chat(tn_served *s, tn_err *err)
     }
     if (strchr(given, '{') != NULL)
         return tn_chat_open_text(given, strlen(given), "chat_template", &s->chat, err);
-    FILE *f = fopen(given, "rbe");
-    struct stat fs;
-    if (f == NULL || fstat(fileno(f), &fs) != 0 || !S_ISREG(fs.st_mode)) {
-        if (f != NULL)
-            fclose(f);
-        return tn_fail(err, TN_NOINPUT, "chat_template: cannot read the file %s", given);
-    }
-    char *text = malloc(TEMPLATE_MOST + 1);
-    size_t n = text != NULL ? fread(text, 1, TEMPLATE_MOST + 1, f) : 0;
-    fclose(f);
-    tn_status st;
-    if (text == NULL)
-        st = tn_fail(err, TN_NO_MEMORY, "chat_template: no memory for %s", given);
-    else if (n > TEMPLATE_MOST)
-        st = tn_fail(err, TN_DATA, "%s: more than 1 MiB; expected a chat template", given);
-    else
-        st = tn_chat_open_text(text, n, given, &s->chat, err);
-    free(text);
+    tn_filemap map;
+    tn_status st = tn_filemap_open(&map, given, NULL, TEMPLATE_MOST, err);
+    if (st != TN_OK)
+        return st;
+    st = tn_chat_open_text(map.size > 0 ? (const char *)map.data : "", (size_t)map.size, given,
+                           &s->chat, err);
+    tn_filemap_close(&map);
     return st;
 }
 

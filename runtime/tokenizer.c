@@ -138,8 +138,12 @@ tn_status tn_tok_open(const char *dir, uint32_t vocab_max, tn_tok **out, tn_err 
                                : tn_filemap_open(&map, path.data, NULL, TN_TOK_FILE_MAX, err);
     if (st != TN_OK)
         goto close_path;
-    st = tn_tok_open_text(map.size > 0 ? (const char *)map.data : "", map.size, path.data,
-                          vocab_max, &t, err);
+    if (tn_filemap_is_pointer(&map))
+        st = tn_fail(err, TN_DATA, "%s:0: a Git LFS pointer instead of the tokenizer; expected its "
+                     "JSON (run git lfs pull)", tn_path_tail(path.data));
+    else
+        st = tn_tok_open_text(map.size > 0 ? (const char *)map.data : "", map.size, path.data,
+                              vocab_max, &t, err);
     tn_filemap_close(&map);
     if (st == TN_OK)
         st = read_config(t, dir, path.data, err);

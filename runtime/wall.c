@@ -189,6 +189,23 @@ tn_status tn_wall_load_all(tn_wall *w, const tn_conf *c, tn_err *err)
     return st;
 }
 
+tn_status tn_wall_check(const tn_wall *w, const tn_conf *c, tn_err *err)
+{
+    const char *name;
+    for (uint32_t i = 0; (name = tn_conf_name(c, TN_CONF_PLUGIN, i)) != NULL; i++) {
+        const guest *g = NULL;
+        tn_values *v;
+        for (uint32_t k = 0; k < w->n; k++)
+            if (strcmp(w->guest[k]->name, name) == 0)
+                g = w->guest[k];
+        tn_status st = read_values(g, name, c, &v, err);
+        if (st != TN_OK)
+            return st;
+        tn_values_close(v);
+    }
+    return TN_OK;
+}
+
 tn_status tn_wall_configure(tn_wall *w, const tn_conf *c, tn_err *err)
 {
     for (uint32_t i = 0; i < w->n; i++) {
@@ -266,13 +283,20 @@ static tn_status bring_up(tn_wall *w, guest *g, tn_err *err)
     return init_one(w, g, err);
 }
 
-tn_status tn_wall_init(tn_wall *w, tn_err *err)
+tn_status tn_wall_init_kind(tn_wall *w, uint32_t kind, tn_err *err)
 {
     tn_status st = TN_OK;
-    for (uint32_t i = 0; st == TN_OK && i < w->n; i++)
-        if (!w->guest[i]->pub.up && w->guest[i]->pub.away == NULL)
-            st = bring_up(w, w->guest[i], err);
+    for (uint32_t i = 0; st == TN_OK && i < w->n; i++) {
+        guest *g = w->guest[i];
+        if (!g->pub.up && g->pub.away == NULL && (kind == 0 || g->pub.kind == kind))
+            st = bring_up(w, g, err);
+    }
     return st;
+}
+
+tn_status tn_wall_init(tn_wall *w, tn_err *err)
+{
+    return tn_wall_init_kind(w, 0, err);
 }
 
 static tn_status start_one(tn_wall *w, guest *g, tn_err *err)

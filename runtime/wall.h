@@ -70,8 +70,12 @@ tn_status tn_wall_load(tn_wall *w, const char *name, const char *file, bool requ
 tn_status tn_wall_load_all(tn_wall *w, const struct tn_conf *c, tn_err *err);
 /* Gives every plugin its values; unknown keys of its section are refused here. */
 tn_status tn_wall_configure(tn_wall *w, const struct tn_conf *c, tn_err *err);
+/* Whether `c` could be given to configure; nobody's values change. */
+tn_status tn_wall_check(const tn_wall *w, const struct tn_conf *c, tn_err *err);
 
 tn_status tn_wall_init(tn_wall *w, tn_err *err);
+/* Only those of one kind; 0: all. */
+tn_status tn_wall_init_kind(tn_wall *w, uint32_t kind, tn_err *err);
 /* kind 0: all that are up and not live, frontends last. */
 tn_status tn_wall_start(tn_wall *w, uint32_t kind, tn_err *err);
 /* Asks the live ones (of a kind, or all) to finish; the first failure is told, all are asked. */

@@ -317,6 +317,12 @@ with check("quantization_config: refused by name, exit 65"):
         if os.path.exists(path + "/quantize_config.json"):
             os.remove(path + "/quantize_config.json")
         return path
+    for source, word in ((awq, "qweight"), (gptq, "qweight"), (made["awq-4-pack-quantized"], "weight_packed")):
+        p = broken(lambda c: c.pop("quantization_config"), source)
+        for name in ("quantize_config.json", "quant_config.json"):
+            if os.path.exists(p + "/" + name):
+                os.remove(p + "/" + name)
+        fails(65, "complete", p, "--config", ini, "--prompt", "x", words=(word, "expected a quantization_config"))
     for source, change, words in [
             (gptq, {"quant_method": "odd"}, ("odd", "; awq: ", "; gptq: ")),  # Q01 (gptq, {"bits": 5}, ("bits",)),
             (gptq, {"bits": "4"}, ("bits",)), (awq, {"bits": 3}, ("bits",)),
@@ -342,6 +348,8 @@ with check("W18: an index with a wrong total_size, refused unless lax_index"):
             "--temperature", "0", "--ignore-eos", "--json", "--cpu-exact", "--lax-index")
     assert r.returncode == 0 and "total_size 7" in r.stderr, r.stderr
     assert json.loads(r.stdout)["token_ids"] == complete(plain)["token_ids"]
+    r = run("quantize", p, "--quant", "awq", "--group-size", "32", "--output", folder + "/lax", "--config", ini)
+    assert r.returncode == 0, r.stderr
     os.remove(p + "/model.safetensors")
     fails(66, "complete", p, "--config", ini, "--prompt", "x", words=("model.safetensors", "does not exist"))
 
@@ -354,8 +362,36 @@ with check("W20: weights that are NaN load and are counted; strict_weights refus
     r = run(*args)
     assert "3 values of its weights are NaN or infinite" in r.stderr, r
     fails(65, *args, "--strict-weights", words=("up_proj", "2 values", "strict_weights"))
+    for quant in ("awq", "gptq"):
+        fails(65, "quantize", p, "--quant", quant, "--group-size", "32", "--output", folder + "/odd-" + quant,
+              "--config", ini, words=("up_proj", "not finite"))
     assert "NaN" not in run("complete", plain, "--config", ini, "--prompt", "x", "--max-tokens", "1",
                             "--strict-weights").stderr
+
+with check("M13: chat_template as a file: absent 66, no file or too long 65, never waited for"):
+    pipe, large = os.path.join(folder, "pipe"), os.path.join(folder, "large.jinja")
+    os.mkfifo(pipe)
+    with open(large, "w", encoding="utf-8") as f:
+        f.write("x" * (1048576 + 1))
+    for given, code, word in ((pipe, 65, "a FIFO"), (folder, 65, "a folder"), ("/dev/zero", 65, "a device"),
+                              (large, 65, "1048577 bytes"), (folder + "/absent", 66, "absent"),
+                              ("{{ x|nope }}", 65, "1:6: no filter")):
+        fails(code, "complete", plain, "--config", ini, "--prompt", "x", "--chat-template", given, words=(word,))
+    p = broken(lambda c: None)
+    os.mkfifo(p + "/vocab.json")  # one of the files that quantize copies
+    fails(65, "quantize", p, "--quant", "awq", "--group-size", "32", "--output", folder + "/copied",
+          "--config", ini, words=("vocab.json", "a FIFO"))
+
+with check("K01, C01: what is no file is told apart and never waited for, exit 65"):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
+                 "model.safetensors", "chat_template.jinja", "special_tokens_map.json", "quantize_config.json"):
+        for make, word in ((os.mkfifo, "a FIFO"), (os.mkdir, "a folder"),
+                           (lambda to: os.symlink("/dev/zero", to), name)):
+            p = broken(lambda c: None)
+            if os.path.exists(p + "/" + name):
+                os.remove(p + "/" + name)
+            make(p + "/" + name)
+            fails(65, "complete", p, "--config", ini, "--prompt", "x", words=(name, word))
 
 with check("M01: two templates of one name, exit 65"):
     p = broken(lambda c: c.update(chat_template=[{"name": "default", "template": t} for t in "ab"]),

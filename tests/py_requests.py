@@ -6,12 +6,15 @@ import itertools
 import json
 import os
 import re
+import shutil
 import socket
 import tempfile
+import threading
+import time
 
 import requests
 
-from tenonlib import Counter, Server, make_model, write_ini
+from tenonlib import TOP, Counter, Server, make_model, write_ini
 
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
 MESSAGES = [{"role": "user", "content": "x"}]
@@ -77,9 +80,99 @@ def raw_both(text, code, param=None, status=400):
         is_error(post(path, text), status, code, param)
 
 
+def metric(name):
+    found = re.findall(rf"^{name}(?:_total)?\{{[^}}]*\}} (\S+)$", get("/metrics").text, re.M)
+    assert len(found) == 1, (name, found)
+    return float(found[0])
+
+
+def get(path, **headers):
+    return requests.get(url + path, headers=headers, timeout=60)
+
+
+def files_open(pid, at_most=0):
+    """The least seen in a while, or the first count within bounds: connections that were just
+    closed need a moment."""
+    least = 1 << 20
+    for _ in range(100 if at_most else 20):
+        least = min(least, len(os.listdir(f"/proc/{pid}/fd")))
+        if least <= at_most:
+            break
+        time.sleep(0.05)
+    return least
+
+
+def all_is_well(pid, golden, files):
+    """The contract's invariants: whatever came, the next client sees nothing of it."""
+    assert get("/health").status_code == 200
+    assert canary() == golden
+    for _ in range(100):
+        counts = [metric("tenon:requests_" + n) for n in (
+            "accepted", "completed", "cancelled", "timed_out", "failed", "rejected")]
+        if (counts[0] == sum(counts[1:]) and not metric("vllm:num_requests_running")
+                and not metric("vllm:kv_cache_usage_perc")):
+            break
+        time.sleep(0.05)
+    assert counts[0] == sum(counts[1:]) and counts[4] == 0, counts
+    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
+        assert metric("vllm:" + name) == 0, name
+    now = files_open(pid, files)
+    assert now <= files, (now, files)
+
+
 def canary():
     return accept(COMPLETE, {"prompt": "The quick", "max_tokens": 8, "temperature": 0})[
         "choices"][0]["text"]
+
+
+# ---------------------------------------------------------------------- the errors themselves
+
+
+def kinds_of_errors():
+    with check("1.1: every refusal has its status, type and code"):
+        host = url[7:].encode()
+        plain = {"Content-Type": "text/plain"}
+        rows = [
+            (get("/nope"), 404, "invalid_request_error", "not_found"),
+            (get("/v1/models/nope"), 404, "invalid_request_error", "model_not_found"),
+            (get("/v1/models/" + "m" * 1000), 404, "invalid_request_error", "model_not_found"),
+            (post(COMPLETE, {"prompt": "x", "model": "m" * 100000}), 404, "invalid_request_error",
+             "model_not_found"),
+            (get(COMPLETE), 405, "invalid_request_error", "method_not_allowed"),
+            (requests.post(url + COMPLETE, data="{}", headers=plain, timeout=60), 415,
+             "invalid_request_error", "unsupported_media_type"),
+            (get("/v1/models", Host="evil.example"), 403, "permission_error", "host_not_allowed"),
+            (get("/v1/models", Origin="https://evil.example"), 403, "permission_error",
+             "origin_not_allowed"),
+            (post(COMPLETE, b" " * ((8 << 20) + 1)), 413, "invalid_request_error",
+             "body_too_large"),
+        ]
+        for r, status, kind, code in rows:
+            e = r.json()["error"]
+            assert (r.status_code, e["type"], e["code"]) == (status, kind, code), r.text
+            assert "expected " in e["message"] and len(e["message"]) < 300, e
+            assert host.decode() not in e["message"], e
+
+
+def overload():
+    with check("1.1: 429 carries Retry-After in whole seconds"):
+        seen = []
+
+        def ask():
+            seen.append(post(COMPLETE, {"prompt": "x", "max_tokens": 400, "ignore_eos": True}))
+
+        threads = [threading.Thread(target=ask) for _ in range(12)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        full = [r for r in seen if r.status_code != 200]
+        assert full and len(full) < 12, [r.status_code for r in seen]
+        for r in full:
+            e = r.json()["error"]
+            assert (r.status_code, e["type"], e["code"]) == (429, "rate_limit_error", "queue_full")
+            assert re.fullmatch("[1-9]|[1-5][0-9]|60", r.headers["Retry-After"]), r.headers
+            assert "expected " in e["message"], e
 
 
 # ------------------------------------------------------------------------------ JSON and UTF-8
@@ -115,6 +208,12 @@ def bodies():
             assert r.status_code == (200 if fits else 400), (n, r.text)
             if not fits:
                 is_error(r, 400, "too_deep")
+        for arguments, code in (("[" * 65, "too_deep"), ("{\"a\":" * 100000, "too_deep"),
+                                ("[" * 65 + "]" * 65, "too_deep"), ("{\"a\":1,\"a\":2}", "duplicate_key"),
+                                ("{\"a\":", "invalid_json"), ("{\"a\":\"\\ud800\"}", "invalid_json")):
+            call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+            refuse(CHAT, {"messages": [*MESSAGES, {"role": "assistant", "content": None,
+                                                   "tool_calls": [call]}]}, code)
         raw_both(b"[" * 100000, "too_deep")
         raw_both(b'{"a":' * 100000, "too_deep")
         raw_both(b'{"a":' + b"[" * (4 << 20), "too_deep")
@@ -276,6 +375,14 @@ def types():
             accept(COMPLETE, {name: None, **({"max_tokens": 2} if name != "max_tokens" else {})})
         for name in CHAT_ONLY:
             accept(CHAT, {name: None})
+        for fields in ({"prompt": None, "messages": MESSAGES}, {"prompt": "x", "messages": None},
+                       {"prompt": "x", "model": None, "add_special_tokens": None,
+                        "return_token_strs": None}):
+            assert post("/tokenize", fields).status_code == 200, fields
+        is_error(post("/tokenize", {"prompt": None}), 400, "missing_field", "messages")
+        is_error(post("/detokenize", {"tokens": None}), 400, "missing_field", "tokens")
+        is_error(post("/tokenize", {"prompt": "x", "messages": MESSAGES}), 400,
+                 "value_out_of_range", "prompt")
         refuse(CHAT, {"messages": None}, "missing_field", "messages")
         refuse(COMPLETE, {"prompt": None}, "missing_field", "prompt")
         for name in ("role", "content"):
@@ -493,6 +600,10 @@ def sizes():
                     "metadata")
         refuse_both({"metadata": "x"}, "wrong_type", "metadata")
         accept(CHAT, {"user": "u" * 1024, "metadata": {str(i): "x" for i in range(16)}})
+    with check("limits of the table: tools"):
+        tools = [{"type": "function", "function": {"name": f"f{i}"}} for i in range(129)]
+        accept(CHAT, {"tools": tools[:128], "tool_choice": "none"})
+        refuse(CHAT, {"tools": tools, "tool_choice": "none"}, "value_out_of_range", "tools")
     with check("limits of the table: stops"):
         accept(CHAT, {"stop": ["s" * 256] * 16})
         refuse_both({"stop": ["s"] * 17}, "value_out_of_range", "stop")
@@ -520,7 +631,7 @@ def prompts():
                          "prompt")
         r = accept(COMPLETE, {"prompt": ["x"] * 64, "max_tokens": 1})
         assert [c["index"] for c in r["choices"]] == list(range(64))
-        is_error(post("/detokenize", {"tokens": [vocab]}), 400, "value_out_of_range")
+        is_error(post("/detokenize", {"tokens": [vocab]}), 400, "value_out_of_range", "tokens")
         for v in ([-1], [1 << 31], [1.5], ["1"], [None]):
             is_error(post("/detokenize", {"tokens": v}), 400, "value_out_of_range", "tokens")
         for v in ({}, "x", 1):
@@ -641,10 +752,21 @@ def matrix():
 
 
 def strict():
+    with check("J16: the manual lists the fields that are known"):
+        with open(os.path.join(TOP, "plugins", "http", "http_ask.c"), encoding="utf-8") as f:
+            known = re.search(r"known_fields\[\] = \{(.*?)\};", f.read(), re.S)[1]
+        with open(os.path.join(TOP, "docs", "tenon.1"), encoding="utf-8") as f:
+            manual = re.search(r"\.SH REQUESTS\n(.*?)\n\.SH", f.read(), re.S)[1]
+        missing = [n for n in re.findall('"(\\w+)"', known) if not re.search(rf"\b{n}\b", manual)]
+        assert not missing, missing
     with check("J16: strict"):
         for name in ("nope", "__proto__", "", "\n", "a" * 5000, "Prompt", "prompt\0", "é"):
             refuse_both({name: 1}, "unknown_field")
             refuse_both({name: None}, "unknown_field")
+            is_error(post("/tokenize", {"prompt": "x", name: 1}), 400, "unknown_field")
+            is_error(post("/detokenize", {"tokens": [1], name: 1}), 400, "unknown_field")
+        assert post("/tokenize", {"messages": MESSAGES, "tools": None}).status_code == 200
+        assert post("/detokenize", {"tokens": [1], "model": None}).status_code == 200
         r = post(COMPLETE, {"prompt": "x", "a" * 5000: 1}).json()["error"]
         assert len(r["message"]) < 300 and len(r["param"]) < 300, r
         for name in INTEGERS + NUMBERS + SWITCHES + OTHERS + CHAT_ONLY + IGNORED:
@@ -654,11 +776,11 @@ def strict():
 with Server(ini, model) as server:
     url = server.url
     golden = canary()
-    for group in (bodies, texts, types, conversations, numbers, sizes, prompts, matrix):
+    files = files_open(server.process.pid)
+    for group in (kinds_of_errors, bodies, texts, types, conversations, numbers, sizes, prompts, matrix):
         group()
         with check(f"all is well after {group.__name__}"):
-            assert requests.get(url + "/health", timeout=5).status_code == 200
-            assert canary() == golden
+            all_is_well(server.process.pid, golden, files)
     with check("SIGTERM ends with 0"):
         assert server.stop() == 0
     with check("nothing was a bug"):
@@ -668,4 +790,10 @@ with Server(write_ini(os.path.join(folder, "s.ini"), http="strict = yes\n"), mod
     url = server.url
     strict()
 
+tail = "[model default]\nqueue = 1\nmax_num_seqs = 1\n"
+with Server(write_ini(os.path.join(folder, "q.ini"), tail=tail), model) as server:
+    url = server.url
+    overload()
+
+shutil.rmtree(folder)
 check.finish()

@@ -105,13 +105,13 @@ def write_ini(path, plugins=("cpu", "awq", "gptq", "http"), http="", tail=""):
 
 
 class Server:
-    def __init__(self, ini, *args, wait=True):
+    def __init__(self, ini, *args, wait=True, **popen):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")
         self.process = subprocess.Popen(
             [TENON, "serve", "--config", ini, "--port", str(self.port), *args],
-            stdout=self.log, stderr=subprocess.STDOUT)
+            stdout=self.log, stderr=subprocess.STDOUT, **popen)
         if wait:
             self.wait_ready()
 

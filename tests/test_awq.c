@@ -565,7 +565,7 @@ static void expect(fake_bench *b, uint64_t n, uint64_t k, tn_status wanted, cons
         b->q->read(b->self, &b->view.view, &m, &r, 0, n, &out, &err);
 }
 
-static void test_bad_gemm(void **state)
+static void test_bad_gemm(void **state) /* Q06, Q08 */
 {
     fake_bench b;
     (void)state;
@@ -636,7 +636,7 @@ static void test_bad_values(void **state)
     }
 }
 
-static void test_bad_packed(void **state)
+static void test_bad_packed(void **state) /* Q04, Q05, Q06 */
 {
     const packed_case p = {16, 64, 32, 4, ZERO_WORDS, 2, false};
     int32_t g_idx[64] = {0};
@@ -744,7 +744,7 @@ static void test_two_widths(void **state)
     }
 }
 
-/* Where config and tensors disagree, the tensors are read and it is said once. */
+/* Q10: where config and tensors disagree, the tensors are read and it is said once. */
 static void test_disagreement(void **state)
 {
     fake_bench b;

@@ -18,7 +18,8 @@ static uint32_t claim(fake_bench *b, tn_err *why)
     return b->q->claims(b->self, &b->view.view, why);
 }
 
-/* A quantization_config that must be refused, and words of the sentence that says why. */
+/* Q01, Q02, Q09: a quantization_config that must be refused, and words of the sentence that says
+ * why. */
 static const char *const bad_configs[][2] = {
     {"{}", "quant_method is null"},
     {"{\"quant_method\": \"fp8\"}", "quant_method is \"fp8\"; this plugin reads awq"},
@@ -31,6 +32,17 @@ static const char *const bad_configs[][2] = {
     {"{\"quant_method\": \"awq\", \"bits\": 16, \"group_size\": 128}", "bits is 16"},
     {"{\"quant_method\": \"awq\", \"bits\": -4, \"group_size\": 128}", "bits is -4"},
     {"{\"quant_method\": \"awq\", \"bits\": \"4\", \"group_size\": 128}", "bits is \"4\""},
+    {"{\"quant_method\": \"awq\", \"bits\": 4.0, \"group_size\": 128}", "bits is a fraction"},
+    {"{\"quant_method\": \"awq\", \"bits\": true, \"group_size\": 128}", "bits is true"},
+    {"{\"quant_method\": \"awq\", \"bits\": [4], \"group_size\": 128}", "bits is a list"},
+    {"{\"quant_method\": \"awq\", \"bits\": 4, \"group_size\": 64.5}", "group_size is a fraction"},
+    {"{\"quant_method\": \"awq\", \"bits\": 4, \"group_size\": 9223372036854775807}",
+     "group_size is 9223372036854775807"},
+    {"{\"quant_method\": \"awq\", \"bits\": 4, \"group_size\": 128, \"zero_point\": 1}",
+     "zero_point is 1"},
+    {"{\"quant_method\": \"awq\", \"bits\": 4, \"group_size\": 128, \"version\": 2}",
+     "version is 2"},
+    {"{\"quant_method\": 4, \"bits\": 4, \"group_size\": 128}", "quant_method is 4"},
     {"{\"quant_method\": \"awq\", \"w_bit\": 8, \"q_group_size\": 128}", "w_bit is 8"},
     {"{\"quant_method\": \"awq\", \"bits\": 4, \"group_size\": 0}", "group_size is 0"},
     {"{\"quant_method\": \"awq\", \"bits\": 4, \"group_size\": -2}", "group_size is -2"},
@@ -134,7 +146,7 @@ static void test_claims(void **state)
     }
 }
 
-/* GPTQ tensors under an AWQ config. */
+/* Q01: GPTQ tensors under an AWQ config. */
 static void test_wrong_family(void **state)
 {
     fake_bench b;
@@ -208,7 +220,7 @@ static void test_slow_pattern(void **state)
     assert_int_equal(fake_bench_close(&b), 0);
 }
 
-/* A quant_config.json or quantize_config.json beside config.json has to say the same. */
+/* Q12: a quant_config.json or quantize_config.json beside config.json has to say the same. */
 static void test_twin(void **state)
 {
     static const struct {

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_badplugins.c - every way we know in which a plugin can be wrong, one row each: which
  * status, which sentence, and that the process lives (or ends with 70 and says who). */
+#include "buf.h"
 #include "conf.h"
 #include "guard.h"
 #include "log.h"
 #include "makeso.h"
+#include "metric.h"
 #include "wall.h"
 
 #include <setjmp.h>
@@ -112,6 +114,7 @@ static void refused_with_a_sentence(void **state)
         {"probe_refuses.c", "", TN_UNAVAILABLE, "probe: no such hardware"},
         {"run_path.c", "-Wl,-rpath,/usr/lib:", TN_UNAVAILABLE, "RPATH has an empty element"},
         {"run_path.c", "-Wl,-rpath,lib", TN_UNAVAILABLE, "searches the working directory"},
+        /* L21 */
         {"run_path.c", "-Wl,-z,nodlopen", TN_UNAVAILABLE, "linked with -z nodlopen"},
         {"run_path.c", "-Wl,-rpath,/usr/lib", TN_OK, ""},
         {"leaks.c", "", TN_OK, ""},
@@ -152,6 +155,7 @@ static void flushing_tiny_numbers(void **state)
     assert_true(tiny / 16 > 0); /* put back */
 }
 
+/* L22 */
 static void built_for_a_sanitizer(void **state)
 {
     char path[256];
@@ -166,15 +170,87 @@ static void built_for_a_sanitizer(void **state)
 
 static void closes_a_descriptor(void **state)
 {
-    char path[256];
-    tn_err err = {.text = ""};
+    static const char *const rows[][2] = {
+        {"init_closes.c", "its init closed file descriptor 0"},
+        {"init_replaces.c", "its init replaced file descriptor 0"},
+    };
     (void)state;
-    built(path, sizeof path, "init_closes.c", "");
-    int keep = dup(0);
-    assert_int_equal(live(path, NULL, 30, NULL, &err), TN_UNAVAILABLE);
-    dup2(keep, 0);
-    close(keep);
-    assert_non_null(strstr(err.text, "its init closed file descriptor 0"));
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        char path[256];
+        tn_err err = {.text = ""};
+        built(path, sizeof path, rows[i][0], "");
+        int keep = dup(0), pair[2];
+        assert_int_equal(pipe(pair), 0);
+        dup2(pair[0], 0); /* surely not what the plugin opens */
+        tn_status st = live(path, NULL, 30, NULL, &err);
+        dup2(keep, 0);
+        close(keep);
+        close(pair[0]);
+        close(pair[1]);
+        assert_int_equal(st, TN_UNAVAILABLE);
+        if (strstr(err.text, rows[i][1]) == NULL)
+            fail_msg("%s: %s", rows[i][0], err.text);
+    }
+}
+
+/* L08: every callback of every kind that the contract requires, missing one at a time. */
+static void every_missing_callback_is_named(void **state)
+{
+    static const struct {
+        uint32_t kind;
+        const char *call;
+        bool required;
+    } rows[] = {
+        {1, "claims", true}, {1, "form_of", true}, {1, "read", true}, {1, "write_linear", true},
+        {1, "write_end", true}, {1, "write_drop", true}, {2, "open", true}, {2, "close", true},
+        {2, "info", true}, {2, "compile", true}, {2, "reserve", true}, {2, "pack", true},
+        {2, "release", true}, {2, "run", true}, {2, "wait", true}, {2, "peek", false},
+        {2, "weight_bytes", false}, {2, "bandwidth", false}, {3, "make_id", true},
+        {3, "join", true}, {3, "all_reduce", true}, {3, "all_gather", true},
+        {3, "broadcast", true}, {3, "abort", true}, {3, "leave", true}, {3, "barrier", false},
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        char path[256], flags[64], want[300];
+        tn_err err = {.text = ""};
+        snprintf(flags, sizeof flags, "-DOF=%u -DWITHOUT=%s", rows[i].kind, rows[i].call);
+        built(path, sizeof path, "null_call.c", flags);
+        tn_status st = live(path, NULL, 30, NULL, &err);
+        if (!rows[i].required && st == TN_OK)
+            continue;
+        snprintf(want, sizeof want, "plugin %s: has no ", path);
+        if (!rows[i].required || st != TN_UNAVAILABLE ||
+            strncmp(err.text, want, strlen(want)) != 0 ||
+            strstr(err.text, rows[i].call) == NULL)
+            fail_msg("%s: status %d: %s", flags, st, err.text);
+    }
+}
+
+/* L14: what a plugin keeps carries its name, request by request. */
+static void a_leak_is_counted(void **state)
+{
+    char path[256];
+    tn_metrics *metrics;
+    tn_wall *w;
+    tn_err err;
+    tn_buf text;
+    (void)state;
+    built(path, sizeof path, "leaks_later.c", "");
+    assert_int_equal(tn_metrics_open(&metrics, &err), TN_OK);
+    assert_int_equal(tn_wall_open(NULL, metrics, NULL, &w, &err), TN_OK);
+    assert_int_equal(tn_wall_load(w, "bad", path, true, "t", &err), TN_OK);
+    assert_int_equal(tn_wall_init(w, &err), TN_OK);
+    const tn_guest *g = tn_wall_at(w, 0);
+    for (int i = 1; i <= 1000; i++) {
+        assert_int_equal(g->quant->read(g->self, NULL, NULL, NULL, 0, 0, NULL, &err), TN_OK);
+        assert_int_equal(tn_wall_held(g), i * 1024);
+    }
+    tn_buf_open(&text, 65536);
+    tn_metrics_print(metrics, &text);
+    assert_non_null(strstr(text.data, "\ntenon_plugin_memory_bytes{plugin=\"bad\"} 1024000\n"));
+    tn_buf_close(&text);
+    tn_wall_close(w); /* takes it all back: the sanitizer would tell */
+    tn_metrics_close(metrics);
 }
 
 /* ---------------------------------------------------------------------------- deadly plugins */
@@ -201,6 +277,8 @@ static int live_in_child(const char *path, uint32_t patience, bool read_later, c
             uint64_t row = patience; /* chooses abort or crash */
             b->quant->read(b->self, NULL, NULL, NULL, row == 30 ? 0 : 1, 0, NULL, &err);
         }
+        if (st == TN_OK)
+            tn_wall_close(w);
         _exit(st == TN_OK ? 0 : 98);
     }
     close(to[1]);
@@ -215,32 +293,39 @@ static int live_in_child(const char *path, uint32_t patience, bool read_later, c
     return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
 }
 
+/* L10 */
 static void death_is_named(void **state)
 {
     static const struct {
-        const char *source;
+        const char *source, *flags;
         uint32_t patience;
-        const char *text;
+        const char *text; /* behind "tenon: plugin bad: " */
     } rows[] = {
-        {"init_segfault.c", 30, "tenon: plugin bad: signal 11 while in init of bad\n"},
-        {"init_overflow.c", 30, "tenon: plugin bad: signal 11 while in init of bad\n"},
-        {"init_abort.c", 30, "tenon: plugin bad: signal 6 while in init of bad\n"},
-        {"init_exit.c", 30, "tenon: plugin bad: called exit while in init of bad\n"},
-        {"init_loops.c", 1, "tenon: plugin bad: no answer in the time allowed while in init of bad\n"},
-        {"init_sleeps.c", 1, "tenon: plugin bad: no answer in the time allowed while in init of bad\n"},
-        {"load_crashes.c", 30, "tenon: plugin bad: signal 11 while in loading of bad\n"},
-        {"load_exits.c", 30, "tenon: plugin bad: called exit while in loading of bad\n"},
+        {"dies.c", "-DIN=1", 30, "signal 11 while in probe of bad"},
+        {"dies.c", "-DIN=2", 30, "signal 11 while in start of bad"},
+        {"dies.c", "-DIN=3", 30, "signal 11 while in stop of bad"},
+        {"dies.c", "-DIN=4", 30, "signal 11 while in unloading of bad"},
+        {"init_segfault.c", "", 30, "signal 11 while in init of bad"},
+        {"init_overflow.c", "", 30, "signal 11 while in init of bad"},
+        {"init_abort.c", "", 30, "signal 6 while in init of bad"},
+        {"init_exit.c", "", 30, "called exit while in init of bad"},
+        {"init_loops.c", "", 1, "no answer in the time allowed while in init of bad"},
+        {"init_sleeps.c", "", 1, "no answer in the time allowed while in init of bad"},
+        {"load_crashes.c", "", 30, "signal 11 while in loading of bad"},
+        {"load_exits.c", "", 30, "called exit while in loading of bad"},
     };
     (void)state;
     for (size_t i = 0; i < COUNT(rows); i++) {
-        char path[256], said[8192];
-        built(path, sizeof path, rows[i].source, "");
+        char path[256], said[8192], want[200];
+        built(path, sizeof path, rows[i].source, rows[i].flags);
+        snprintf(want, sizeof want, "tenon: plugin bad: %s\n", rows[i].text);
         int code = live_in_child(path, rows[i].patience, false, said, sizeof said);
-        if (code != 70 || strstr(said, rows[i].text) == NULL)
+        if (code != 70 || strstr(said, want) == NULL)
             fail_msg("%s: exit %d: %s", rows[i].source, code, said);
     }
 }
 
+/* L12 */
 static void an_exception_is_named(void **state)
 {
     char path[256], said[8192], command[2048];
@@ -296,6 +381,7 @@ static void write_file(const char *path, const void *data, size_t n)
     fclose(f);
 }
 
+/* L01: a text, another class, order, machine and type, and every cut. */
 static void files_that_are_no_plugins(void **state)
 {
     static unsigned char whole[1 << 20], copy[1 << 20];
@@ -310,6 +396,9 @@ static void files_that_are_no_plugins(void **state)
     snprintf(other, sizeof other, "%s/other.so", dir);
     write_file(other, "#!/bin/sh\necho no\n", 18);
     assert_int_equal(live(other, NULL, 30, NULL, &err), TN_UNAVAILABLE);
+    char head[300];
+    snprintf(head, sizeof head, "plugin %s: ", other);
+    assert_memory_equal(err.text, head, strlen(head));
     assert_non_null(strstr(err.text, "no ELF file"));
     static const struct {
         size_t at;
@@ -322,12 +411,14 @@ static void files_that_are_no_plugins(void **state)
         copy[patches[i].at] = patches[i].value;
         write_file(other, copy, n);
         assert_int_equal(live(other, NULL, 30, NULL, &err), TN_UNAVAILABLE);
-        if (strstr(err.text, patches[i].text) == NULL)
+        if (strncmp(err.text, head, strlen(head)) != 0 ||
+            strstr(err.text, patches[i].text) == NULL)
             fail_msg("%s", err.text);
     }
     for (size_t cut = 0; cut < n; cut += 101) { /* its tail holds the section headers */
         write_file(other, whole, cut);
         assert_int_equal(live(other, NULL, 30, NULL, &err), TN_UNAVAILABLE);
+        assert_memory_equal(err.text, head, strlen(head));
     }
 }
 
@@ -357,6 +448,7 @@ static void files_with_wrong_headers(void **state)
     assert_true(refused > 50);
 }
 
+/* I05 and L06: where a plugin may not be, and one file by three names. */
 static void paths(void **state)
 {
     char path[256], link[256], hard[256], want[400];
@@ -392,6 +484,7 @@ static void paths(void **state)
     tn_wall_close(w);
 }
 
+/* L18 */
 static void two_plugins_with_one_global(void **state)
 {
     char a[256], b[256];
@@ -421,6 +514,7 @@ static long resident_pages(void)
     return resident;
 }
 
+/* L17 */
 static void a_thousand_lives(void **state)
 {
     char path[256];
@@ -462,6 +556,8 @@ int main(void)
         cmocka_unit_test(flushing_tiny_numbers),
         cmocka_unit_test(built_for_a_sanitizer),
         cmocka_unit_test(closes_a_descriptor),
+        cmocka_unit_test(every_missing_callback_is_named),
+        cmocka_unit_test(a_leak_is_counted),
         cmocka_unit_test(death_is_named),
         cmocka_unit_test(an_exception_is_named),
         cmocka_unit_test(death_after_init_is_named),

@@ -166,7 +166,7 @@ static void test_tool_arguments(void **state)
     prints("{{ messages|map(attribute='tool_calls')|select|map('first')|map(attribute='function.arguments')|join }}",
            CALL("\"{\\\"a\\\": 1}\""), "{\"a\": 1}");
     refuses(object, CALL("\"{\\\"a\\\": \""), "invalid_json", "messages[0].tool_calls[0]",
-            "expected an object in JSON");
+            "arguments: byte 6: the text ends; expected a JSON value");
     tn_buf deep;
     tn_buf_open(&deep, 4096);
     tn_buf_puts(&deep, "{\"messages\": [{\"role\": \"assistant\", \"tool_calls\": [{\"function\": "
@@ -205,6 +205,36 @@ static void test_refusals(void **state)
     refuses("{% set ns = namespace(x='x') %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}", ask,
             "template_error", "messages", "memory");
     refuses("x", "{\"messages\": [], \"kwargs\": {\"messages\": []}}", "template_error", "messages", "kwargs");
+}
+
+/* M16: what a template sets is its own: the next render of the same request gives the same. */
+static void test_request_is_unchanged(void **state)
+{
+    (void)state;
+    static const char source[] =
+        "{% set messages = messages + [{'role': 'x', 'content': 'more'}] %}"
+        "{% for message in messages %}{% set message = {'content': 'other'} %}{{ message.content }}"
+        "{% endfor %}{{ messages|length }}{% set add_generation_prompt = true %}"
+        "{% for key, value in messages[0].items() %}{{ key }}={{ value }} {% endfor %}";
+    static const char ask[] = "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}";
+    static const char wanted[] = "otherother2role=user content=a ";
+    tn_json_doc *doc = NULL;
+    tn_err err;
+    tn_chat *c = open_text(source);
+    assert_int_equal(tn_json_open(ask, strlen(ask), "ask", 64, &doc, &err), TN_OK);
+    tn_chat_ask a = {.messages = tn_json_find(tn_json_root(doc), "messages")};
+    for (int i = 0; i < 3; i++) {
+        tn_buf text;
+        tn_buf_open(&text, 4096);
+        if (tn_chat_render(c, &a, &text, NULL, NULL, &err) != TN_OK)
+            fail_msg("%s", err.text);
+        assert_string_equal(text.data, wanted);
+        tn_buf_close(&text);
+        assert_int_equal(a.messages->count, 1);
+        assert_string_equal(tn_json_find(a.messages->child, "content")->text, "a");
+    }
+    tn_json_close(doc);
+    tn_chat_close(c);
 }
 
 /* ------------------------------------------------------------------------------ user text */
@@ -303,10 +333,10 @@ static void opens(const char *dir, const char *ask, const char *wanted)
 static void stays_closed(const char *dir, tn_status st, const char *holds)
 {
     tn_chat *c = NULL;
-    tn_err err;
-    assert_int_equal(tn_chat_open(dir, &c, &err), st);
-    if (strstr(err.text, holds) == NULL)
-        fail_msg("\"%s\" does not hold \"%s\"", err.text, holds);
+    tn_err err = {.text = ""};
+    tn_status found = tn_chat_open(dir, &c, &err);
+    if (found != st || strstr(err.text, holds) == NULL)
+        fail_msg("status %d, \"%s\"; expected %d and \"%s\"", found, err.text, st, holds);
 }
 
 static void test_folder(void **state)
@@ -334,6 +364,42 @@ static void test_folder(void **state)
     opens(dir, ask, "jinja </s>");
     scratch_text(&s, "chat_template.jinja", "{{ x|nope }}");
     stays_closed(dir, TN_DATA, "chat_template.jinja:1:6: no filter is named \"nope\"");
+    /* M13: invalid UTF-8, CRLF, 1 MiB, one byte more and 10 MiB; M02: cut; and no file at all */
+    scratch_text(&s, "chat_template.jinja", "a\r\nb\xff");
+    stays_closed(dir, TN_DATA, "chat_template.jinja:2:2: byte 0xff; expected UTF-8");
+    scratch_text(&s, "chat_template.jinja", "a\r\n{{ eos_token }}\r\n");
+    opens(dir, ask, "a\n</s>");
+    scratch_text(&s, "chat_template.jinja", "{% for m in messages %}{{ m");
+    stays_closed(dir, TN_DATA, "chat_template.jinja:1:28:");
+    for (int more = 0; more < 3; more++) {
+        size_t size = more == 2 ? 10u << 20 : (1u << 20) + (size_t)more;
+        char *long_text = malloc(size);
+        assert_non_null(long_text);
+        memset(long_text, 'x', size);
+        scratch_write(&s, "chat_template.jinja", long_text, size);
+        if (more == 0) {
+            tn_chat *c = NULL;
+            tn_err err;
+            assert_int_equal(tn_chat_open(dir, &c, &err), TN_OK);
+            tn_chat_close(c);
+        } else {
+            stays_closed(dir, TN_DATA, "chat_template.jinja: larger than 1048576 bytes");
+        }
+        free(long_text);
+    }
+    unlink(scratch_path(&s, "chat_template.jinja"));
+    assert_int_equal(mkfifo(scratch_path(&s, "chat_template.jinja"), 0600), 0);
+    stays_closed(dir, TN_DATA, "chat_template.jinja");
+    unlink(scratch_path(&s, "chat_template.jinja"));
+    assert_int_equal(mkdir(scratch_path(&s, "chat_template.jinja"), 0700), 0);
+    stays_closed(dir, TN_DATA, "chat_template.jinja");
+    rmdir(scratch_path(&s, "chat_template.jinja"));
+    scratch_text(&s, "chat_template.jinja", "fine");
+    scratch_text(&s, "additional_chat_templates/tool_use.jinja", "{{ x|nope }}");
+    stays_closed(dir, TN_DATA, "tool_use.jinja:1:6:");
+    unlink(scratch_path(&s, "additional_chat_templates/tool_use.jinja"));
+    assert_int_equal(mkdir(scratch_path(&s, "additional_chat_templates/tool_use.jinja"), 0700), 0);
+    stays_closed(dir, TN_DATA, "tool_use.jinja");
     scratch_close(&s);
 }
 
@@ -353,11 +419,23 @@ static void test_named_templates(void **state)
     scratch_text(&s, "tokenizer_config.json",
                "{\"chat_template\": [{\"name\": \"default\", \"template\": \"a\"}, {\"name\": \"default\", "
                "\"template\": \"b\"}]}");
-    stays_closed(dir, TN_DATA, "two templates are named default");
+    stays_closed(dir, TN_DATA, "two templates are named \"default\"");
     scratch_text(&s, "tokenizer_config.json", "{\"chat_template\": [{\"name\": \"rag\", \"template\": \"a\"}]}");
     stays_closed(dir, TN_DATA, "no template is named default");
     scratch_text(&s, "tokenizer_config.json", "{\"chat_template\": 5}");
     stays_closed(dir, TN_DATA, "neither text nor a list");
+    scratch_text(&s, "tokenizer_config.json", "{\"chat_template\": []}");
+    stays_closed(dir, TN_DATA, "no template is named default");
+    scratch_text(&s, "tokenizer_config.json", "{\"chat_template\": [5]}");
+    stays_closed(dir, TN_DATA, "without name and text");
+    scratch_text(&s, "tokenizer_config.json", "{\"chat_template\": [{\"name\": \"default\"}]}");
+    stays_closed(dir, TN_DATA, "without name and text");
+    scratch_text(&s, "tokenizer_config.json", "{\"chat_template\": [{\"name\": \"default\", "
+                 "\"template\": \"a\"}, {\"name\": \"rag\", \"template\": \"b\"}, {\"name\": "
+                 "\"rag\", \"template\": \"c\"}]}");
+    stays_closed(dir, TN_DATA, "two templates are named \"rag\"");
+    scratch_text(&s, "tokenizer_config.json", "[]");
+    stays_closed(dir, TN_DATA, "tokenizer_config.json");
     scratch_text(&s, "tokenizer_config.json", "{\"chat_template\": ");
     stays_closed(dir, TN_DATA, "tokenizer_config.json");
     scratch_close(&s);
@@ -413,6 +491,7 @@ int main(void)
         cmocka_unit_test(test_tool_arguments),
         cmocka_unit_test(test_continue_final),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_request_is_unchanged),
         cmocka_unit_test(test_user_text_is_followed),
         cmocka_unit_test(test_user_text_in_pieces),
         cmocka_unit_test(test_folder),

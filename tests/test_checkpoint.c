@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_checkpoint.c - model folders, whole and contradictory. */
+#include "buf.h"
 #include "checkpoint.h"
 #include "floats.h"
 #include "scratchdir.h"
@@ -119,6 +120,48 @@ static void indexes(void **state) /* W18 */
         }
         scratch_close(&s);
     }
+}
+
+/* W18: what an index may not hold more of. */
+static void limits_of_an_index(void **state)
+{
+    enum { FILES = 4096, LONG = 1 << 20 };
+    scratch s;
+    tn_buf b;
+    char *name = malloc(LONG + 1);
+    (void)state;
+    assert_non_null(name);
+    memset(name, 'x', LONG);
+    name[LONG] = 0;
+    tn_buf_open(&b, 1u << 24);
+    for (int more = 0; more < 2; more++) {
+        tn_buf_reset(&b);
+        tn_buf_puts(&b, "{\"weight_map\": {");
+        for (int i = 0; i < FILES + more; i++)
+            tn_buf_printf(&b, "%s\"t%d\": \"f%d\"", i > 0 ? ", " : "", i, i);
+        tn_buf_puts(&b, "}}");
+        two_shards(&s, b.data);
+        refused(&s, more ? TN_DATA : TN_NOINPUT, more ? "more than 4096 files" : "the shard f0");
+        scratch_close(&s);
+    }
+    tn_buf_reset(&b);
+    tn_buf_printf(&b, "{\"weight_map\": {\"%s\": \"one.safetensors\"}}", name);
+    two_shards(&s, b.data);
+    refused(&s, TN_DATA, "a tensor name of 1048576 bytes");
+    name[256] = 0;
+    tn_buf_reset(&b);
+    tn_buf_printf(&b, "{\"weight_map\": {\"a\": \"%s\"}}", name);
+    scratch_text(&s, "model.safetensors.index.json", b.data);
+    refused(&s, TN_DATA, "a file name of 256 bytes");
+    scratch_text(&s, "model.safetensors.index.json", "{\"weight_map\": {\"a\": \"o\\u0000\"}}");
+    refused(&s, TN_DATA, "NUL");
+    scratch_text(&s, "model.safetensors.index.json", "{\"x\": [[[[[[[[[[[[[[[[[[[[[[[[");
+    refused(&s, TN_DATA, "nested deeper");
+    assert_int_equal(truncate(scratch_path(&s, "model.safetensors.index.json"), (512 << 20) + 1), 0);
+    refused(&s, TN_DATA, "536870913 bytes; expected at most 536870912");
+    tn_buf_close(&b);
+    free(name);
+    scratch_close(&s);
 }
 
 static void which_files(void **state) /* W22 */
@@ -420,8 +463,6 @@ static void replaced_meanwhile(void **state)
             scratch s;
             tn_err err = {.text = ""};
             char other[512];
-            if (strcmp(read_files[i], "quant_config.json") == 0)
-                continue; /* looked at only without a quantize_config.json */
             whole_folder(&s, NULL);
             tn_ckpt *c = opened(&s, 0);
             assert_int_equal(tn_ckpt_unchanged(c, &err), TN_OK);
@@ -447,11 +488,8 @@ static void links_out(void **state)
     for (size_t i = 0; i < COUNT(read_files); i++) {
         scratch s, out;
         char target[512];
-        bool second = strcmp(read_files[i], "quant_config.json") == 0;
         whole_folder(&out, NULL);
         whole_folder(&s, read_files[i]);
-        if (second)
-            unlink(scratch_path(&s, "quantize_config.json"));
         snprintf(target, sizeof target, "%s/%s", out.dir, read_files[i]);
         assert_int_equal(symlink(target, scratch_path(&s, read_files[i])), 0);
         refused(&s, TN_DATA, read_files[i]);
@@ -468,8 +506,7 @@ static void no_permission(void **state)
     (void)state;
     for (size_t i = 0; i < COUNT(read_files); i++) {
         scratch s;
-        whole_folder(&s, strcmp(read_files[i], "quant_config.json") == 0 ? "quantize_config.json"
-                                                                         : NULL);
+        whole_folder(&s, NULL);
         assert_int_equal(chmod(s.dir, 0755), 0);
         assert_int_equal(chmod(scratch_path(&s, "additional_chat_templates"), 0755), 0);
         assert_int_equal(chmod(scratch_path(&s, read_files[i]), 0), 0);
@@ -574,6 +611,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(indexes),       cmocka_unit_test(which_files),
+        cmocka_unit_test(limits_of_an_index),
         cmocka_unit_test(sets_without_an_index), cmocka_unit_test(extra_and_lax),
         cmocka_unit_test(configs),       cmocka_unit_test(quant_configs),
         cmocka_unit_test(views_and_values), cmocka_unit_test(a_hub_cache),

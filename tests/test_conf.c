@@ -56,6 +56,7 @@ static void the_example(void **state)
     tn_conf_close(c);
 }
 
+/* I01 */
 static void shapes_of_files(void **state)
 {
     static const char *const good[] = {
@@ -123,6 +124,7 @@ typedef struct bad_case {
     const char *text, *want;
 } bad_case;
 
+/* I02 */
 static void refused(void **state)
 {
     static const bad_case bad[] = {
@@ -246,6 +248,7 @@ static void long_keys(void **state)
     assert_int_equal(open_buf(&b, &err), TN_CONFIG);
 }
 
+/* I01 */
 static void files(void **state)
 {
     char dir[] = "/tmp/tenon-conf-XXXXXX", path[64];
@@ -352,6 +355,7 @@ static void what_is_printed_reads_back(void **state)
     tn_conf_close(back);
 }
 
+/* I10 */
 static void any_locale(void **state)
 {
     static const char *const locales[] = {"de_DE.UTF-8", "tr_TR.UTF-8", "C"};

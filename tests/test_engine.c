@@ -173,6 +173,7 @@ static void echo_without_a_reply(void **state)
     house_close(&h);
 }
 
+/* P22 */
 static void prompts_at_the_edge(void **state)
 {
     (void)state;
@@ -457,6 +458,7 @@ static void time_runs_out(void **state)
     }
 }
 
+/* P32 */
 static void nan_ends_one_request(void **state)
 {
     (void)state;
@@ -544,6 +546,41 @@ static void a_lost_device_ends_everything(void **state)
         free(g);
         house_close(&h);
     }
+}
+
+/* Those that came during the last step have met no plan yet. */
+static void what_comes_as_it_is_lost_ends_too(void **state)
+{
+    (void)state;
+    house h;
+    guest *g = calloc(3, sizeof *g);
+    int32_t ids[10];
+    house_defaults(&h);
+    atomic_store(&h.device.fail_wait, 1);
+    atomic_store(&h.device.hold, true);
+    house_open(&h);
+    fill_ids(ids, 10, 6);
+    tn_ask ask = oracle_ask(ids, 10);
+    for (int i = 0; i < 3; i++) {
+        guest_open(&g[i]);
+        house_ask(&h, &ask, &g[i]);
+        uint64_t end = now_ns() + PATIENCE;
+        while (atomic_load(&h.device.nrun) == 0 && now_ns() < end) {
+        }
+    }
+    atomic_store(&h.device.hold, false);
+    for (int i = 0; i < 3; i++) {
+        guest_wait(&g[i], 0);
+        assert_int_equal(g[i].nlast, 1);
+        assert_string_equal(g[i].code, "engine_down");
+    }
+    house_is_empty(&h);
+    for (int i = 0; i < 3; i++) {
+        tn_request_release(g[i].req);
+        guest_close(&g[i]);
+    }
+    free(g);
+    house_close(&h);
 }
 
 static void draining_lets_them_finish(void **state)
@@ -791,7 +828,7 @@ static void metrics_count_what_happened(void **state)
 {
     (void)state;
     house h;
-    guest *g = calloc(3, sizeof *g);
+    guest *g = calloc(4, sizeof *g);
     int32_t ids[20];
     house_defaults(&h);
     house_open(&h);
@@ -834,6 +871,20 @@ static void metrics_count_what_happened(void **state)
     assert_true(metric(&h, "tenon:requests_accepted_total" LABELS) == 4);
     assert_true(metric(&h, "tenon:requests_completed_total" LABELS) == 3);
     assert_true(metric(&h, "tenon:requests_rejected_total" LABELS) == 1);
+    atomic_store(&h.device.hold, true); /* its two choices are cut while a step runs */
+    tn_ask cut = oracle_ask(ids, 20);
+    cut.n = 2;
+    guest_open(&g[3]);
+    house_ask(&h, &cut, &g[3]);
+    tn_engine_cancel(h.engine, g[3].req);
+    guest_wait(&g[3], 0);
+    atomic_store(&h.device.hold, false);
+    assert_true(metric(&h, "vllm:request_success_total{model_name=\"tiny\",engine=\"0\","
+                           "finished_reason=\"abort\"} ") == 2);
+    assert_true(metric(&h, "tenon:requests_cancelled_total" LABELS) == 1);
+    tn_request_release(g[3].req);
+    guest_close(&g[3]);
+    house_is_empty(&h);
     free(g);
     house_close(&h);
 }
@@ -883,6 +934,7 @@ int main(void)
         cmocka_unit_test(time_runs_out),
         cmocka_unit_test(nan_ends_one_request),
         cmocka_unit_test(a_lost_device_ends_everything),
+        cmocka_unit_test(what_comes_as_it_is_lost_ends_too),
         cmocka_unit_test(draining_lets_them_finish),
         cmocka_unit_test(draining_cuts_at_its_deadline),
         cmocka_unit_test(a_slow_callback_stops_no_step),

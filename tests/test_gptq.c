@@ -23,7 +23,7 @@ static void check_whole(fake_bench *b, uint64_t n, uint64_t k, const float *w)
         fail_msg("%s", err.text);
 }
 
-/* 3-bit: q_i = (5 i + 3) mod 8 in three words; 32 rows of it. */
+/* Q13, as the next one. 3-bit: q_i = (5 i + 3) mod 8 in three words; 32 rows of it. */
 static void test_example_3_bit(void **state)
 {
     static const uint32_t word[3] = {0x43C67543, 0x7543C675, 0xC67543C6};
@@ -342,7 +342,7 @@ static void expect(fake_bench *b, uint64_t n, uint64_t k, tn_status wanted, cons
 
 #define IN "in model.safetensors, wanted "
 
-static void test_bad_tensors(void **state)
+static void test_bad_tensors(void **state) /* Q04, Q05, Q06, Q08 */
 {
     const made_case c = {16, 64, 32, 4, false, true, 2};
     int32_t g_idx[64] = {0};
@@ -360,6 +360,9 @@ static void test_bad_tensors(void **state)
     g_idx[7] = 2;
     fake_view_put(&b.view, "l.g_idx", TN_I32, 1, 64, 0, g_idx);
     expect(&b, 16, 64, TN_DATA, "l.g_idx: entry 7 is 2, wanted 0 to 1");
+    g_idx[7] = INT32_MAX;
+    fake_view_put(&b.view, "l.g_idx", TN_I32, 1, 64, 0, g_idx);
+    expect(&b, 16, 64, TN_DATA, "l.g_idx: entry 7 is 2147483647, wanted 0 to 1");
     g_idx[7] = -1;
     fake_view_put(&b.view, "l.g_idx", TN_I32, 1, 64, 0, g_idx);
     expect(&b, 16, 64, TN_DATA, "l.g_idx: entry 7 is -1");
@@ -369,6 +372,10 @@ static void test_bad_tensors(void **state)
     expect(&b, 16, 64, TN_DATA, "l.g_idx: found I64 [64] " IN "I32 [64]");
     fake_view_drop(&b.view, "l.g_idx");
     expect(&b, 16, 64, TN_DATA, "l.g_idx: is missing, wanted beside l.qweight because desc_act");
+    fake_view_put(&b.view, "l.g_idx", TN_I32, 1, 64, 0, NULL);
+
+    fake_view_put(&b.view, "l.g_idx", TN_I32, 2, 8, 8, NULL);
+    expect(&b, 16, 64, TN_DATA, "l.g_idx: found I32 [8, 8] " IN "I32 [64]");
     fake_view_put(&b.view, "l.g_idx", TN_I32, 1, 64, 0, NULL);
 
     fake_view_put(&b.view, "l.scales", TN_F16, 2, 16, 2, NULL);
@@ -413,7 +420,7 @@ static void test_bad_scale(void **state)
     CLOSE(&b);
 }
 
-/* Config and tensors disagree: the tensors are read, and it is said once. */
+/* Q10: config and tensors disagree: the tensors are read, and it is said once. */
 static void test_disagreement(void **state)
 {
     static const struct {

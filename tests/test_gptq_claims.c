@@ -18,6 +18,7 @@ static uint32_t claim(fake_bench *b, tn_err *why)
     return b->q->claims(b->self, &b->view.view, why);
 }
 
+/* Q01, Q02, Q09, Q13 */
 static const char *const bad_configs[][2] = {
     {"{}", "quant_method is null"},
     {"{\"quant_method\": \"awq\", \"bits\": 4}", "quant_method is \"awq\"; this plugin reads gptq"},
@@ -29,6 +30,11 @@ static const char *const bad_configs[][2] = {
     {"{\"quant_method\": \"gptq\", \"bits\": 16, \"group_size\": 32}", "bits is 16"},
     {"{\"quant_method\": \"gptq\", \"bits\": -4, \"group_size\": 32}", "bits is -4"},
     {"{\"quant_method\": \"gptq\", \"bits\": \"4\", \"group_size\": 32}", "bits is \"4\""},
+    {"{\"quant_method\": \"gptq\", \"bits\": 4.0, \"group_size\": 32}", "bits is a fraction"},
+    {"{\"quant_method\": \"gptq\", \"bits\": true, \"group_size\": 32}", "bits is true"},
+    {"{\"quant_method\": \"gptq\", \"bits\": 7, \"group_size\": 32}", "bits is 7"},
+    {"{\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": \"32\"}", "group_size is \"32\""},
+    {"{\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": -2}", "group_size is -2"},
     {"{\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": 0}", "group_size is 0"},
     {"{\"quant_method\": \"gptq\", \"bits\": 4, \"group_size\": 2147483648}", "group_size is"},
     {G4 ", \"checkpoint_format\": \"marlin\"}", "checkpoint_format is \"marlin\", wanted gptq or"},
@@ -85,7 +91,7 @@ static void test_claims(void **state)
     }
 }
 
-/* AWQ and compressed-tensors tensors under a GPTQ config. */
+/* Q01: AWQ and compressed-tensors tensors under a GPTQ config. */
 static void test_wrong_family(void **state)
 {
     fake_bench b;
@@ -161,7 +167,7 @@ static void test_slow_pattern(void **state)
     CLOSE(&b);
 }
 
-/* A quantize_config.json beside config.json has to say the same. */
+/* Q12: a quantize_config.json beside config.json has to say the same. */
 static void test_twin(void **state)
 {
     static const struct {

@@ -20,6 +20,7 @@ typedef struct refusal {
     int offset;
 } refusal;
 
+/* J01, J04, J06, J12 and J13, with the byte that is at fault. */
 static const refusal refusals[] = {
     {"", 0, "invalid_json", 0},
     {"   ", 0, "invalid_json", 3},
@@ -60,6 +61,19 @@ static const refusal refusals[] = {
     {"\"a\0b\"", 5, "invalid_json", 2},
     {"{\"a\":1,\"a\":2}", 0, "duplicate_key", 7},
     {"[{\"x\":{\"k\":1,\"\\u006b\":2}}]", 0, "duplicate_key", 13},
+    {"{\"\":1,\"\":2}", 0, "duplicate_key", 6},
+    {"{\"a\\u0000b\":1,\"a\\u0000b\":2}", 0, "duplicate_key", 14},
+    {"\"\\ud83d\\ud83d\\ude00\"", 0, "invalid_json", 1},
+    {"\"\\ud83d\\ude0\"", 0, "invalid_json", 1},
+    {"\"\xC1\xBF\"", 0, "invalid_utf8", 1},
+    {"\"\xE0\x9F\xBF\"", 0, "invalid_utf8", 1},
+    {"\"\xF0\x8F\xBF\xBF\"", 0, "invalid_utf8", 1},
+    {"\"\xF4\x90\x80\x80\"", 0, "invalid_utf8", 1},
+    {"\"\xE2\x82", 0, "invalid_utf8", 1},
+    {"{\"\xFF\":1}", 0, "invalid_utf8", 2},
+    {"\xFF\xFE{\0}\0", 6, "invalid_json", 0},
+    {"{\0}\0", 4, "invalid_json", 1},
+    {"[1]\0", 4, "invalid_json", 3},
 };
 
 static void refuses_with_code_and_offset(void **state)
@@ -80,6 +94,7 @@ static void refuses_with_code_and_offset(void **state)
     }
 }
 
+/* J05 */
 static void depth_is_counted(void **state)
 {
     (void)state;
@@ -112,6 +127,7 @@ static const tn_json *parse(const char *text, size_t size, tn_json_doc **doc)
     return tn_json_root(*doc);
 }
 
+/* J14, and integers at the edges. */
 static void values_are_exact(void **state)
 {
     (void)state;

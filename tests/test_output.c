@@ -12,6 +12,7 @@
 
 #include "request.h"
 #include "tinytok.h"
+#include "utf8seq.h"
 
 static tn_tok *tok;
 
@@ -167,6 +168,7 @@ static void first_tokens_are_not_searched(void **state)
     }
 }
 
+/* J22 */
 static void characters_stay_whole(void **state)
 {
     (void)state;
@@ -185,6 +187,39 @@ static void characters_stay_whole(void **state)
     assert_int_equal(r.ready, 3);
     assert_string_equal(r.text.data, "\xef\xbf\xbd"); /* cut off: one replacement */
     tn_reply_close(&r);
+}
+
+/* J22: whatever bytes a model draws, every piece that goes out is valid UTF-8. */
+static void any_bytes_become_utf8(void **state)
+{
+    (void)state;
+    static const int32_t likely[] = {0xe2, 0x82, 0xac, 0xf0, 0x9f, 0x98, 0x80, 0xc0, 0xed, 0xa0,
+                                     0xf5, 0xff, 0xc3, 0xa9, 'a', 'b'};
+    static const char *const stop[] = {"a\xc3\xa9", "\xe2\x82\xac\xf0\x9f\x98\x80", "bb"};
+    uint64_t seed = 22;
+    for (int round = 0; round < 4000; round++) {
+        tn_stops *stops = NULL;
+        tn_reply r;
+        tn_err err;
+        int32_t found = -1;
+        if (round % 2 != 0)
+            assert_int_equal(tn_stops_open(stop, 3, &stops, &err), TN_OK);
+        assert_int_equal(tn_reply_open(&r, tok, false, false, stops, NULL, 0, &err), TN_OK);
+        for (int i = 0; i < 24 && found < 0; i++) {
+            seed = seed * 6364136223846793005u + 1442695040888963407u;
+            uint32_t draw = (uint32_t)(seed >> 33);
+            int32_t id = draw % 4 == 0 ? (int32_t)(draw / 4 % 256) : likely[draw / 4 % 16];
+            found = tn_reply_push(&r, id, true, true);
+            if (!tn_is_utf8(r.text.data != NULL ? r.text.data : "", r.ready))
+                fail_msg("round %d: \"%.*s\"", round, (int)r.ready, r.text.data);
+            tn_reply_sent(&r);
+        }
+        if (found < 0)
+            tn_reply_finish(&r, true);
+        assert_true(tn_is_utf8(r.text.data != NULL ? r.text.data : "", r.ready));
+        tn_reply_close(&r);
+        tn_stops_close(stops);
+    }
 }
 
 static void special_tokens_are_skipped_or_kept(void **state)
@@ -301,7 +336,22 @@ typedef struct ear {
     uint64_t nprompt_data;
     bool after_last;
     float logprob_sum;
+    float prompt_logprob[3];
+    uint32_t prompt_ntop[3], ntop;
+    tn_logprob prompt_top, top[5]; /* of prompt token 1; of the latest reply token with any */
 } ear;
+
+static void ear_prompt(ear *e, const tn_piece *p)
+{
+    e->nprompt_pieces++;
+    e->nprompt_data = p->nprompt;
+    for (uint64_t i = 0; i < p->nprompt && i < 3; i++) {
+        e->prompt_logprob[i] = p->prompt[i].self.logprob;
+        e->prompt_ntop[i] = p->prompt[i].ntop;
+    }
+    if (p->nprompt > 1 && p->prompt[1].ntop > 0)
+        e->prompt_top = p->prompt[1].top[0];
+}
 
 static void ear_piece(void *user, const tn_piece *p)
 {
@@ -312,8 +362,13 @@ static void ear_piece(void *user, const tn_piece *p)
     e->ntoken[p->choice] += p->ntoken;
     if (p->ntoken > e->most_tokens)
         e->most_tokens = p->ntoken;
-    for (uint32_t i = 0; i < p->ntoken; i++)
+    for (uint32_t i = 0; i < p->ntoken; i++) {
         e->logprob_sum += p->token[i].self.logprob;
+        if (p->token[i].ntop > 0)
+            e->ntop = p->token[i].ntop;
+        for (uint32_t t = 0; t < p->token[i].ntop; t++)
+            e->top[t] = p->token[i].top[t];
+    }
     if (p->finish != TN_FINISH_NONE) {
         e->finish[p->choice] = p->finish;
         e->stop_kind[p->choice] = p->stop_kind;
@@ -321,10 +376,8 @@ static void ear_piece(void *user, const tn_piece *p)
         if (p->stop_text != NULL)
             snprintf(e->stop_text[p->choice], 64, "%s", p->stop_text);
     }
-    if (p->prompt != NULL) {
-        e->nprompt_pieces++;
-        e->nprompt_data = p->nprompt;
-    }
+    if (p->prompt != NULL)
+        ear_prompt(e, p);
     e->nlast += p->last;
     e->nreply = p->reply_tokens;
     e->nprompt = p->prompt_tokens;
@@ -533,6 +586,15 @@ static void echo_and_prompt_come_first(void **state)
     assert_string_equal(b.ear.text[1].data, "PQRa");
     assert_int_equal(b.ear.nprompt_pieces, 1);
     assert_int_equal(b.ear.nprompt_data, 3);
+    assert_true(isnan(b.ear.prompt_logprob[0])); /* nothing goes before it */
+    assert_int_equal(b.ear.prompt_ntop[0], 0);
+    for (int i = 1; i < 3; i++) {
+        assert_true(b.ear.prompt_logprob[i] == -2);
+        assert_int_equal(b.ear.prompt_ntop[i], 1);
+    }
+    assert_int_equal(b.ear.prompt_top.token, 'x');
+    assert_int_equal(b.ear.prompt_top.rank, 1);
+    assert_true(b.ear.prompt_top.logprob == -1);
     bench_close(&b);
 }
 
@@ -604,10 +666,20 @@ static void reports_come_with_their_tokens(void **state)
     bench b;
     const int32_t ids[] = {'a', TINY_ABC};
     bench_open(&b, (bench_setup){.prompt_logprobs = -1, .logprobs = true, .ntop = 2});
-    b.req->choice[0].top[0] = (tn_top){.token = 'x', .logprob = -0.5f};
+    b.req->choice[0].top[2] = (tn_top){.token = 'x', .logprob = -0.5f}; /* of the second token */
+    b.req->choice[0].top[3] = (tn_top){.token = TINY_AB, .logprob = -0.75f};
     say(b.req->choice, ids, 2, TN_FINISH_LENGTH, 0, -1);
+    b.req->choice[0].report[1].ntop = 2;
     assert_true(tn_output_pump(&b.output, b.req));
     assert_true(b.ear.logprob_sum == -2);
+    assert_int_equal(b.ear.ntop, 2);
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_int_equal(b.ear.top[i].token, i == 0 ? 'x' : TINY_AB);
+        assert_int_equal(b.ear.top[i].rank, i + 1);
+        assert_true(b.ear.top[i].logprob == (i == 0 ? -0.5f : -0.75f));
+        assert_int_equal(b.ear.top[i].text_size, i + 1);
+        assert_memory_equal(b.ear.top[i].text, i == 0 ? "x" : "ab", i + 1);
+    }
     assert_int_equal(atomic_load(&b.req->choice[0].nseen), 2);
     bench_close(&b);
 }
@@ -637,6 +709,7 @@ int main(void)
         cmocka_unit_test(tail_is_held_and_let_go),
         cmocka_unit_test(first_tokens_are_not_searched),
         cmocka_unit_test(characters_stay_whole),
+        cmocka_unit_test(any_bytes_become_utf8),
         cmocka_unit_test(special_tokens_are_skipped_or_kept),
         cmocka_unit_test(ids_without_text_say_nothing),
         cmocka_unit_test(agrees_with_a_naive_search),

@@ -107,11 +107,76 @@ static void budget_shares_memory(void **state)
     assert_int_equal(b.nblock, 50);
 }
 
+/* Not asked for anything, the cache takes half of what is free beside weights and workspace. */
+static void budget_leaves_memory_to_others(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t free_memory, block_bytes;
+        tn_status status;
+        uint32_t nblock;
+    } all[] = {
+        {1100 + 2 * 45, 10, TN_OK, 4},      {1100 + 2 * 80, 10, TN_OK, 8},
+        {1100 + 19, 10, TN_UNAVAILABLE, 0}, {1100 + 20, 10, TN_OK, 1},
+        {1100, 10, TN_UNAVAILABLE, 0},      {900, 10, TN_UNAVAILABLE, 0},
+        {0, 0, TN_OK, 8}, /* a model without a cache */
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        tn_need need = {.weight_bytes = 1000, .workspace_bytes = 100, .host_bytes = 7,
+                        .block_bytes = all[i].block_bytes};
+        tn_budget_ask ask = {.seqs = 2, .context = 64, .block_tokens = 16,
+                             .free_memory = all[i].free_memory};
+        tn_budget b = {.nblock = 0};
+        tn_err err;
+        tn_status st = tn_budget_make(&ask, &need, &b, &err);
+        if (st != all[i].status || b.nblock != all[i].nblock)
+            fail_msg("case %zu: status %d with %u blocks, expected %d with %u", i, st, b.nblock,
+                     all[i].status, all[i].nblock);
+        if (st == TN_OK)
+            assert_int_equal(b.total, 1100 + all[i].nblock * all[i].block_bytes + 7);
+    }
+}
+
+static void budget_is_told_in_words(void **state)
+{
+    (void)state;
+    static const struct { uint64_t bytes; const char *text; } all[] = {
+        {0, "0 B"}, {1023, "1023 B"}, {1024, "1.00 KiB"}, {1536 << 10, "1.50 MiB"},
+        {(uint64_t)3 << 30, "3.00 GiB"}, {(uint64_t)2 << 40, "2.00 TiB"},
+        {(uint64_t)2 << 50, "2048.00 TiB"},
+    };
+    char text[32];
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        tn_budget_bytes(all[i].bytes, text);
+        assert_string_equal(text, all[i].text);
+    }
+    const tn_budget b = {.weights = 2048, .workspace = 1, .cache = 4096, .total = 6145,
+                         .nblock = 3, .block_tokens = 16};
+    tn_buf out;
+    tn_buf_open(&out, 4096);
+    tn_budget_print(&b, &out);
+    assert_string_equal(out.data, "weights 2.00 KiB + workspace 1 B + cache 4.00 KiB (3 blocks "
+                                  "of 16 tokens) = 6.00 KiB");
+    tn_buf_close(&out);
+    const tn_need need = {.weight_bytes = 2048, .workspace_bytes = 1, .block_bytes = 10};
+    tn_budget_ask ask = {.seqs = 2, .context = 64, .block_tokens = 16, .free_memory = 5,
+                         .memory = 1024};
+    tn_budget none;
+    tn_err err;
+    assert_int_equal(tn_budget_make(&ask, &need, &none, &err), TN_UNAVAILABLE);
+    assert_string_equal(err.text, "memory: weights 2.00 KiB, workspace 1 B and one cache block of "
+                                  "10 B do not fit; found 1.00 KiB");
+    ask.memory = 0;
+    assert_int_equal(tn_budget_make(&ask, &need, &none, &err), TN_UNAVAILABLE);
+    assert_non_null(strstr(err.text, "found 5 B"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(indices_are_whole), cmocka_unit_test(page_folds_layers),
-        cmocka_unit_test(budget_shares_memory),
+        cmocka_unit_test(budget_shares_memory), cmocka_unit_test(budget_leaves_memory_to_others),
+        cmocka_unit_test(budget_is_told_in_words),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

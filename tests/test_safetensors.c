@@ -54,7 +54,8 @@ static const struct {
     {"{ ", 0, "ends here"},
     {"{,}", 0, "expected a string"},
     {"{\"a\":1,}", 0, "expected '{'"},
-    /* names */
+    {"{}\x01", 0, "expected the end"},
+    /* W05: names */
     {"{\"\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, "name of 0 bytes"},
     {ONE("a\\u0000b"), 4, "NUL"},
     {ONE("\\u0061"), 4, NULL},
@@ -67,11 +68,15 @@ static const struct {
      "\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[2,4]}}", 4, "a second time"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
      "\"\\u0061\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[2,4]}}", 4, "a second time"},
-    /* metadata */
+    /* W05, W06: metadata */
     {"{\"__metadata__\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4,
      "expected a string"},
     {"{\"__metadata__\":{\"a\":1}}", 0, "expected a string"},
     {"{\"__metadata__\":{\"a\":null}}", 0, "expected a string"},
+    {"{\"__metadata__\":{\"a\":true}}", 0, "expected a string"},
+    {"{\"__metadata__\":{\"a\":[]}}", 0, "expected a string"},
+    {"{\"__metadata__\":{\"a\":{}}}", 0, "expected a string"},
+    {"{\"\\u005f_metadata__\":{\"a\":1}}", 0, "expected a string"},
     {"{\"__metadata__\":[]}", 0, "expected '{'"},
     {"{\"__metadata__\":{},\"__metadata__\":{}}", 0, "a second time"},
     /* members */
@@ -85,7 +90,9 @@ static const struct {
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4],\"new\":[01]}}", 4,
      "expected ','"},
     {"{\"a\":[]}", 0, "expected '{'"},
-    /* types */
+    {"{\"a\":{\"dtype\":null,\"shape\":[4],\"data_offsets\":[0,4]}}", 4, "expected a string"},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":null,\"data_offsets\":[0,4]}}", 4, "expected '['"},
+    /* W21: types */
     {SHAPED("Q4", "4", "0,4"), 4, "dtype \"Q4\""},
     {SHAPED("f16", "2", "0,4"), 4, "dtype"},
     {SHAPED("F16", "2", "0,4"), 4, NULL},
@@ -93,10 +100,12 @@ static const struct {
     {SHAPED("F4", "7", "0,4"), 4, "inside a byte"},
     {SHAPED("F6_E2M3", "3", "0,3"), 3, "inside a byte"},
     {SHAPED("F6_E2M3", "4", "0,3"), 3, NULL},
-    /* shapes */
+    /* W08: shapes */
     {SHAPED("U8", "", "0,1"), 1, NULL},
     {SHAPED("U8", "4,0", "0,0"), 0, NULL},
     {SHAPED("U8", "-4", "0,4"), 4, "expected an integer"},
+    {SHAPED("U8", "-0", "0,0"), 0, "expected an integer"},
+    {SHAPED("U8", "1.5", "0,4"), 4, "fraction"},
     {SHAPED("U8", "4.0", "0,4"), 4, "fraction"},
     {SHAPED("U8", "4e0", "0,4"), 4, "fraction"},
     {SHAPED("U8", "04", "0,4"), 4, "out of range"},
@@ -112,14 +121,20 @@ static const struct {
     {SHAPED("U8", "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,"
                   "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,4", "0,4"), 4,
      "more than 8 dimensions"},
-    /* offsets */
+    /* W09, W10, W12: offsets */
     {SHAPED("U8", "4", "0"), 4, "expected ','"},
     {SHAPED("U8", "4", "0,4,8"), 4, "expected ']'"},
+    {SHAPED("U8", "4", ""), 4, "expected an integer"},
+    {SHAPED("U8", "4", "0.0,4"), 4, "fraction"},
+    {SHAPED("U8", "4", "\"0\",4"), 4, "expected an integer"},
+    {SHAPED("U8", "4", "18446744073709551612,18446744073709551616"), 4, "out of range"},
+    {SHAPED("U8", "4", "9223372036854775804,9223372036854775807"), 4, "span 3 bytes"},
+    {SHAPED("U8", "3", "9223372036854775804,9223372036854775807"), 4, "no owner"},
     {SHAPED("U8", "4", "-4,0"), 4, "expected an integer"},
     {SHAPED("U8", "4", "4,0"), 4, "not behind the end"},
     {SHAPED("U8", "4", "0,18446744073709551615"), 4, "out of range"},
     {SHAPED("U8", "4", "0,5"), 5, "expected 4 by its shape"},
-    {SHAPED("U8", "4", "0,4"), 3, "cut short"},
+    {SHAPED("U8", "4", "0,4"), 3, "\"a\" ends at byte 65 of the file, which has 64"},
     {SHAPED("U8", "4", "1,5"), 5, "no owner"},
     {SHAPED("U8", "4", "0,4"), 5, "of which the tensors own 4"},
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},"
@@ -128,7 +143,7 @@ static const struct {
      "\"b\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[2,2]}}", 4, "overlaps"},
     {"{\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[4,6]},"
      "\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 6, NULL},
-    /* a begin that its type would not like: legal, data may be unaligned */
+    /* W14: a begin that its type would not like: legal, data may be unaligned */
     {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},"
      "\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[1,5]}}", 5, NULL},
 };
@@ -154,7 +169,7 @@ static void every_header(void **state)
     scratch_close(&s);
 }
 
-/* Whatever is cut off a good file, it is refused, at every length. */
+/* W01, W12: whatever is cut off a good file, it is refused, at every length. */
 static void cut_anywhere(void **state)
 {
     static const char header[] =
@@ -174,7 +189,7 @@ static void cut_anywhere(void **state)
     scratch_close(&s);
 }
 
-static void lengths_of_the_header(void **state)
+static void lengths_of_the_header(void **state) /* W02 */
 {
     static const struct {
         uint64_t length;
@@ -199,7 +214,44 @@ static void lengths_of_the_header(void **state)
     scratch_close(&s);
 }
 
-static void deep_and_long(void **state)
+static void put_length(FILE *f, uint64_t length)
+{
+    rewind(f);
+    for (int k = 0; k < 8; k++)
+        fputc((int)(length >> (8 * k) & 255), f);
+}
+
+/* W02: the longest header there may be, nearly all of it blanks, and one blank more. */
+static void longest_header(void **state)
+{
+    enum { LONGEST = 100000000, PART = 1000000 };
+    scratch s;
+    tn_st *set = NULL;
+    tn_err err = {.text = ""};
+    char *blanks = malloc(PART);
+    (void)state;
+    assert_non_null(blanks);
+    memset(blanks, ' ', PART);
+    scratch_open(&s);
+    FILE *f = fopen(scratch_path(&s, "long"), "w+b");
+    assert_non_null(f);
+    put_length(f, LONGEST);
+    fputs("{}", f);
+    for (int n = 2; n < LONGEST; n += PART)
+        fwrite(blanks, 1, n == 2 ? PART - 2 : PART, f);
+    fflush(f);
+    if (add(&s, "long", &set, &err) != TN_OK)
+        fail_msg("%s", err.text);
+    tn_st_close(set);
+    fputc(' ', f);
+    put_length(f, LONGEST + 1);
+    fclose(f);
+    refused(&s, "long", TN_DATA, "a header of 100000001 bytes; expected 2 to 100000000");
+    free(blanks);
+    scratch_close(&s);
+}
+
+static void deep_and_long(void **state) /* W04, W05 */
 {
     enum { DEPTH = 100000, LONG = 1 << 20 };
     scratch s;
@@ -220,21 +272,36 @@ static void deep_and_long(void **state)
     scratch_close(&s);
 }
 
-static void too_many(void **state)
+static void too_many(void **state) /* W13 */
 {
     enum { LIMIT = 1000000, EACH = 80 };
     scratch s;
+    tn_st *set = NULL;
+    tn_err err = {.text = ""};
     char *text = malloc((size_t)(LIMIT + 2) * EACH);
     size_t n = 1;
     (void)state;
     assert_non_null(text);
     scratch_open(&s);
     text[0] = '{';
-    for (int i = 0; i <= LIMIT; i++)
+    for (int i = 0; i < LIMIT; i++)
         n += (size_t)snprintf(text + n, EACH, "%s\"%x\":{\"dtype\":\"U8\",\"shape\":[0],"
                               "\"data_offsets\":[0,0]}", i > 0 ? "," : "", i);
-    text[n++] = '}';
-    scratch_safetensors(&s, "many", text, n, 0);
+    text[n] = '}';
+    scratch_safetensors(&s, "many", text, n + 1, 0);
+    if (add(&s, "many", &set, &err) != TN_OK)
+        fail_msg("%s", err.text);
+    assert_int_equal(tn_st_count(set), LIMIT);
+    scratch_safetensors(&s, "more", ONE("x"), strlen(ONE("x")), 4); /* of all files together */
+    assert_int_equal(tn_st_add(set, s.dir, "more", s.dir, &err), TN_DATA);
+    assert_non_null(strstr(err.text, "more than 1000000 tensors"));
+    tn_st_close(set);
+    FILE *f = fopen(scratch_path(&s, "many"), "r+b"); /* and of one file alone */
+    assert_non_null(f);
+    put_length(f, n + strlen(",\"x\":{}}"));
+    fseek(f, (long)(8 + n), SEEK_SET);
+    fputs(",\"x\":{}}", f);
+    fclose(f);
     refused(&s, "many", TN_DATA, "more than 1000000 tensors");
     free(text);
     scratch_close(&s);
@@ -252,7 +319,7 @@ static void sparse(scratch *s, const char *name, const char *part)
         fail_msg("status %d, \"%s\"", st, err.text);
 }
 
-static void kinds_of_files(void **state)
+static void kinds_of_files(void **state) /* W16, W17 */
 {
     scratch s;
     (void)state;
@@ -266,14 +333,20 @@ static void kinds_of_files(void **state)
     refused(&s, "dir", TN_DATA, "a folder");
     scratch_text(&s, "pointer", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n");
     refused(&s, "pointer", TN_DATA, "Git LFS pointer");
+    scratch_text(&s, "page", "<!DOCTYPE html><html><body>Not Found</body></html>");
+    refused(&s, "page", TN_DATA, "a header of");
     scratch_safetensors(&s, "sparse", "{}", 2, 0);
     sparse(&s, "sparse", "bytes of data, of which the tensors own 0");
     scratch_text(&s, "zeros", "");
     sparse(&s, "zeros", "a header of 0 bytes");
     scratch_safetensors(&s, "secret", "{}", 2, 0);
     assert_int_equal(chmod(scratch_path(&s, "secret"), 0), 0);
-    if (geteuid() != 0)
+    assert_int_equal(chmod(s.dir, 0755), 0);
+    if (geteuid() != 0 || seteuid(65534) == 0) { /* root gives up its rights */
         refused(&s, "secret", TN_NOPERM, "no permission");
+        if (getuid() == 0)
+            assert_int_equal(seteuid(0), 0);
+    }
     assert_int_equal(symlink("loop", scratch_path(&s, "loop")), 0);
     refused(&s, "loop", TN_DATA, "a loop of links");
     assert_int_equal(symlink("/dev/zero", scratch_path(&s, "zero")), 0);
@@ -281,7 +354,7 @@ static void kinds_of_files(void **state)
     scratch_close(&s);
 }
 
-static void links(void **state)
+static void links(void **state) /* C17 */
 {
     scratch in, out;
     tn_st *set = NULL;
@@ -618,6 +691,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_header),       cmocka_unit_test(cut_anywhere),
         cmocka_unit_test(lengths_of_the_header), cmocka_unit_test(deep_and_long),
+        cmocka_unit_test(longest_header),
         cmocka_unit_test(too_many),           cmocka_unit_test(kinds_of_files),
         cmocka_unit_test(links),              cmocka_unit_test(values_and_views),
         cmocka_unit_test(two_files),          cmocka_unit_test(plan_is_written),

@@ -47,6 +47,7 @@ typedef struct number_case {
 #define FREQUENCY offsetof(tn_ask, frequency)
 #define PRESENCE offsetof(tn_ask, presence)
 
+/* P01, P02, P04, P05 */
 static void checks_numbers(void **state)
 {
     (void)state;
@@ -127,6 +128,7 @@ static void accept_case(const tn_ask *ask)
         fail_msg("%s", err.text);
 }
 
+/* P09, P12 */
 static void checks_counts(void **state)
 {
     (void)state;
@@ -184,6 +186,7 @@ static void checks_stops(void **state)
     refuse_case(&ask, "stop[2]");
 }
 
+/* P14, P16 */
 static void checks_tokens(void **state)
 {
     (void)state;
@@ -214,6 +217,7 @@ static void checks_tokens(void **state)
     }
 }
 
+/* P14 */
 static void checks_bias(void **state)
 {
     (void)state;
@@ -232,7 +236,24 @@ static void checks_bias(void **state)
     }
     bias[0].value = -100;
     accept_case(&ask);
+    bias[0].value = 100;
+    accept_case(&ask);
     free(bias);
+}
+
+static void checks_bad_words_without_tokenizer(void **state)
+{
+    (void)state;
+    const char *const words[] = {"q"};
+    tn_sampler_facts f = facts_plain();
+    tn_ask ask = ask_plain();
+    tn_err err = {0};
+    f.tok = NULL;
+    assert_int_equal(tn_sampler_check(&ask, &f, &err), TN_OK);
+    ask.bad_words = words;
+    ask.nbad_words = 1;
+    assert_int_equal(tn_sampler_check(&ask, &f, &err), TN_REFUSED);
+    assert_string_equal(err.param, "bad_words");
 }
 
 static void checks_defaults_too(void **state)
@@ -459,6 +480,9 @@ static void something_must_be_left(void **state)
     tn_arena_open(&arena, 0);
     ask.allowed = only_end;
     ask.nallowed = 1;
+    const tn_bias liked = {.token = TINY_END, .value = 5}; /* forbids nothing */
+    ask.bias = &liked;
+    ask.nbias = 1;
     assert_int_equal(tn_sampler_build(&ask, &f, &arena, &s, &err), TN_OK);
     ask.min_tokens = 1;
     assert_int_equal(tn_sampler_build(&ask, &f, &arena, &s, &err), TN_REFUSED);
@@ -476,6 +500,9 @@ static void bad_words_are_forbidden(void **state)
     made m;
     ask.bad_words = words;
     ask.nbad_words = 4;
+    const tn_bias liked = {.token = 'z', .value = 5}; /* stands until the word is due */
+    ask.bias = &liked;
+    ask.nbias = 1;
     make(&m, &ask, &f);
     tn_bias *scratch = calloc(tn_sampler_scratch(&m.s), sizeof *scratch);
     assert_non_null(scratch);
@@ -485,17 +512,22 @@ static void bad_words_are_forbidden(void **state)
     assert_true(bias_of(&row, 'x') == -INFINITY);
     assert_true(bias_of(&row, TINY_BLANK_X) == -INFINITY); /* as spelled inside a sentence */
     assert_true(bias_of(&row, 'd') == 0);
-    assert_true(bias_of(&row, 'z') == 0);
+    assert_true(bias_of(&row, 'z') == 5);
+    uint32_t nbias = row.nbias;
     token[4] = TINY_AB;
     tn_sampler_fill(&m.s, 0, token, 4, 5, scratch, &row);
+    assert_int_equal(row.nbias, nbias + 1);
     assert_true(bias_of(&row, 'd') == -INFINITY);
     assert_true(bias_of(&row, 'q') == -INFINITY);
+    assert_true(bias_of(&row, 'z') == 5);
+    assert_true(bias_of(&row, TINY_BLANK_X) == -INFINITY);
     token[5] = TINY_BLANK_X;
     token[6] = 'y';
     tn_sampler_fill(&m.s, 0, token, 4, 6, scratch, &row);
     assert_true(bias_of(&row, 'd') == 0);
     tn_sampler_fill(&m.s, 0, token, 4, 7, scratch, &row);
     assert_true(bias_of(&row, 'z') == -INFINITY);
+    assert_int_equal(row.nbias, nbias);
     free(scratch);
     tn_arena_close(&m.arena);
 }
@@ -518,6 +550,30 @@ static void bad_words_leave_something(void **state)
     tn_bias *scratch = calloc(tn_sampler_scratch(&m.s), sizeof *scratch);
     tn_sampler_fill(&m.s, 0, token, 1, 3, scratch, &row);
     assert_true(bias_of(&row, 'd') == 0);
+    free(scratch);
+    tn_arena_close(&m.arena);
+}
+
+/* A word that ends in what is not allowed anyway takes nothing from what is left. */
+static void bad_words_count_what_is_allowed(void **state)
+{
+    (void)state;
+    static const int32_t allowed[] = {'d', 'e'};
+    const char *const words[] = {"df", "dd"};
+    tn_sampler_facts f = facts_plain();
+    tn_ask ask = ask_plain();
+    tn_sampling row;
+    made m;
+    const int32_t token[2] = {1, 'd'};
+    ask.bad_words = words;
+    ask.nbad_words = 2;
+    ask.allowed = allowed;
+    ask.nallowed = 2;
+    make(&m, &ask, &f);
+    tn_bias *scratch = calloc(tn_sampler_scratch(&m.s), sizeof *scratch);
+    tn_sampler_fill(&m.s, 0, token, 1, 2, scratch, &row);
+    assert_true(bias_of(&row, 'd') == -INFINITY);
+    assert_true(bias_of(&row, 'e') == 0);
     free(scratch);
     tn_arena_close(&m.arena);
 }
@@ -548,6 +604,7 @@ int main(void)
         cmocka_unit_test(checks_stops),
         cmocka_unit_test(checks_tokens),
         cmocka_unit_test(checks_bias),
+        cmocka_unit_test(checks_bad_words_without_tokenizer),
         cmocka_unit_test(checks_defaults_too),
         cmocka_unit_test(defaults_in_their_order),
         cmocka_unit_test(greedy_turns_the_cuts_off),
@@ -559,6 +616,7 @@ int main(void)
         cmocka_unit_test(something_must_be_left),
         cmocka_unit_test(bad_words_are_forbidden),
         cmocka_unit_test(bad_words_leave_something),
+        cmocka_unit_test(bad_words_count_what_is_allowed),
     };
     return cmocka_run_group_tests(tests, open_tok, close_tok);
 }

@@ -681,6 +681,32 @@ static void a_wild_token_ends_its_request(void **state)
     rig_close(&r);
 }
 
+/* The first id that is none. */
+static void the_vocabulary_ends_where_it_says(void **state)
+{
+    (void)state;
+    rig r = {0};
+    const int32_t ids[3] = {1, 2, 3};
+    fake_defaults(&r.device);
+    rig_open(&r, (rig_setup){.cached = true, .eos = -1});
+    for (int32_t over = 0; over < 2; over++) {
+        tn_ask ask = oracle_ask(ids, 3);
+        tn_request *req = rig_make(&r, &ask);
+        tn_sched_add(r.sched, req);
+        assert_non_null(tn_sched_plan(r.sched, 1));
+        tn_result drawn = {.token = (int32_t)r.device.vocab - 1 + over};
+        const tn_results all = {.size = sizeof all, .nout = 1, .result = &drawn};
+        tn_sched_apply(r.sched, &all, 2);
+        rig_see(&r);
+        assert_int_equal(atomic_load(&req->failed), over ? TN_END_BUG : TN_END_NONE);
+        atomic_store(&req->over, 1);
+        tn_sched_sweep(r.sched, true);
+        rig_see(&r);
+        rig_free(req);
+    }
+    rig_close(&r);
+}
+
 static void unseen_reports_pause_a_choice(void **state)
 {
     (void)state;
@@ -872,6 +898,7 @@ int main(void)
         cmocka_unit_test(dropped_ones_free_their_blocks),
         cmocka_unit_test(nan_ends_only_its_request),
         cmocka_unit_test(a_wild_token_ends_its_request),
+        cmocka_unit_test(the_vocabulary_ends_where_it_says),
         cmocka_unit_test(unseen_reports_pause_a_choice),
         cmocka_unit_test(failing_ends_all),
         cmocka_unit_test(refuses_sizes_that_cannot_work),

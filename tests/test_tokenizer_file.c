@@ -85,33 +85,56 @@ static void sound_files_open(void **state)
     }
 }
 
+static void stays_closed(const char *dir, tn_status st, const char *part)
+{
+    tn_tok *t = NULL;
+    tn_err err = {.text = ""};
+    tn_status found = tn_tok_open(dir, 0, &t, &err);
+    if (found != st || strstr(err.text, part) == NULL)
+        fail_msg("status %d, \"%s\"; expected %d and \"%s\"", found, err.text, st, part);
+}
+
 /* K01 */
 static void files_that_are_none(void **state)
 {
-    tn_err err;
-    tn_tok *t = NULL;
     char dir[] = "/tmp/tok-test-XXXXXX", path[64];
     (void)state;
     assert_non_null(mkdtemp(dir));
     snprintf(path, sizeof path, "%s/tokenizer.json", dir);
-    assert_int_equal(tn_tok_open(dir, 0, &t, &err), TN_NOINPUT);
-    assert_non_null(strstr(err.text, "tokenizer.json"));
+    stays_closed(dir, TN_NOINPUT, "tokenizer.json: no such file");
     assert_int_equal(mkdir(path, 0700), 0);
-    assert_int_equal(tn_tok_open(dir, 0, &t, &err), TN_DATA);
+    stays_closed(dir, TN_DATA, "tokenizer.json: a folder; expected a regular file");
     rmdir(path);
     assert_int_equal(mkfifo(path, 0600), 0);
-    assert_int_equal(tn_tok_open(dir, 0, &t, &err), TN_DATA);
+    stays_closed(dir, TN_DATA, "tokenizer.json: a FIFO");
     unlink(path);
     assert_int_equal(symlink("/dev/zero", path), 0);
-    assert_int_equal(tn_tok_open(dir, 0, &t, &err), TN_DATA);
+    stays_closed(dir, TN_DATA, "tokenizer.json: a device");
+    unlink(path);
+    assert_int_equal(symlink("tokenizer.json", path), 0);
+    stays_closed(dir, TN_DATA, "tokenizer.json: a loop of links");
     unlink(path);
     FILE *f = fopen(path, "w");
     assert_non_null(f);
-    assert_int_equal(tn_tok_open(dir, 0, &t, &err), TN_DATA);
+    stays_closed(dir, TN_DATA, "tokenizer.json:0");
+    fputs("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", f);
+    fflush(f);
+    stays_closed(dir, TN_DATA, "tokenizer.json:0: a Git LFS pointer");
+    assert_int_equal(ftruncate(fileno(f), 0), 0);
     assert_int_equal(ftruncate(fileno(f), 2147483648LL), 0);
-    assert_int_equal(tn_tok_open(dir, 0, &t, &err), TN_DATA);
-    assert_non_null(strstr(err.text, "2147483648"));
+    stays_closed(dir, TN_DATA, "2147483648 bytes; expected at most 268435456");
+    assert_int_equal(ftruncate(fileno(f), 268435457), 0);
+    stays_closed(dir, TN_DATA, "268435457 bytes");
+    assert_int_equal(ftruncate(fileno(f), 268435456), 0);
+    stays_closed(dir, TN_DATA, "tokenizer.json:0"); /* looked into: it is all NULs */
     fclose(f);
+    assert_int_equal(chmod(dir, 0755), 0);
+    assert_int_equal(chmod(path, 0), 0);
+    if (geteuid() != 0 || seteuid(65534) == 0) { /* root gives up its rights */
+        stays_closed(dir, TN_NOPERM, "tokenizer.json: no permission");
+        if (getuid() == 0)
+            assert_int_equal(seteuid(0), 0);
+    }
     unlink(path);
     rmdir(dir);
 }
@@ -126,14 +149,20 @@ static void broken_bytes(void **state)
     for (size_t i = 1; i <= 200; i++) {
         size_t cut = size * i / 201;
         tn_err err;
+        size_t at = SIZE_MAX;
         assert_int_equal(open_text(text, cut, 0, &err), TN_DATA);
-        assert_non_null(strstr(err.text, "tokenizer.json:"));
+        if (sscanf(err.text, "tokenizer.json:%zu:", &at) != 1 || at > cut)
+            fail_msg("cut at %zu: %s", cut, err.text);
     }
     free(text);
     text = replaced(&level, "{", "\xef\xbb\xbf{");
     refused(text, strlen(text), 0, "tokenizer.json:0");
     free(text);
     refused_edit("\"h\":104", "\"\xff\":104", "invalid UTF-8");
+    refused_edit("\"added_tokens\":[]", "\"added_tokens\":[\"\xc0\x80\"]", "tokenizer.json:|UTF-8");
+    refused_edit("\"decoder\":", "\"decoder\":null,\"decoder\":", "tokenizer.json:|twice");
+    refused_edit("\"decoder\":", "\"decoder\":{\"a\":1,\"a\":1},\"x\":", "decoder|a");
+    refused_edit("\"version\":", "\"\":NaN,\"version\":", "tokenizer.json:4:");
     refused_edit("\"h\":104", "\"\\ud800\":104", "escape");
     refused_edit("\"version\":\"1.0\"", "\"version\":\"2.0\"", "2.0|1.0");
 }
@@ -165,6 +194,9 @@ static void vocabularies(void **state)
     (void)state;
     refused_edit("\"h\":104", "\"h\":-1", "\"h\"|range");
     refused_edit("\"h\":104", "\"h\":2147483648", "\"h\"|range");
+    refused_edit("\"h\":104", "\"h\":9223372036854775808", "\"h\"|range");
+    refused_edit("\"h\":104", "\"h\":null", "\"h\"");
+    refused_edit("\"h\":104", "\"h\":[104]", "\"h\"");
     refused_edit("\"h\":104", "\"h\":1048576", "\"h\"|1048575");
     refused_edit("\"h\":104", "\"h\":1.5", "\"h\"");
     refused_edit("\"h\":104", "\"h\":\"x\"", "\"h\"");
@@ -182,10 +214,18 @@ static void vocabularies(void **state)
     tn_buf b;
     tn_buf_open(&b, 1u << 26);
     tn_buf_puts(&b, "{\"model\":{\"type\":\"BPE\",\"vocab\":{");
-    for (unsigned i = 0; i <= TN_LEXICON_MAX; i++)
+    for (unsigned i = 0; i < TN_LEXICON_MAX; i++)
         tn_buf_printf(&b, "%s\"w%u\":%u", i > 0 ? "," : "", i, i);
+    size_t most = b.len;
     tn_buf_puts(&b, "},\"merges\":[]}}");
-    refused(b.data, b.len, 0, "1048575");
+    if (open_text(b.data, b.len, 0, &err) != TN_OK) /* at the limit */
+        fail_msg("%s", err.text);
+    b.len = most;
+    tn_buf_puts(&b, ",\"more\":1048576},\"merges\":[]}}");
+    refused(b.data, b.len, 0, "\"more\"|1048575");
+    b.len = most;
+    tn_buf_puts(&b, ",\"more\":1048575},\"merges\":[]}}");
+    refused(b.data, b.len, 0, "more than 1048576 tokens");
     tn_buf_close(&b);
 }
 
@@ -256,6 +296,8 @@ static void parts(void **state)
         {{.pre = "{\"type\":\"Sequence\"}"}, "Sequence"},
         {{.normalizer = "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"!!\"}"},
          "normalizer|Precompiled|NFC"},
+        {{.normalizer = "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"AAAA\"}"},
+         "normalizer|Precompiled"}, /* none is read, so a sound one is refused too */
         {{.normalizer = "{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"}}"}, "content"},
         {{.decoder = "{\"type\":\"CTC\"}"}, "decoder|CTC|ByteLevel"},
         {{.decoder = "{\"type\":\"Strip\",\"content\":\" \",\"start\":-1,\"stop\":0}"}, "start"},
@@ -270,6 +312,16 @@ static void parts(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         refused_fixture(&cases[i].f, cases[i].wanted);
+    tn_buf b;
+    char *huge = malloc((8u << 20) + 1);
+    assert_non_null(huge);
+    memset(huge, 'A', 8u << 20);
+    huge[8u << 20] = 0;
+    tn_buf_open(&b, 1u << 24);
+    tn_buf_printf(&b, "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"%s\"}", huge);
+    refused_fixture(&(fixture){.normalizer = b.data}, "normalizer|longer than 8388608");
+    tn_buf_close(&b);
+    free(huge);
 }
 
 /* K10 */

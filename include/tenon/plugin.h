@@ -693,7 +693,7 @@ typedef struct tn_result {
     int32_t token;               /* drawn, or the SCORE target; -1 with NONFINITE */
     uint32_t flags;
     float logprob;               /* raw log-softmax of token */
-    int32_t rank;                /* 1 + how many raw logits are greater; 0 unless ntop > 0 or SCORE */
+    int32_t rank;                /* 1 + how many raw logits are greater; 0: no ntop, no SCORE */
     uint32_t ntop;               /* entries in the row's top list, best first */
     uint32_t reserved;
 } tn_result;

@@ -8,7 +8,7 @@
  *   pack-quantized   compressed-tensors  4, 8   divides k, -1    no zero points
  *
  * A linear that the layout cannot hold is TN_UNSUPPORTED, so that the caller may leave it
- * plain; the written configuration then names the kinds of modules that were left. */
+ * plain, and one whose weights no scale can hold is TN_DATA; the written configuration then names the kinds of modules that were left. */
 #include "awq.h"
 
 #include <pthread.h>
@@ -159,7 +159,7 @@ static tn_status round_matrix(const writer *w, const tn_write_linear *l, uint64_
             if (!awq_round_group(&w->round, l->w + at, importance, group, m->code + at,
                                  m->scale + i, m->zero + i) ||
                 fast_overflows(w, m->scale[i]))
-                return tn_fail(err, TN_UNSUPPORTED,
+                return tn_fail(err, TN_DATA,
                                "%s: row %llu, columns %llu to %llu hold weights that are not "
                                "finite or too large for a 16-bit scale",
                                l->name, (unsigned long long)r, (unsigned long long)(g * group),

@@ -7,7 +7,7 @@
 #if defined(__x86_64__)
 #if !defined(__AVX512VNNI__) || !defined(__AVX512BW__) || !defined(__AVX512VL__) || \
     !defined(__AVX512DQ__)
-#error "level_avx512vnni.c wants -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni"
+#error "level_avx512vnni.c wants the flags of level_avx512.c and -mavx512vnni"
 #endif
 
 #include "lanes512.h"

@@ -293,7 +293,7 @@ static float requant_block(const float *x, uint8_t *code)
     }
     float scale = half_float((half_bits(top / 127.0f) + 0xffffu) & 0xffff0000u);
     for (uint32_t c = 0; c < CPU_BLOCK; c++)
-        code[c] = finite && top > 0.0f ? (uint8_t)(128 + (int)rintf(x[c] / scale)) : 128;
+        code[c] = finite && scale > 0.0f ? (uint8_t)(128 + (int)rintf(x[c] / scale)) : 128;
     return finite ? scale : NAN;
 }
 

@@ -7,7 +7,7 @@
  * codes stay in the model's order.
  *
  * A linear that the format cannot hold is TN_UNSUPPORTED, so that the caller may leave it
- * plain; modules_in_block_to_quantize then names the ones that were written. */
+ * plain, and one whose weights no scale can hold is TN_DATA; modules_in_block_to_quantize then names the ones that were written. */
 #include "gptq.h"
 
 #include <math.h>
@@ -301,7 +301,7 @@ tn_status gptq_write_linear(void *writer_, const tn_write_linear *l, tn_err *err
     st = order_columns(w, l, &m, err);
     for (uint64_t r = 0; r < m.n && st == TN_OK; r++)
         if (!round_row(w, l, &m, r))
-            st = tn_fail(err, TN_UNSUPPORTED,
+            st = tn_fail(err, TN_DATA,
                          "%s: row %llu holds weights that are not finite or too large for a "
                          "16-bit scale",
                          l->name, (unsigned long long)r);

@@ -96,6 +96,8 @@ static tn_status http_init(const tn_host *h, void **self, tn_err *err)
     }
     if (st == TN_OK)
         st = http_guard_keys(s, err);
+    if (st == TN_OK)
+        st = http_server_check(s, err);
     if (st != TN_OK) {
         free_server(s);
         return st;

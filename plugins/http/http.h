@@ -109,6 +109,8 @@ void *http_ask_keep(http_ask *a, void *p);
 tn_status http_chat_shape(const http_server *s, http_ask *a, tn_prompt *p, tn_err *err);
 /* tools and tool_choice; *out stays when the template is to see none. */
 tn_status http_offer_shape(const http_options *o, http_ask *a, const tn_json **out, tn_err *err);
+/* With `strict`: refuses a member of the object that is not among the n known ones. */
+tn_status http_check_known(const tn_json *body, const char *const *known, size_t n, tn_err *err);
 /* Whether v is this text and nothing else: "user\0x" is not "user". */
 bool http_is_text(const tn_json *v, const char *text);
 /* Typed members: absent and null leave *out; another type is refused by name. */
@@ -234,6 +236,8 @@ enum MHD_Result http_generate(http_call *c);
 void http_raw_reply(int fd, uint32_t status, const char *reason, const char *code,
                     const char *message);
 
+/* Whether `host` is an address; known before the models are loaded. */
+tn_status http_server_check(const http_server *s, tn_err *err);
 tn_status http_server_start(http_server *s, tn_err *err);
 void http_server_stop(http_server *s);
 

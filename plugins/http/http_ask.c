@@ -512,15 +512,14 @@ static void show_key(const tn_json *m, char shown[65])
     shown[n] = 0;
 }
 
-static tn_status check_known(const http_ask *a, tn_err *err)
+tn_status http_check_known(const tn_json *body, const char *const *known, size_t n, tn_err *err)
 {
-    for (const tn_json *m = a->body->child; m != NULL; m = m->next) {
-        bool known = false;
+    for (const tn_json *m = body->child; m != NULL; m = m->next) {
+        bool found = false;
         char shown[65];
-        for (size_t i = 0; !known && i < sizeof known_fields / sizeof *known_fields; i++)
-            known = m->key_size == strlen(known_fields[i]) &&
-                    memcmp(m->key, known_fields[i], m->key_size) == 0;
-        if (known)
+        for (size_t i = 0; !found && i < n; i++)
+            found = m->key_size == strlen(known[i]) && memcmp(m->key, known[i], m->key_size) == 0;
+        if (found)
             continue;
         show_key(m, shown);
         return http_refuse(err, "unknown_field", shown, "unknown field; expected one that is "
@@ -643,7 +642,9 @@ tn_status http_ask_open(http_server *s, const char *body, size_t size, bool chat
     if (a->body->type != TN_JSON_OBJECT)
         return http_refuse(err, "invalid_json", "", "body: %s; expected an object",
                            type_of(a->body));
-    st = s->opt.strict ? check_known(a, err) : TN_OK;
+    if (s->opt.strict)
+        st = http_check_known(a->body, known_fields, sizeof known_fields / sizeof *known_fields,
+                              err);
     if (st == TN_OK)
         st = get_common(a, err);
     if (st == TN_OK)

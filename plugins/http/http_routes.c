@@ -64,7 +64,7 @@ static enum MHD_Result run_model(http_call *c)
         return finish_text(c, &t);
     }
     tn_err err = {{0}, {0}, {0}};
-    tn_fail(&err, TN_NOINPUT, "The model `%.200s` does not exist.", c->model);
+    tn_fail(&err, TN_NOINPUT, "The model `%.64s` does not exist; expected one of GET /v1/models", c->model);
     snprintf(err.code, sizeof err.code, "model_not_found");
     snprintf(err.param, sizeof err.param, "model");
     return http_answer_error(c, TN_NOINPUT, &err);
@@ -140,12 +140,19 @@ static uint32_t context_of(http_call *c, const char *model)
     return 0;
 }
 
+/* A null is as if the field were not there. */
+static const tn_json *given(const tn_json *body, const char *key)
+{
+    const tn_json *v = tn_json_find(body, key);
+    return v != NULL && v->type != TN_JSON_NULL ? v : NULL;
+}
+
 /* The prompt of a /tokenize body: a text, or a conversation. */
 static tn_status tokenize_prompt(const http_server *s, http_ask *a, tn_prompt *p, bool *strings,
                                  tn_err *err)
 {
     bool special = true;
-    const tn_json *text = tn_json_find(a->body, "prompt");
+    const tn_json *text = given(a->body, "prompt");
     tn_status st = http_get_bool(a->body, "return_token_strs", strings, err);
     if (st == TN_OK && text == NULL)
         return http_chat_shape(s, a, p, err);
@@ -155,6 +162,9 @@ static tn_status tokenize_prompt(const http_server *s, http_ask *a, tn_prompt *p
         return st;
     if (text->type != TN_JSON_TEXT)
         return http_refuse(err, "wrong_type", "prompt", "not a string; expected text");
+    if (given(a->body, "messages") != NULL)
+        return http_refuse(err, "value_out_of_range", "prompt", "given beside messages; expected "
+                           "one of them");
     p->kind = TN_PROMPT_TEXT;
     p->text = text->text;
     p->text_size = text->count;
@@ -162,7 +172,16 @@ static tn_status tokenize_prompt(const http_server *s, http_ask *a, tn_prompt *p
     return TN_OK;
 }
 
-static tn_status open_body(http_call *c, http_ask *a, const char **model, tn_err *err)
+static const char *const tokenize_fields[] = {
+    "model", "prompt", "messages", "add_special_tokens", "return_token_strs",
+    "add_generation_prompt", "continue_final_message", "chat_template", "chat_template_kwargs",
+    "tools", "tool_choice",
+};
+static const char *const detokenize_fields[] = {"model", "tokens"};
+#define COUNT(a) (sizeof(a) / sizeof(a)[0])
+
+static tn_status open_body(http_call *c, const char *const *known, size_t nknown, http_ask *a,
+                           const char **model, tn_err *err)
 {
     *a = (http_ask){0};
     tn_status st = c->s->h->json_open(c->s->h->ctx, c->body.data != NULL ? c->body.data : "",
@@ -172,7 +191,8 @@ static tn_status open_body(http_call *c, http_ask *a, const char **model, tn_err
     a->body = c->s->h->json_root(c->s->h->ctx, a->doc);
     if (a->body->type != TN_JSON_OBJECT)
         return http_refuse(err, "invalid_json", "", "body: not an object; expected an object");
-    return http_get_text(a->body, "model", model, err);
+    st = c->s->opt.strict ? http_check_known(a->body, known, nknown, err) : TN_OK;
+    return st == TN_OK ? http_get_text(a->body, "model", model, err) : st;
 }
 
 static enum MHD_Result run_tokenize(http_call *c)
@@ -184,7 +204,7 @@ static enum MHD_Result run_tokenize(http_call *c)
     int32_t *ids = NULL;
     uint64_t n = 0;
     tn_prompt p = {.size = sizeof p};
-    tn_status st = open_body(c, &a, &model, &err);
+    tn_status st = open_body(c, tokenize_fields, COUNT(tokenize_fields), &a, &model, &err);
     if (st == TN_OK)
         st = tokenize_prompt(c->s, &a, &p, &strings, &err);
     if (st == TN_OK)
@@ -211,7 +231,7 @@ static enum MHD_Result run_tokenize(http_call *c)
 
 static tn_status read_ids(const http_ask *a, int32_t **out, uint64_t *n, tn_err *err)
 {
-    const tn_json *list = tn_json_find(a->body, "tokens");
+    const tn_json *list = given(a->body, "tokens");
     if (list == NULL || list->type != TN_JSON_LIST)
         return http_refuse(err, list == NULL ? "missing_field" : "wrong_type", "tokens",
                            "no list; expected a list of token ids");
@@ -238,11 +258,15 @@ static enum MHD_Result run_detokenize(http_call *c)
     int32_t *ids = NULL;
     char *text = NULL;
     uint64_t n = 0, size = 0;
-    tn_status st = open_body(c, &a, &model, &err);
+    tn_status st = open_body(c, detokenize_fields, COUNT(detokenize_fields), &a, &model, &err);
     if (st == TN_OK)
         st = read_ids(&a, &ids, &n, &err);
     if (st == TN_OK)
         st = c->s->front->detokenize(c->s->h->ctx, model, ids, n, 1, &text, &size, &err);
+    if (st == TN_REFUSED && err.param[0] == 0) { /* the core does not know the field's name */
+        tn_err why = err;
+        http_refuse(&err, why.code, "tokens", "%.900s", why.text);
+    }
     enum MHD_Result r;
     if (st != TN_OK) {
         r = http_answer_error(c, st, &err);

@@ -397,16 +397,33 @@ static void name_address(http_server *s, int fd)
              six ? "]" : "", port);
 }
 
-static tn_status open_socket(http_server *s, int *out, tn_err *err)
+static tn_status resolve(const http_server *s, struct addrinfo **list, tn_err *err)
 {
     struct addrinfo hint = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
-    struct addrinfo *list = NULL;
     char port[16];
     snprintf(port, sizeof port, "%u", s->opt.port);
-    int e = getaddrinfo(s->opt.host, port, &hint, &list);
-    if (e != 0)
-        return tn_fail(err, TN_CONFIG, "http: host %s: %s; expected an address of this machine",
-                       s->opt.host, gai_strerror(e));
+    int e = getaddrinfo(s->opt.host, port, &hint, list);
+    if (e == 0)
+        return TN_OK;
+    return tn_fail(err, TN_CONFIG, "http: host %s: %s; expected an address of this machine",
+                   s->opt.host, gai_strerror(e));
+}
+
+tn_status http_server_check(const http_server *s, tn_err *err)
+{
+    struct addrinfo *list = NULL;
+    tn_status st = resolve(s, &list, err);
+    if (st == TN_OK)
+        freeaddrinfo(list);
+    return st;
+}
+
+static tn_status open_socket(http_server *s, int *out, tn_err *err)
+{
+    struct addrinfo *list = NULL;
+    tn_status st = resolve(s, &list, err);
+    if (st != TN_OK)
+        return st;
     const struct addrinfo *pick = list;
     for (const struct addrinfo *i = list; i != NULL; i = i->ai_next)
         if (i->ai_family == AF_INET) { /* "localhost" means both: the older one goes first */
@@ -414,7 +431,6 @@ static tn_status open_socket(http_server *s, int *out, tn_err *err)
             break;
         }
     int fd = socket(pick->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1;
-    tn_status st = TN_OK;
     if (fd < 0)
         st = listen_failed(s, fd, "make a socket for", err);
     else if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) != 0 ||

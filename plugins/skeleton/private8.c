@@ -187,7 +187,7 @@ static tn_status write_linear(void *writer_, const tn_write_linear *l, tn_err *e
     for (uint64_t r = 0; r < l->n && st == TN_OK; r++) {
         factor[r] = round_row(l->w + r * l->k, l->k, code + r * l->k);
         if (!(factor[r] >= 0))
-            st = tn_fail(err, TN_UNSUPPORTED, "%s: wanted finite weights", l->name);
+            st = tn_fail(err, TN_DATA, "%s: wanted finite weights", l->name);
     }
     if (st == TN_OK)
         st = put(w, l, "p8", TN_I8, 2, code, err);

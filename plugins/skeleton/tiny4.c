@@ -33,7 +33,7 @@ static tn_status form_of(void *self, const tn_view *v, const tn_module *m, const
 {
     uint64_t rows = r->row1 - r->row0, cols = r->col1 - r->col0;
     if (get(v, m, "q4", TN_U8, m->k / 2) == NULL || get(v, m, "step", TN_F32, m->k / 32) == NULL)
-        return tn_fail(err, TN_NOINPUT, "%s: no q4 u8 [n, k / 2] and step f32 [n, k / 32]", m->name);
+        return tn_fail(err, TN_NOINPUT, "%s: no q4 u8 [n, k / 2], step f32 [n, k / 32]", m->name);
     *f = (tn_form){.size = sizeof *f, .kind = TN_FORM_W4G, .group = 32, .bits = 4, .rows = rows,
                    .cols = cols, .file_bytes = rows * cols * 5 / 8};
     return TN_OK;

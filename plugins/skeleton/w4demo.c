@@ -127,7 +127,7 @@ static tn_status write_linear(void *writer, const tn_write_linear *l, tn_err *er
     for (uint64_t g = 0; g < ngroup && st == TN_OK; g++) {
         step[g] = round_group(l->w + 32 * g, q + 16 * g);
         if (!(step[g] >= 0))
-            st = tn_fail(err, TN_UNSUPPORTED, "%s: wanted finite weights", l->name);
+            st = tn_fail(err, TN_DATA, "%s: wanted finite weights", l->name);
     }
     st = st != TN_OK ? st : put(writer, l, "q4", TN_U8, l->k / 2, q, err);
     st = st != TN_OK ? st : put(writer, l, "step", TN_F32, l->k / 32, step, err);
