@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shutil
 import tempfile
 
 import numpy as np
@@ -16,7 +17,7 @@ import requests
 from safetensors.numpy import save_file
 from tokenizers import AddedToken
 
-from tenonlib import TENON, TOP, Counter, Server, make_tokenizer, run, write_ini, write_json
+from tenonlib import TOP, Counter, Server, make_tokenizer, run, write_ini, write_json
 
 check = Counter()
 folder = tempfile.mkdtemp(prefix="tenon-tools-")
@@ -212,6 +213,13 @@ def calls(talk):
         told = talk.whole("one", tools=TOOLS, max_tokens=12)
         assert told["finish"] == "length" and told["calls"] == [], told
         assert SCRIPTS["one"].startswith(told["content"]) and len(told["content"]) > 12, told
+    with check("the client's own stream helper puts the calls together"):
+        with talk.client.chat.completions.stream(
+                model="default", messages=HELLO, temperature=0, tools=TOOLS[:1],
+                extra_body={"chat_template_kwargs": {"script": "two"}}) as stream:
+            m = stream.get_final_completion().choices[0].message
+        assert m.content == "Both, then:\n", m
+        assert [x.function.arguments for x in m.tool_calls] == ['{"city": "Rome"}', OSLO], m
     with check("n = 3: every call has an id of its own"):
         r = talk.create("two", tools=TOOLS, n=3)
         ids = [x.id for c in r.choices for x in c.message.tool_calls]
@@ -404,4 +412,5 @@ with check("auto without a parser is refused"):
                                                        "tool_choice")
         talk.agree("one", SCRIPTS["one"], [], "stop", tools=TOOLS, tool_choice="none")
 
+shutil.rmtree(folder)
 check.finish()
