@@ -45,37 +45,38 @@ SCRIPTS = {
 }
 
 
-def cut(scripts, taken):
-    """Each script as a list of chunks, none of which is taken or occurs twice."""
-    r = random.Random(4)
-    out = {}
-    for name, text in scripts.items():
-        chunks, at = [], 0
-        while at < len(text):
-            end = min(len(text), at + r.randint(1, 6))
-            while text[at:end] in taken and end < len(text):
-                end += 1
-            if text[at:end] in taken:
-                at -= len(chunks[-1])
-                taken.discard(chunks.pop())
-                end = len(text)
-            chunks.append(text[at:end])
-            taken.add(text[at:end])
-            at = end
-        assert "".join(chunks) == text and len(chunks) > 1
-        out[name] = chunks
-    return out
+def cut(text, taken, r):
+    """The text as chunks, none of which is taken or occurs twice."""
+    chunks, at = [], 0
+    while at < len(text):
+        end = min(len(text), at + r.randint(1, 6))
+        while text[at:end] in taken and end < len(text):
+            end += 1
+        if text[at:end] in taken:
+            at -= len(chunks[-1])
+            taken.discard(chunks.pop())
+            end = len(text)
+        chunks.append(text[at:end])
+        taken.add(text[at:end])
+        at = end
+    assert "".join(chunks) == text
+    return chunks
 
 
-def make_script_model(path):
+def make_script_model(path, texts, special=()):
     """One token leads to the next: embeddings are one-hot, layers add nothing, and the head is
-    the table. The prompt's last token says which script begins."""
+    the table. The prompt's last token says which script begins. What is special is a token of
+    its own, and occurs once."""
     os.makedirs(path)
     t = make_tokenizer(path)
-    scripts = cut(SCRIPTS, set(t.get_vocab()))
+    r, taken, scripts = random.Random(4), {*t.get_vocab(), *special}, {}
+    for name, text in texts.items():
+        parts = re.split("(" + "|".join(map(re.escape, special)) + ")", text) if special else [text]
+        scripts[name] = [c for p in parts if p for c in ([p] if p in special else cut(p, taken, r))]
     starts = {name: f"⟦{name}⟧" for name in scripts}  # no chunk has these brackets
     t.add_tokens([AddedToken(c, normalized=False) for c in
-                  [*starts.values(), *(c for s in scripts.values() for c in s)]])
+                  [*starts.values(), *(c for s in scripts.values() for c in s if c not in special)]])
+    t.add_special_tokens([AddedToken(c, special=True, normalized=False) for c in special])
     t.save(os.path.join(path, "tokenizer.json"))
     config = json.load(open(os.path.join(path, "tokenizer_config.json"), encoding="utf-8"))
     template = open(os.path.join(TOP, "tests", "data", "templates", "thinking.jinja"),
@@ -362,7 +363,7 @@ def reasoning(talk):
             assert told["reasoning"] == ("The prompt opened this." if thinks else None), told
 
 
-model = make_script_model(os.path.join(folder, "script"))
+model = make_script_model(os.path.join(folder, "script"), SCRIPTS)
 ini = write_ini(os.path.join(folder, "t.ini"))
 
 with Server(ini, model, "--enable-auto-tool-choice", "--tool-call-parser", "hermes") as server:
@@ -398,6 +399,17 @@ with Server(coder, model) as server:
     with check("deepseek_r1 heeds no enable_thinking"):
         Talk(server.url).agree("endless", None, [], "stop", SCRIPTS["endless"],
                                kwargs={"enable_thinking": False})
+
+tagged = make_script_model(os.path.join(folder, "tagged"),
+                           {"plain": "Hm.</think>Yes: " + hermes("get_weather", PARIS) + "<|note|>"},
+                           special=("<tool_call>", "</tool_call>", "</think>", "<|note|>"))
+with Server(ini, tagged, "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
+            "--reasoning-parser", "qwen3") as server:
+    with check("tags that are special tokens are seen"):
+        talk = Talk(server.url)
+        talk.agree("plain", "Yes: <|note|>", [("get_weather", PARIS)], "tool_calls", "Hm.",
+                   tools=TOOLS)
+        talk.agree("plain", "Hm.Yes: " + hermes("get_weather", PARIS)[11:-12], [], "stop", kwargs={"enable_thinking": False})
 
 with check("a parser must be named"):
     r = run("serve", "--config", ini, model, "--enable-auto-tool-choice")

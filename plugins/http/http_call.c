@@ -242,6 +242,34 @@ static void name_model(http_call *c)
     snprintf(c->model, sizeof c->model, "%s", name != NULL ? name : "");
 }
 
+/* Whether the model's tokenizer has the tag as a special token, so that replies lack it. */
+static bool is_hidden(const http_call *c, const char *tag)
+{
+    const tn_front_host *f = c->s->front;
+    void *x = c->s->h->ctx;
+    const tn_prompt p = {.size = sizeof p, .kind = TN_PROMPT_TEXT, .text = tag,
+                         .text_size = strlen(tag)};
+    int32_t *ids = NULL;
+    uint64_t n = 0, size = 0;
+    char *text = NULL;
+    tn_err unused;
+    bool hidden = f->tokenize != NULL &&
+                  f->tokenize(x, c->a.ask.model, &p, &ids, &n, &unused) == TN_OK &&
+                  f->detokenize(x, c->a.ask.model, ids, n, 0, &text, &size, &unused) == TN_OK &&
+                  size == 0;
+    f->give(x, ids);
+    f->give(x, text);
+    return hidden;
+}
+
+/* What is looked for in a reply must be in it. */
+static void show_tags(http_call *c)
+{
+    if ((c->a.tool_forms != 0 && is_hidden(c, "<tool_call>")) ||
+        (c->a.reasons && is_hidden(c, "</think>")))
+        c->a.ask.flags |= TN_ASK_KEEP_SPECIAL;
+}
+
 /* The prefix cache's name space: the key's own, narrowed by what the request names. */
 static tn_status make_salt(http_call *c, tn_err *err)
 {
@@ -311,6 +339,7 @@ tn_status http_call_generate(http_call *c, bool chat, tn_err *err)
     if (st != TN_OK)
         return st;
     name_model(c);
+    show_tags(c);
     st = make_salt(c, err);
     if (st != TN_OK)
         return st;
