@@ -409,7 +409,8 @@ with Server(ini, tagged, "--enable-auto-tool-choice", "--tool-call-parser", "her
         talk = Talk(server.url)
         talk.agree("plain", "Yes: <|note|>", [("get_weather", PARIS)], "tool_calls", "Hm.",
                    tools=TOOLS)
-        talk.agree("plain", "Hm.Yes: " + hermes("get_weather", PARIS)[11:-12], [], "stop", kwargs={"enable_thinking": False})
+        bare = "Hm.Yes: " + hermes("get_weather", PARIS)[11:-12]
+        talk.agree("plain", bare, [], "stop", kwargs={"enable_thinking": False})
 
 with check("a parser must be named"):
     r = run("serve", "--config", ini, model, "--enable-auto-tool-choice")
