@@ -23,6 +23,9 @@ static const tn_flag shared[] = {
 static tn_status open_conf(const tn_house_setup *setup, tn_house *h, tn_err *err)
 {
     const char *path = tn_flags_early(setup->argc, setup->argv, "config");
+    if (path == NULL && setup->argc > 0 &&
+        strcmp(setup->argv[setup->argc - 1], "--config") == 0)
+        return tn_fail(err, TN_USAGE, "command line: --config wants a value");
     tn_status st = tn_conf_open(path != NULL ? path : TN_CONF_FILE, &h->conf, err);
     if (st != TN_NOINPUT || path != NULL)
         return st;
@@ -30,12 +33,13 @@ static tn_status open_conf(const tn_house_setup *setup, tn_house *h, tn_err *err
                    "FILE", TN_CONF_FILE, strerror(ENOENT));
 }
 
-/* plugin_path and the log's keys are needed before flags can be parsed in full. */
+/* The keys of [tenon] are needed before flags can be parsed in full. */
 static tn_status set_early(const tn_house_setup *setup, tn_house *h, tn_err *err)
 {
     static const char *const key[][2] = {{"plugin_path", "plugin-path"},
                                          {"log_level", "log-level"},
-                                         {"log_format", "log-format"}};
+                                         {"log_format", "log-format"},
+                                         {"drain_timeout", "drain-timeout"}};
     for (size_t i = 0; i < sizeof key / sizeof *key; i++) {
         const char *v = tn_flags_early(setup->argc, setup->argv, key[i][1]);
         char origin[64];

@@ -205,6 +205,9 @@ def flags():
             fails(64, "--seed", *command, *at, "--seed", "x")
         fails(64, "unexpected word", "serve", model, "word", "--config", good)
         fails(64, "--check", "serve", model, "--config", good, "--check=1")
+        fails(64, "drain_timeout", *["serve", model, "--config", good], "--drain-timeout", "x")
+        r = run("serve", "--print-config", "--config", good, "--drain-timeout", "7")
+        assert "drain_timeout = 7 ; from command line --drain-timeout" in r.stdout, r.stdout
         r = run()
         assert r.returncode == 64 and "COMMAND" in r.stderr and r.stdout == "", r
         fails(64, 'unknown command "?[2Jx"', "\x1b[2Jx")

@@ -795,5 +795,35 @@ with Server(write_ini(os.path.join(folder, "q.ini"), tail=tail), model) as serve
     url = server.url
     overload()
 
+with check("1.1: what draining cuts off is told so, and the exit says 75"):
+    tail = "[model default]\nmax_num_batched_tokens = 1\n"
+    path = write_ini(os.path.join(folder, "d.ini"), tail=tail)
+    with Server(path, model, "--drain-timeout", "0", "--cpu-exact") as server:
+        url = server.url
+        seen = []
+
+        def ask(stream):
+            r = requests.post(url + COMPLETE, timeout=30, json={
+                "prompt": ["x"] * 8, "max_tokens": 500, "n": 8, "ignore_eos": True,
+                "stream": stream})
+            seen.append((r.status_code, r.text, r.headers))
+
+        threads = [threading.Thread(target=ask, args=(i % 2 == 0,)) for i in range(8)]
+        for t in threads:
+            t.start()
+        for _ in range(1000):
+            if metric("tenon:requests_accepted") >= 8:
+                break
+        assert server.stop() == 75, server.text()
+        for t in threads:
+            t.join()
+        assert len(seen) == 8, len(seen)  # nobody saw a broken connection
+        for status, text, headers in seen:
+            if status == 503:
+                assert json.loads(text)["error"]["code"] == "draining", text
+                assert 1 <= int(headers["Retry-After"]) <= 60
+            elif text.startswith("data: "):
+                assert text.endswith("data: [DONE]\n\n") or '"code":"draining"' in text, text[-300:]
+
 shutil.rmtree(folder)
 check.finish()

@@ -16,11 +16,13 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CONNECTION_MEMORY 32768u
 #define STREAM_CHUNK 16384u
 #define SPARE_FILES 64u
+#define ANSWERS_NS UINT64_C(1000000000) /* that a stop waits for replies to be read */
 #define JSON_TYPE "application/json"
 
 static const uint32_t counted[HTTP_STATUS_COUNT] = {200, 204, 400, 401, 403, 404, 405, 408,
@@ -497,11 +499,23 @@ tn_status http_server_start(http_server *s, tn_err *err)
     return TN_OK;
 }
 
+/* Requests that the engine has just cut off are answered already, but not yet sent: whoever
+ * reads gets to know. */
+static void let_answers_out(http_server *s)
+{
+    uint64_t until = http_now(s) + ANSWERS_NS;
+    while (atomic_load(&s->ncall) > 0 && http_now(s) < until) {
+        struct timespec t = {.tv_nsec = 5000000};
+        nanosleep(&t, NULL);
+    }
+}
+
 void http_server_stop(http_server *s)
 {
     if (s->daemon == NULL)
         return;
     atomic_store(&s->draining, true);
+    let_answers_out(s);
     atomic_store(&s->stopping, true);
     http_watch_each(s, http_call_abandon); /* none may be suspended when MHD stops */
     MHD_stop_daemon(s->daemon);
