@@ -33,8 +33,10 @@ tn_status tn_budget_make(const tn_budget_ask *a, const tn_need *need, tn_budget 
 {
     tn_budget b = {.weights = need->weight_bytes, .workspace = need->workspace_bytes,
                    .host = need->host_bytes, .block_tokens = a->block_tokens,
-                   .block_bytes = need->block_bytes};
-    uint64_t fixed = b.weights + b.workspace;
+                   .block_bytes = need->block_bytes, .slot_bytes = need->slot_bytes};
+    b.nslot = need->slot_bytes > 0 ? a->slots : 0;
+    b.states = b.nslot * need->slot_bytes;
+    uint64_t fixed = b.weights + b.workspace + b.states;
     uint64_t seq_blocks = ((uint64_t)a->context + a->block_tokens - 1) / a->block_tokens;
     uint64_t most = seq_blocks * a->seqs;
     uint64_t bytes = cache_bytes(a, fixed, most * need->block_bytes);
@@ -52,22 +54,29 @@ tn_status tn_budget_make(const tn_budget_ask *a, const tn_need *need, tn_budget 
         *out = b;
         return TN_OK;
     }
-    char w[32], ws[32], block[32], have[32];
+    char w[32], ws[32], s[32], states[48] = "", block[32], have[32];
     tn_budget_bytes(b.weights, w);
     tn_budget_bytes(b.workspace, ws);
+    tn_budget_bytes(b.states, s);
+    if (b.nslot > 0)
+        snprintf(states, sizeof states, ", states %s", s);
     tn_budget_bytes(need->block_bytes, block);
     tn_budget_bytes(a->memory != 0 ? a->memory : a->free_memory, have);
-    return tn_fail(err, TN_UNAVAILABLE, "memory: weights %s, workspace %s and one cache block of "
-                   "%s do not fit; found %s", w, ws, block, have);
+    return tn_fail(err, TN_UNAVAILABLE, "memory: weights %s, workspace %s%s and one cache block of %s "
+                   "do not fit; found %s", w, ws, states, block, have);
 }
 
 void tn_budget_print(const tn_budget *b, tn_buf *out)
 {
-    char w[32], ws[32], c[32], t[32];
+    char w[32], ws[32], s[32], c[32], t[32];
     tn_budget_bytes(b->weights, w);
     tn_budget_bytes(b->workspace, ws);
+    tn_budget_bytes(b->states, s);
     tn_budget_bytes(b->cache, c);
     tn_budget_bytes(b->total, t);
-    tn_buf_printf(out, "weights %s + workspace %s + cache %s (%u blocks of %u tokens) = %s", w,
-                  ws, c, b->nblock, b->block_tokens, t);
+    tn_buf_printf(out, "weights %s + workspace %s + ", w, ws);
+    if (b->nslot > 0)
+        tn_buf_printf(out, "states %s (%u slots) + ", s, b->nslot);
+    tn_buf_printf(out, "cache %s (%u blocks of %u tokens) = %s", c, b->nblock, b->block_tokens,
+                  t);
 }

@@ -14,20 +14,21 @@ typedef struct tn_budget_ask {
     uint32_t seqs;          /* sequences that should fit at full length */
     uint32_t context;       /* tokens a sequence */
     uint32_t block_tokens;
+    uint32_t slots;         /* state slots, of models that have states */
     uint64_t free_memory;   /* of the device now */
 } tn_budget_ask;
 
 typedef struct tn_budget {
-    uint64_t weights, workspace, cache, host, total;
-    uint32_t nblock, block_tokens;
-    uint64_t block_bytes;
+    uint64_t weights, workspace, states, cache, host, total;
+    uint32_t nblock, block_tokens, nslot;
+    uint64_t block_bytes, slot_bytes;
     uint32_t context_fits;  /* longest sequence the cache holds, at most ask.context */
 } tn_budget;
 
 /* TN_UNAVAILABLE with the table in one sentence when not even one block fits. */
 tn_status tn_budget_make(const tn_budget_ask *ask, const tn_need *need, tn_budget *out,
                          tn_err *err);
-/* "weights 101.2 MiB + workspace 8.0 MiB + cache ... = ..." */
+/* "weights 101.2 MiB + workspace 8.0 MiB + states ... + cache ... = ..." */
 void tn_budget_print(const tn_budget *b, struct tn_buf *out);
 /* "1.50 GiB" */
 void tn_budget_bytes(uint64_t bytes, char out[32]);

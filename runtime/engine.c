@@ -18,6 +18,7 @@
 #include "intake.h"
 #include "kv.h"
 #include "output.h"
+#include "prefix.h"
 #include "scheduler.h"
 #include "servestats.h"
 
@@ -32,7 +33,7 @@ struct tn_engine {
     void *program;               /* borrowed */
     tn_log *log;                 /* borrowed, may be NULL */
     char name[128];
-    uint32_t max_running, queue_max, nblock;
+    uint32_t max_running, queue_max, nblock, drafts;
     tn_kv *kv;                   /* step thread, but for its key functions */
     tn_sched *sched;             /* step thread */
     tn_intake intake;            /* read-only */
@@ -256,6 +257,27 @@ static tn_status step_run(tn_engine *e, const tn_step *step, tn_err *err)
     return st;
 }
 
+/* Behind a step, whose tokens are on their way out already. */
+static tn_status drafts_run(tn_engine *e, tn_err *err)
+{
+    const tn_step *step;
+    tn_status st = TN_OK;
+    while (st == TN_OK && (step = tn_sched_draft(e->sched, now_ns())) != NULL) {
+        const tn_results *results = NULL;
+        atomic_store(&e->step_begun, now_ns());
+        st = e->device.run(e->program, step, err);
+        if (st == TN_OK)
+            st = e->device.wait(e->program, step->number, 0, &results, err);
+        if (st == TN_OK)
+            st = results_check(results, step, err);
+        if (st == TN_OK)
+            tn_sched_drafted(e->sched, results);
+        atomic_store(&e->step_done, now_ns());
+        atomic_store(&e->step_begun, 0);
+    }
+    return st;
+}
+
 /* The device is lost: nothing new comes in, everything that is in ends. */
 static void die(tn_engine *e, const tn_err *why)
 {
@@ -282,8 +304,13 @@ static void *step_main(void *arg)
         tn_sched_sweep(e->sched, atomic_exchange(&e->sweep_all, 0) != 0);
         const tn_step *step = tn_sched_plan(e->sched, now_ns());
         counts_publish(e);
-        if (step != NULL)
+        st = copies_run(e, &err);
+        if (st == TN_OK && step != NULL)
             st = step_run(e, step, &err);
+        if (st == TN_OK && step != NULL && e->drafts > 0) {
+            news_publish(e);
+            st = drafts_run(e, &err);
+        }
         if (st != TN_OK)
             die(e, &err);
         counts_publish(e);
@@ -344,10 +371,19 @@ static void log_end(tn_engine *e, const tn_request *r)
         [TN_END_ENGINE] = "failed: engine down", [TN_END_MEMORY] = "failed: no memory",
         [TN_END_BUG] = "failed: the device drew no token",
     };
+    static const char *const miss[] = {
+        [TN_MISS_NONE] = "", [TN_MISS_TEXT] = " (new text from token ",
+        [TN_MISS_STATE] = " (no state was kept past token ",
+        [TN_MISS_BLOCK] = " (a block it needs was reused, at token ", [TN_MISS_OFF] = "",
+    };
     uint32_t level = r->end >= TN_END_NAN ? TN_LOG_WARN : TN_LOG_DEBUG;
+    char where[64] = "";
+    if (miss[r->miss_seen][0] != 0)
+        snprintf(where, sizeof where, "%s%u)", miss[r->miss_seen], r->miss_at_seen);
     if (tn_log_wants(e->log, level))
-        tn_log_put(e->log, level, "engine", r->id, "%s; %u prompt tokens, %llu reply tokens",
-                   word[r->end], r->nprompt, (unsigned long long)r->nreply);
+        tn_log_put(e->log, level, "engine", r->id, "%s; %u prompt tokens, %u of them cached%s, "
+                   "%llu reply tokens", word[r->end], r->nprompt, r->ncached_seen, where,
+                   (unsigned long long)r->nreply);
 }
 
 /* A running mean of how long requests take, for retry_after. */
@@ -651,7 +687,8 @@ static tn_status threads_begin(tn_engine *e, tn_err *err)
 
 static tn_status kv_and_sched_open(tn_engine *e, const tn_engine_setup *p, tn_err *err)
 {
-    bool cached = p->prefix_caching != 0 && p->has_states == 0;
+    bool copies = p->device->block_copy != NULL && p->device->state_copy != NULL;
+    bool cached = p->prefix_caching != 0 && (p->has_states == 0 || copies);
     tn_status st = tn_kv_open(p->pools->nblock, p->limits->block_tokens, cached, &e->kv, err);
     if (st != TN_OK)
         return st;
@@ -662,6 +699,8 @@ static tn_status kv_and_sched_open(tn_engine *e, const tn_engine_setup *p, tn_er
         .max_running = e->max_running,
         .vocab = p->vocab,
         .has_states = p->has_states != 0,
+        .snapshot_every = p->snapshot_every,
+        .drafts = p->drafts,
         .can_copy_blocks = p->device->block_copy != NULL,
         .can_copy_states = p->device->state_copy != NULL,
         .step_first = p->step_first,
@@ -730,6 +769,7 @@ tn_status tn_engine_open(const tn_engine_setup *p, tn_engine **out, tn_err *err)
     e->program = p->program;
     e->log = p->log;
     e->nblock = p->pools->nblock;
+    e->drafts = p->drafts;
     e->next_deadline = NEVER;
     e->max_running = p->max_running;
     if (e->max_running == 0 || e->max_running > p->limits->seqs_max)

@@ -49,7 +49,10 @@ typedef struct tn_engine_setup {
     uint32_t request_timeout_ms; /* whole request, queue included; 0: 300,000 */
     uint32_t max_logprobs;       /* greatest logprobs and prompt_logprobs; capped by top_max */
     uint32_t prefix_caching;     /* 1: full blocks are found again by later prompts */
-    uint32_t has_states;         /* 1: every sequence takes a state slot; no prefix caching */
+    uint32_t has_states;         /* 1: every sequence takes a state slot; those beyond
+                                    max_running hold snapshots for prefix caching */
+    uint32_t drafts;             /* most drafts a sequence in a step, 0: none */
+    uint32_t snapshot_every;     /* tokens between snapshots of a prompt's states, 0: none */
     tn_log *log;                 /* borrowed, may be NULL */
     tn_metrics *metrics;         /* borrowed, may be NULL */
 } tn_engine_setup;

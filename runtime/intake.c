@@ -239,6 +239,28 @@ static void keys_set(const tn_intake *in, const tn_ask *ask, tn_request *r)
     }
 }
 
+static bool ends_turn(const tn_intake *in, int32_t id)
+{
+    bool ends = id == in->facts.eos;
+    for (uint32_t i = 0; i < in->facts.neos_more; i++)
+        ends = ends || id == in->facts.eos_more[i];
+    return ends;
+}
+
+/* The places in the prompt behind which a turn of the chat has ended: the first, for it closes
+ * what many chats share, and the last few, for the next request repeats them. */
+static void turns_set(const tn_intake *in, tn_request *r)
+{
+    const int32_t *token = r->choice[0].token;
+    for (uint32_t i = 0; i + 1 < r->nprompt; i++) {
+        if (!ends_turn(in, token[i]))
+            continue;
+        if (r->nturn == TN_TURNS_MAX)
+            memmove(&r->turn[1], &r->turn[2], (--r->nturn - 1) * sizeof *r->turn);
+        r->turn[r->nturn++] = i + 1;
+    }
+}
+
 static tn_status echo_set(const tn_intake *in, const tn_ask *ask, tn_request *r, tn_err *err)
 {
     const tn_prompt *p = &ask->prompt;
@@ -307,6 +329,8 @@ static tn_status request_fill(const tn_intake *in, const tn_ask *ask, uint64_t n
         st = replies_open(in, ask, r, err);
     if (st == TN_OK)
         keys_set(in, ask, r);
+    if (st == TN_OK)
+        turns_set(in, r);
     return st;
 }
 

@@ -10,7 +10,7 @@
 
 typedef struct block {
     tn_kv_key key;               /* when sealed */
-    uint32_t users;
+    uint32_t users, pins;
     int32_t before, after;       /* idle queue, while users is 0 */
     int32_t chain;               /* next sealed block of the same bucket */
     bool sealed;
@@ -22,6 +22,7 @@ struct tn_kv {
     uint32_t nblock, nbucket, tokens;
     int32_t first, last;         /* idle queue: taken from the front */
     uint32_t nidle;
+    uint32_t npinned;            /* blocks without a user that are pinned */
     uint64_t secret[2];
 };
 
@@ -210,10 +211,23 @@ int32_t tn_kv_take(tn_kv *kv)
 void tn_kv_hold(tn_kv *kv, int32_t i)
 {
     assert(i >= 0 && (uint32_t)i < kv->nblock);
-    if (kv->block[i].users++ == 0) {
-        assert(kv->block[i].sealed);
+    block *b = &kv->block[i];
+    if (b->users++ > 0)
+        return;
+    if (b->pins > 0) {
+        kv->npinned--;
+    } else {
+        assert(b->sealed);
         idle_remove(kv, i);
     }
+}
+
+static void rest(tn_kv *kv, int32_t i)
+{
+    if (kv->block[i].sealed)
+        idle_put_last(kv, i);
+    else
+        idle_put_first(kv, i); /* holds nothing worth keeping */
 }
 
 void tn_kv_give(tn_kv *kv, int32_t i)
@@ -221,15 +235,35 @@ void tn_kv_give(tn_kv *kv, int32_t i)
     assert(i >= 0 && (uint32_t)i < kv->nblock && kv->block[i].users > 0);
     if (--kv->block[i].users > 0)
         return;
-    if (kv->block[i].sealed)
-        idle_put_last(kv, i);
+    if (kv->block[i].pins > 0)
+        kv->npinned++;
     else
-        idle_put_first(kv, i); /* holds nothing worth keeping */
+        rest(kv, i);
+}
+
+void tn_kv_pin(tn_kv *kv, int32_t i)
+{
+    assert(i >= 0 && (uint32_t)i < kv->nblock && kv->block[i].users > 0);
+    kv->block[i].pins++;
+}
+
+void tn_kv_unpin(tn_kv *kv, int32_t i)
+{
+    assert(i >= 0 && (uint32_t)i < kv->nblock && kv->block[i].pins > 0);
+    if (--kv->block[i].pins > 0 || kv->block[i].users > 0)
+        return;
+    kv->npinned--;
+    rest(kv, i);
+}
+
+bool tn_kv_is_pinned_only(const tn_kv *kv, int32_t i)
+{
+    return kv->block[i].users == 0 && kv->block[i].pins > 0;
 }
 
 bool tn_kv_is_idle(const tn_kv *kv, int32_t i)
 {
-    return kv->block[i].users == 0;
+    return kv->block[i].users == 0 && kv->block[i].pins == 0;
 }
 
 uint32_t tn_kv_idle(const tn_kv *kv)
@@ -237,9 +271,14 @@ uint32_t tn_kv_idle(const tn_kv *kv)
     return kv->nidle;
 }
 
+uint32_t tn_kv_spare(const tn_kv *kv)
+{
+    return kv->nidle + kv->npinned;
+}
+
 uint32_t tn_kv_used(const tn_kv *kv)
 {
-    return kv->nblock - kv->nidle;
+    return kv->nblock - kv->nidle - kv->npinned;
 }
 
 bool tn_kv_is_cached(const tn_kv *kv)

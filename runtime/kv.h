@@ -36,6 +36,7 @@ tn_status tn_kv_open(uint32_t nblock, uint32_t tokens, bool cached, tn_kv **out,
 void tn_kv_close(tn_kv *kv);
 
 uint32_t tn_kv_idle(const tn_kv *kv);           /* blocks that take can still give */
+uint32_t tn_kv_spare(const tn_kv *kv);          /* idle ones, and those only snapshots pin */
 uint32_t tn_kv_used(const tn_kv *kv);
 bool tn_kv_is_cached(const tn_kv *kv);          /* as opened */
 
@@ -43,6 +44,12 @@ int32_t tn_kv_take(tn_kv *kv);                  /* a block for one user; -1: non
 void tn_kv_hold(tn_kv *kv, int32_t block);      /* one user more; may be idle and sealed */
 void tn_kv_give(tn_kv *kv, int32_t block);      /* one user less */
 bool tn_kv_is_idle(const tn_kv *kv, int32_t block);
+
+/* Keeps the content of a block that has a user, beyond that user, for a snapshot (states.h). A
+ * block that is pinned alone counts neither as used nor as idle. */
+void tn_kv_pin(tn_kv *kv, int32_t block);
+void tn_kv_unpin(tn_kv *kv, int32_t block);
+bool tn_kv_is_pinned_only(const tn_kv *kv, int32_t block);
 
 /* The root of a name space, and the key after `tokens` more ids. NULL salt: the common one. */
 tn_kv_key tn_kv_root(const tn_kv *kv, const char *salt);

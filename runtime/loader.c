@@ -131,65 +131,78 @@ static void shape_text(const tn_tensor *t, char *out, size_t size)
 }
 
 /* A tensor that is not there. One that is quantized instead tells why: nothing says how. */
-static tn_status miss_plain(const tn_view *v, const char *module, const char *name, bool vector,
-                            tn_err *err)
+static tn_status miss_plain(const tn_view *v, const tn_slice *p, const char *name, tn_err *err)
 {
     static const char *const suffix[] = {"qweight", "weight_packed"};
     char other[NAME_SIZE];
     tn_tensor t;
     for (size_t i = 0; i < 2 && v->quant == NULL; i++) {
-        snprintf(other, sizeof other, "%s.%s", module, suffix[i]);
+        snprintf(other, sizeof other, "%s.%s", p->module, suffix[i]);
         if (v->find(v, other, &t))
             return tn_fail(err, TN_DATA, "model %s: tensor %s is there instead of %s; expected a "
                            "quantization_config that says how it is quantized", v->dir, other, name);
     }
     return tn_fail(err, TN_DATA, "model %s: tensor %s is missing; expected it for a %s", v->dir,
-                   name, vector ? "vector of the model" : "matrix of the model");
+                   name, p->bare ? "vector of the model" : "matrix of the model");
 }
 
-/* The plain tensor of a weight: NAME for vectors, NAME.weight for matrices. */
-static tn_status find_plain(const tn_view *v, const char *module, bool vector, uint64_t n,
-                            uint64_t k, tn_tensor *t, tn_err *err)
+/* The plain tensor of a slice: NAME itself, or NAME.weight. */
+static tn_status find_plain(const tn_view *v, const tn_slice *p, tn_tensor *t, tn_err *err)
 {
     char name[NAME_SIZE];
-    snprintf(name, sizeof name, vector ? "%s" : "%s.weight", module);
+    snprintf(name, sizeof name, p->bare ? "%s" : "%s.weight", p->module);
     if (!v->find(v, name, t))
-        return miss_plain(v, module, name, vector, err);
+        return miss_plain(v, p, name, err);
     if (form_of_dtype(t->dtype) == 0)
         return tn_fail(err, TN_DATA, "%s: tensor %s: data type %u; expected F32, F16 or BF16",
                        t->file, name, t->dtype);
     uint64_t count = 1;
     for (uint32_t i = 0; i < t->ndim; i++)
         count *= t->dim[i];
-    bool fits = vector ? count == n * k : t->ndim == 2 && t->dim[0] == n && t->dim[1] == k;
+    bool fits = p->bare ? count == p->n * p->k
+                        : t->ndim == 2 && t->dim[0] == p->n && t->dim[1] == p->k;
     if (!fits) {
         char found[160];
         shape_text(t, found, sizeof found);
         return tn_fail(err, TN_DATA, "%s: tensor %s: shape %s; config.json wants [%llu, %llu]",
-                       t->file, name, found, (unsigned long long)n, (unsigned long long)k);
+                       t->file, name, found, (unsigned long long)p->n, (unsigned long long)p->k);
     }
     return TN_OK;
 }
 
-static tn_status plain_form(const tn_loader *l, const tn_weight_spec *w, const tn_source *s,
-                            tn_form *f, tn_err *err)
+/* The file's bytes of a module are shared out over its rows. */
+static uint64_t share_of(const tn_slice *p, uint64_t bytes)
+{
+    return (uint64_t)((double)bytes * (double)(p->row1 - p->row0) / (double)p->n);
+}
+
+static const tn_view *view_of(const tn_loader *l, const tn_slice *p)
+{
+    return p->second ? l->second : l->view;
+}
+
+static tn_status plain_form(const tn_loader *l, const tn_slice *p, tn_form *f, tn_err *err)
 {
     tn_tensor t;
-    bool vector = w->role == TN_ROLE_VECTOR;
-    tn_status st = find_plain(l->view, s->module, vector, s->n, s->k, &t, err);
+    tn_status st = find_plain(view_of(l, p), p, &t, err);
     if (st != TN_OK)
         return st;
-    uint64_t rows = s->rect.row1 - s->rect.row0, cols = s->rect.col1 - s->rect.col0;
-    *f = (tn_form){.size = sizeof *f, .kind = form_of_dtype(t.dtype), .rows = rows,
-                   .cols = cols, .file_bytes = t.data_size};
+    *f = (tn_form){.size = sizeof *f, .kind = form_of_dtype(t.dtype), .cols = p->k,
+                   .file_bytes = t.data_size};
     f->bits = (uint32_t)dtype_size(f->kind) * 8;
     return TN_OK;
 }
 
-static tn_module module_of(const tn_source *s, uint32_t expert)
+static tn_module module_of(const tn_slice *p)
 {
-    return (tn_module){.size = sizeof(tn_module), .n = s->n, .k = s->k,
-                       .name = s->experts != NULL ? s->experts[expert] : s->module};
+    return (tn_module){.size = sizeof(tn_module), .n = p->n, .k = p->k, .name = p->module};
+}
+
+/* All rows of the slice's module, and this rank's columns: a quantization works on whole
+ * modules, whatever rows of them a weight takes. */
+static tn_rect rect_of(const tn_source *s, const tn_slice *p)
+{
+    return (tn_rect){.row1 = p->n, .col0 = s->col0, .col1 = s->col1};
 }
 
 /* What a device may rely on, whoever wrote the plugin. */
@@ -229,33 +242,64 @@ static bool same_form(const tn_form *a, const tn_form *b)
     return a->kind == b->kind && a->group == b->group && a->cols == b->cols;
 }
 
-static tn_status quant_form(const tn_loader *l, tn_weight_spec *w, tn_source *s, tn_err *err)
+/* The form of a slice, from the quantization or, for what it does not hold, the core. */
+static tn_status slice_form(const tn_loader *l, const tn_source *s, tn_slice *p, tn_form *f,
+                            tn_err *err)
 {
-    const tn_quant *t = l->q->table;
-    for (uint32_t e = 0; e < w->nexpert; e++) {
-        tn_module m = module_of(s, e);
-        tn_form f = {.size = sizeof f};
-        tn_status st = t->form_of(l->q->self, l->view, &m, &s->rect, &f, err);
-        if (st == TN_NOINPUT && w->nexpert == 1) /* not of its format: plain, or missing */
-            return plain_form(l, w, s, &w->form, err);
-        if (st != TN_OK)
-            return st == TN_NOINPUT ? TN_DATA : st;
-        st = check_form(l->q, &m, &s->rect, &f, err);
+    p->quantized = false;
+    if (l->q == NULL || p->bare || p->second)
+        return plain_form(l, p, f, err);
+    tn_module m = module_of(p);
+    tn_rect r = rect_of(s, p);
+    *f = (tn_form){.size = sizeof *f};
+    tn_status st = l->q->table->form_of(l->q->self, l->view, &m, &r, f, err);
+    if (st == TN_NOINPUT) /* not of its format: plain, or missing */
+        return plain_form(l, p, f, err);
+    p->quantized = true;
+    return st == TN_OK ? check_form(l->q, &m, &r, f, err) : st;
+}
+
+static tn_status add_form(const tn_loader *l, tn_weight_spec *w, const tn_source *s, uint32_t i,
+                          const tn_form *f, tn_err *err)
+{
+    const tn_slice *p = &s->slice[i];
+    if (f->kind == TN_FORM_PRIVATE && (s->nslice > 1 || p->row1 - p->row0 != p->n))
+        return tn_fail(err, TN_UNSUPPORTED, "model %s: module %s: plugin %s hands it over in a "
+                       "private form, but its rows must be told apart; expected a neutral form",
+                       l->view->dir, p->module, l->q->name);
+    if (i == 0) {
+        w->form = *f;
+        w->form.file_bytes = 0;
+    } else if (!same_form(&w->form, f)) {
+        return tn_fail(err, TN_DATA, "model %s: %s and %s differ in form; expected one form for "
+                       "all of %s", l->view->dir, s->slice[0].module, p->module, w->name);
+    }
+    w->form.flags |= f->flags;
+    w->form.rows = w->n;
+    w->form.file_bytes += share_of(p, f->file_bytes);
+    if (p->quantized) {
+        w->quant_self = l->q->self;
+        w->multiply = l->q->table->multiply;
+        w->nmultiply = l->q->table->nmultiply;
+    }
+    return TN_OK;
+}
+
+static tn_status weight_form(const tn_loader *l, tn_weight_spec *w, tn_source *s, tn_err *err)
+{
+    tn_form f = {.size = sizeof f};
+    for (uint32_t i = 0; i < w->nexpert * s->nslice; i++) {
+        tn_slice *p = &s->slice[i];
+        tn_status st = TN_OK;
+        if (i > 0 && p->module == p[-1].module) /* more rows of the same module */
+            p->quantized = p[-1].quantized;
+        else
+            st = slice_form(l, s, p, &f, err);
+        if (st == TN_OK)
+            st = add_form(l, w, s, i, &f, err);
         if (st != TN_OK)
             return st;
-        if (e == 0)
-            w->form = f;
-        else if (!same_form(&w->form, &f))
-            return tn_fail(err, TN_DATA, "model %s: experts %s and %s differ in form; expected "
-                           "one form for a whole stack", l->view->dir, s->experts[0], m.name);
-        w->form.flags |= f.flags;
-        if (e > 0)
-            w->form.file_bytes += f.file_bytes;
     }
-    s->quantized = true;
-    w->quant_self = l->q->self;
-    w->multiply = t->multiply;
-    w->nmultiply = t->nmultiply;
     return TN_OK;
 }
 
@@ -276,11 +320,7 @@ tn_status tn_loader_forms(tn_loader *l, tn_err *err)
     l->file_bytes = 0;
     for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
         tn_weight_spec *w = &l->draft->weight[i];
-        tn_source *s = &l->draft->source[i];
-        s->quantized = false;
-        tn_status st = l->q != NULL && w->role != TN_ROLE_VECTOR
-                           ? quant_form(l, w, s, err)
-                           : plain_form(l, w, s, &w->form, err);
+        tn_status st = weight_form(l, w, &l->draft->source[i], err);
         if (st != TN_OK)
             return st;
         choose_requant(l, w);
@@ -289,50 +329,78 @@ tn_status tn_loader_forms(tn_loader *l, tn_err *err)
     return TN_OK;
 }
 
-static tn_status plain_rows(const row_source *r, uint64_t row0, uint64_t row1, tn_block *out,
-                            tn_err *err)
+/* Rows of a slice, counted from the module's first. */
+static tn_status plain_rows(const row_source *r, const tn_slice *p, uint64_t row0, uint64_t row1,
+                            tn_block *out, tn_err *err)
 {
     const tn_source *s = r->src;
     tn_tensor t;
-    tn_status st = find_plain(r->l->view, s->module, r->spec->role == TN_ROLE_VECTOR, s->n, s->k,
-                              &t, err);
+    tn_status st = find_plain(view_of(r->l, p), p, &t, err);
     if (st != TN_OK || out->codes == NULL)
         return st;
-    uint64_t item = dtype_size(r->spec->form.kind), cols = s->rect.col1 - s->rect.col0;
-    const uint8_t *from = (const uint8_t *)t.data +
-                          ((s->rect.row0 + row0) * s->k + s->rect.col0) * item;
+    uint64_t item = dtype_size(r->spec->form.kind), cols = s->col1 - s->col0;
+    const uint8_t *from = (const uint8_t *)t.data + (row0 * p->k + s->col0) * item;
     uint8_t *to = out->codes;
-    if (cols == s->k) {
+    if (cols == p->k) {
         memcpy(to, from, (row1 - row0) * cols * item);
         return TN_OK;
     }
-    for (uint64_t i = row0; i < row1; i++, from += s->k * item, to += cols * item)
+    for (uint64_t i = row0; i < row1; i++, from += p->k * item, to += cols * item)
         memcpy(to, from, cols * item);
     return TN_OK;
 }
 
+static tn_status slice_rows(const row_source *r, const tn_slice *p, uint64_t row0, uint64_t row1,
+                            tn_block *out, tn_err *err)
+{
+    const tn_quant_ref *q = r->l->q;
+    if (!p->quantized)
+        return plain_rows(r, p, row0, row1, out, err);
+    tn_module m = module_of(p);
+    tn_rect rect = rect_of(r->src, p);
+    return q->table->read(q->self, r->l->view, &m, &rect, row0, row1, out, err);
+}
+
+/* The destination of rows from `rows` on; the permutation is the same for every row. */
+static tn_block block_from(const tn_form *f, const tn_block *b, uint64_t rows)
+{
+    static const uint8_t bits[] = {0, 32, 16, 16, 4, 8, 0};
+    tn_block to = *b;
+    uint64_t groups = f->group > 0 ? f->cols / f->group : 0;
+    if (b->codes != NULL)
+        to.codes = (uint8_t *)b->codes + rows * f->cols * bits[f->kind] / 8;
+    if (b->scale != NULL)
+        to.scale = b->scale + rows * groups;
+    if (b->zero != NULL)
+        to.zero = b->zero + rows * groups;
+    return to;
+}
+
+/* Walks the slices that hold rows [row0, row1) of an expert. */
 static tn_status read_rows(void *ctx, uint32_t expert, uint64_t row0, uint64_t row1,
                            tn_block *out, tn_err *err)
 {
     const row_source *r = ctx;
-    const tn_quant_ref *q = r->l->q;
-    if (!r->src->quantized)
-        return plain_rows(r, row0, row1, out, err);
-    tn_module m = module_of(r->src, expert);
-    uint64_t base = r->src->rect.row0;
-    return q->table->read(q->self, r->l->view, &m, &r->src->rect, base + row0, base + row1, out,
-                          err);
+    const tn_slice *p = &r->src->slice[expert * r->src->nslice];
+    uint64_t at = 0; /* the weight's row at which the slice begins */
+    tn_status st = TN_OK;
+    for (uint32_t i = 0; i < r->src->nslice && at < row1 && st == TN_OK; i++, p++) {
+        uint64_t rows = p->row1 - p->row0;
+        if (at + rows > row0) {
+            uint64_t from = row0 > at ? row0 - at : 0, to = row1 - at < rows ? row1 - at : rows;
+            tn_block part = block_from(&r->spec->form, out, at + from - row0);
+            st = slice_rows(r, p, p->row0 + from, p->row0 + to, &part, err);
+        }
+        at += rows;
+    }
+    return st;
 }
 
-/* W20: a NaN or an infinity in a plain weight. */
-static tn_status count_odd(tn_loader *l, uint32_t i, tn_err *err)
+/* W20: a NaN or an infinity in a plain tensor. */
+static tn_status count_odd_in(tn_loader *l, const tn_slice *p, tn_err *err)
 {
-    const tn_weight_spec *w = &l->draft->weight[i];
-    const tn_source *s = &l->draft->source[i];
     tn_tensor t;
-    if (s->quantized)
-        return TN_OK;
-    tn_status st = find_plain(l->view, s->module, w->role == TN_ROLE_VECTOR, s->n, s->k, &t, err);
+    tn_status st = find_plain(view_of(l, p), p, &t, err);
     if (st != TN_OK)
         return st;
     size_t n = (size_t)(t.data_size / dtype_size(form_of_dtype(t.dtype)));
@@ -340,10 +408,21 @@ static tn_status count_odd(tn_loader *l, uint32_t i, tn_err *err)
                    : t.dtype == TN_F16 ? tn_f16_odd(t.data, n) : tn_bf16_odd(t.data, n);
     if (odd > 0 && l->strict)
         return tn_fail(err, TN_DATA, "%s: weight %s: %llu values are NaN or infinite; expected "
-                       "finite ones, as strict_weights asks", t.file, s->module,
+                       "finite ones, as strict_weights asks", t.file, p->module,
                        (unsigned long long)odd);
     l->odd += odd;
     return TN_OK;
+}
+
+static tn_status count_odd(tn_loader *l, uint32_t i, tn_err *err)
+{
+    const tn_slice *p = l->draft->source[i].slice;
+    uint32_t n = l->draft->weight[i].nexpert * l->draft->source[i].nslice;
+    tn_status st = TN_OK;
+    for (uint32_t k = 0; k < n && st == TN_OK; k++)
+        if (!p[k].quantized && (k == 0 || p[k].module != p[k - 1].module))
+            st = count_odd_in(l, &p[k], err);
+    return st;
 }
 
 tn_status tn_loader_pack(tn_loader *l, const tn_device *device, void *program,
@@ -400,7 +479,7 @@ void tn_loader_print(const tn_loader *l, const tn_device *device, void *program,
                      w->form.flags & TN_FORM_PERM ? "p" : "");
         snprintf(shape, sizeof shape, "%llu x %llu", (unsigned long long)w->n,
                  (unsigned long long)w->k);
-        bool plain = !l->draft->source[i].quantized;
+        bool plain = !l->draft->source[i].slice[0].quantized;
         tn_buf_printf(out, "%-52s %-12s %-20s %-10s %12llu %12llu\n", w->name, form, shape,
                       plain ? "core" : l->q->name, (unsigned long long)w->form.file_bytes,
                       (unsigned long long)packed_bytes(device, program, i));

@@ -29,6 +29,7 @@ typedef void (*tn_loader_progress)(void *user, uint64_t done, uint64_t all);
 
 typedef struct tn_loader {
     const tn_view *view;     /* borrowed */
+    const tn_view *second;   /* borrowed; the folder of the drafting module, or NULL */
     const tn_quant_ref *q;   /* borrowed, NULL: plain */
     tn_draft *draft;         /* borrowed; forms are written into its weights */
     uint32_t requant_head, requant_dense; /* 0 or TN_FORM_W8G */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* modelconf.c - config.json as numbers that have been checked. */
-#include "modelconf.h"
+#include "modelconf_layers.h"
 
 #include "json.h"
 #include "quote.h"
@@ -9,28 +9,37 @@
 #include <string.h>
 #include <strings.h>
 
-#define FILE_NAME "config.json"
-#define SIZE_MOST (1 << 24) /* any single size: products of three stay far below 2^64 */
-#define CONTEXT_MOST (1 << 27)
+#define FILE_NAME TN_CONFIG_FILE
+#define SIZE_MOST TN_CONF_SIZE_MOST
+#define CONTEXT_MOST TN_CONF_CONTEXT_MOST
 
-typedef struct family {
-    const char *type;
-    const char *causal; /* the one of its classes in `architectures` that writes text */
-    bool qk_norm;
-    bool qkv_bias;      /* when the config does not say */
-    bool has_window;    /* sliding_window alone switches the window on (mistral) */
-    bool window_switch; /* use_sliding_window decides (qwen2, qwen3) */
-} family;
+#define EXPERT_NAMES .block = "mlp", .gate = "gate_proj", .up = "up_proj", .down = "down_proj"
+#define QWEN3_5 \
+    .qk_norm = true, .zero_centred = true, .hybrid = true, .split_delta = true, \
+    .always_renorm = true, .partial_rotary = 0.25, .prefix = "model.language_model."
 
-static const family families[] = {
+static const tn_family families[] = {
     {.type = "llama", .causal = "LlamaForCausalLM"},
     {.type = "mistral", .causal = "MistralForCausalLM", .has_window = true},
+    {.type = "mixtral", .causal = "MixtralForCausalLM", .has_window = true, .nexpert_key = "num_local_experts",
+     .width_key = "intermediate_size", .nexpert = 8, .always_renorm = true,
+     .block = "block_sparse_moe", .gate = "w1", .up = "w3", .down = "w2"},
     {.type = "qwen2", .causal = "Qwen2ForCausalLM", .qkv_bias = true, .window_switch = true},
     {.type = "qwen3", .causal = "Qwen3ForCausalLM", .qk_norm = true, .window_switch = true},
+    {.type = "qwen3_moe", .causal = "Qwen3MoeForCausalLM", .qk_norm = true, .window_switch = true, .nexpert_key = "num_experts",
+     .width_key = "moe_intermediate_size", EXPERT_NAMES},
+    {.type = "qwen3_next", .causal = "Qwen3NextForCausalLM", .qk_norm = true, .zero_centred = true, .hybrid = true,
+     .partial_rotary = 0.25, .nexpert_key = "num_experts", .width_key = "moe_intermediate_size",
+     .nexpert = 512, EXPERT_NAMES},
+    {.type = "qwen3_5", .causal = "Qwen3_5ForCausalLM",
+     .whole = "Qwen3_5ForConditionalGeneration", QWEN3_5},
+    {.type = "qwen3_5_moe", .causal = "Qwen3_5MoeForCausalLM",
+     .whole = "Qwen3_5MoeForConditionalGeneration", QWEN3_5, .nexpert_key = "num_experts",
+     .width_key = "moe_intermediate_size", EXPERT_NAMES},
 };
 
-static tn_status read_size(const tn_json *c, const char *key, int64_t fallback, int64_t least,
-                           int64_t most, uint32_t *out, tn_err *err)
+tn_status tn_conf_size(const tn_json *c, const char *key, int64_t fallback, int64_t least,
+                       int64_t most, uint32_t *out, tn_err *err)
 {
     int64_t v = 0;
     tn_status st = tn_json_get_int(c, key, FILE_NAME, fallback, least, most, &v, err);
@@ -43,24 +52,35 @@ static tn_status read_size(const tn_json *c, const char *key, int64_t fallback, 
     return TN_OK;
 }
 
-static tn_status read_family(const tn_json *c, const family **f, tn_err *err)
+/* "qwen3_5_text" is the text part of a "qwen3_5". */
+static bool is_type(const char *type, const char *family)
+{
+    size_t n = strlen(family);
+    return strncmp(type, family, n) == 0 && (type[n] == 0 || strcmp(type + n, "_text") == 0);
+}
+
+static tn_status read_family(const tn_json *c, const tn_family **f, tn_err *err)
 {
     const char *type = NULL;
     tn_status st = tn_json_get_text(c, "model_type", FILE_NAME, "", &type, err);
     if (st != TN_OK)
         return st;
     for (size_t i = 0; i < sizeof families / sizeof *families; i++)
-        if (strcmp(type, families[i].type) == 0) {
+        if (is_type(type, families[i].type)) {
             *f = &families[i];
             return TN_OK;
         }
-    return tn_fail(err, TN_DATA, FILE_NAME ": model_type: \"%.64s\"; expected one of llama, "
-                   "mistral, qwen2, qwen3", type);
+    char known[256] = "";
+    for (size_t i = 0, at = 0; i < sizeof families / sizeof *families; i++)
+        at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i > 0 ? ", " : "",
+                               families[i].type);
+    return tn_fail(err, TN_DATA, FILE_NAME ": model_type: \"%.64s\"; expected one of %s", type,
+                   known);
 }
 
 /* Classifiers, embedders and draft heads have the model_type of the model they were made from;
  * only `architectures` tells them apart. Absent and null say nothing; old files spell LLaMA. */
-static tn_status check_class(const tn_json *c, const family *f, tn_err *err)
+static tn_status check_class(const tn_json *c, const tn_family *f, tn_err *err)
 {
     const tn_json *list = tn_json_find(c, "architectures"), *said = NULL;
     tn_quoted q;
@@ -68,38 +88,41 @@ static tn_status check_class(const tn_json *c, const family *f, tn_err *err)
         return TN_OK;
     for (const tn_json *e = list->type == TN_JSON_LIST ? list->child : NULL; e != NULL;
          e = e->next) {
-        if (e->type == TN_JSON_TEXT && strcasecmp(e->text, f->causal) == 0)
+        if (e->type == TN_JSON_TEXT &&
+            (strcasecmp(e->text, f->causal) == 0 ||
+             (f->whole != NULL && strcmp(e->text, f->whole) == 0)))
             return TN_OK;
         if (e->type == TN_JSON_TEXT && said == NULL)
             said = e;
     }
     return tn_fail(err, TN_DATA, FILE_NAME ": architectures: %s; expected a list with %s, for "
-                   "model_type is \"%s\" (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM "
-                   "and Qwen3ForCausalLM are supported)",
+                   "model_type is \"%s\"",
                    said != NULL ? tn_quote(&q, said->text, said->count) : "no name of a class",
                    f->causal, f->type);
 }
 
-static tn_status read_shape(const tn_json *c, tn_model_conf *m, tn_err *err)
+static tn_status read_shape(const tn_json *c, const tn_family *f, tn_model_conf *m, tn_err *err)
 {
     static const struct { const char *key; size_t at; int64_t most; } size[] = {
         {"hidden_size", offsetof(tn_model_conf, hidden), SIZE_MOST},
         {"num_hidden_layers", offsetof(tn_model_conf, layers), TN_LAYERS_MAX},
         {"num_attention_heads", offsetof(tn_model_conf, heads), 65536},
-        {"intermediate_size", offsetof(tn_model_conf, inter), SIZE_MOST},
         {"vocab_size", offsetof(tn_model_conf, vocab), SIZE_MOST},
         {"max_position_embeddings", offsetof(tn_model_conf, context), CONTEXT_MOST},
     };
     for (size_t i = 0; i < sizeof size / sizeof *size; i++) {
-        tn_status st = read_size(c, size[i].key, -1, 1, size[i].most,
+        tn_status st = tn_conf_size(c, size[i].key, -1, 1, size[i].most,
                                  (uint32_t *)((char *)m + size[i].at), err);
         if (st != TN_OK)
             return st;
     }
-    tn_status st = read_size(c, "num_key_value_heads", m->heads, 1, 65536, &m->kv_heads, err);
+    tn_status st = tn_conf_size(c, "num_key_value_heads", m->heads, 1, 65536, &m->kv_heads, err);
+    if (st == TN_OK)
+        st = tn_conf_size(c, "intermediate_size", f->nexpert_key != NULL ? 0 : -1,
+                          f->nexpert_key != NULL ? 0 : 1, SIZE_MOST, &m->inter, err);
     if (st != TN_OK)
         return st;
-    st = read_size(c, "head_dim", m->hidden / m->heads, 1, 4096, &m->head_dim, err);
+    st = tn_conf_size(c, "head_dim", m->hidden / m->heads, 1, 4096, &m->head_dim, err);
     if (st != TN_OK)
         return st;
     if (m->heads % m->kv_heads != 0)
@@ -283,17 +306,17 @@ static tn_status check_turns(const tn_model_conf *m, tn_err *err)
     return TN_OK;
 }
 
-static tn_status read_rope(const tn_json *c, tn_model_conf *m, tn_err *err)
+static tn_status read_rope(const tn_json *c, const tn_family *f, tn_model_conf *m, tn_err *err)
 {
     const tn_json *o = NULL;
-    double partial = 1;
+    double usual = f->partial_rotary > 0 ? f->partial_rotary : 1, partial = 1;
     tn_status st = rope_object(c, &o, err);
     if (st == TN_OK)
         st = read_positive(tn_json_find(o, "rope_theta") != NULL ? o : c, "rope_theta", 10000,
                            &m->rope_theta, err);
     if (st == TN_OK)
         st = read_positive(tn_json_find(o, "partial_rotary_factor") != NULL ? o : c,
-                           "partial_rotary_factor", 1, &partial, err);
+                           "partial_rotary_factor", usual, &partial, err);
     if (st != TN_OK)
         return st;
     m->rope_dims = partial <= 1 ? (uint32_t)(m->head_dim * partial) : 0;
@@ -312,47 +335,7 @@ static tn_status read_rope(const tn_json *c, tn_model_conf *m, tn_err *err)
     return check_turns(m, err);
 }
 
-/* layer_types says it layer by layer; older configs by use_sliding_window and
- * max_window_layers (layers from there on have the window). */
-static tn_status read_windows(const tn_json *c, const family *f, tn_model_conf *m, tn_err *err)
-{
-    uint32_t window = 0, from = 0;
-    bool on = f->has_window;
-    tn_status st = read_size(c, "sliding_window", 0, 0, CONTEXT_MOST, &window, err);
-    if (st == TN_OK && f->window_switch)
-        st = tn_json_get_bool(c, "use_sliding_window", FILE_NAME, false, &on, err);
-    if (st == TN_OK && f->window_switch)
-        st = read_size(c, "max_window_layers", 28, 0, SIZE_MOST, &from, err);
-    if (st != TN_OK)
-        return st;
-    const tn_json *types = tn_json_find(c, "layer_types");
-    if (types != NULL && types->type != TN_JSON_NULL && types->type != TN_JSON_LIST)
-        return tn_fail(err, TN_DATA, FILE_NAME ": layer_types: no list; expected a kind for each "
-                       "layer or null");
-    if (types != NULL && types->type == TN_JSON_LIST) {
-        if (types->count != m->layers)
-            return tn_fail(err, TN_DATA, FILE_NAME ": layer_types: %u entries; expected "
-                           "num_hidden_layers %u", types->count, m->layers);
-        uint32_t i = 0;
-        for (const tn_json *t = types->child; t != NULL; t = t->next, i++) {
-            bool slides = t->type == TN_JSON_TEXT && strcmp(t->text, "sliding_attention") == 0;
-            bool full = t->type == TN_JSON_TEXT && strcmp(t->text, "full_attention") == 0;
-            if (!slides && !full)
-                return tn_fail(err, TN_DATA, FILE_NAME ": layer_types[%u]: unknown; expected "
-                               "full_attention or sliding_attention", i);
-            if (slides && window == 0)
-                return tn_fail(err, TN_DATA, FILE_NAME ": layer_types[%u]: sliding_attention "
-                               "without a sliding_window; expected its size", i);
-            m->window[i] = slides ? window : 0;
-        }
-        return TN_OK;
-    }
-    for (uint32_t i = 0; on && i < m->layers; i++)
-        m->window[i] = i >= from ? window : 0;
-    return TN_OK;
-}
-
-static tn_status read_switches(const tn_json *c, const family *f, tn_model_conf *m, tn_err *err)
+static tn_status read_switches(const tn_json *c, const tn_family *f, tn_model_conf *m, tn_err *err)
 {
     double eps = 0;
     bool bias = false;
@@ -361,13 +344,13 @@ static tn_status read_switches(const tn_json *c, const family *f, tn_model_conf 
         return tn_fail(err, TN_DATA, FILE_NAME ": rms_norm_eps: %g; expected between 0 and 1",
                        eps);
     if (st == TN_OK)
-        st = tn_json_get_bool(c, "tie_word_embeddings", FILE_NAME, false, &m->tied, err);
-    if (st == TN_OK)
         st = tn_json_get_bool(c, "attention_bias", FILE_NAME, false, &bias, err);
     if (st == TN_OK)
         st = tn_json_get_bool(c, "mlp_bias", FILE_NAME, false, &m->mlp_bias, err);
     m->eps = (float)eps;
+    m->norm_offset = f->zero_centred ? 1 : 0;
     m->qk_norm = f->qk_norm;
+    m->attn_gate = f->hybrid;
     m->qkv_bias = f->qkv_bias || bias;
     m->o_bias = bias && !f->qkv_bias;
     return st;
@@ -378,12 +361,17 @@ tn_status tn_model_conf_read(const tn_json *config, tn_model_conf *out, tn_err *
     if (config == NULL || config->type != TN_JSON_OBJECT)
         return tn_fail(err, TN_DATA, FILE_NAME ": not an object; expected a model configuration");
     tn_model_conf m = {.bos = -1};
-    const family *f = NULL;
+    const tn_family *f = NULL;
     tn_status st = read_family(config, &f, err);
+    /* Models that see as well keep the language model's numbers in an object of their own. */
+    const tn_json *text = tn_json_find(config, "text_config"), *outer = config;
+    bool nested = text != NULL && text->type == TN_JSON_OBJECT;
+    if (nested)
+        config = text;
     if (st == TN_OK)
-        st = check_class(config, f, err);
+        st = check_class(outer, f, err);
     if (st == TN_OK)
-        st = read_shape(config, &m, err);
+        st = read_shape(config, f, &m, err);
     if (st == TN_OK)
         st = read_act(config, &m, err);
     if (st == TN_OK)
@@ -391,13 +379,17 @@ tn_status tn_model_conf_read(const tn_json *config, tn_model_conf *out, tn_err *
     if (st == TN_OK)
         st = read_tokens(config, &m, err);
     if (st == TN_OK)
-        st = read_rope(config, &m, err);
+        st = read_rope(config, f, &m, err);
     if (st == TN_OK)
-        st = read_windows(config, f, &m, err);
+        st = tn_conf_layers(config, f, &m, err);
     if (st == TN_OK)
         st = read_switches(config, f, &m, err);
+    if (st == TN_OK)
+        st = tn_json_get_bool(tn_json_find(config, "tie_word_embeddings") != NULL ? config : outer,
+                              "tie_word_embeddings", FILE_NAME, false, &m.tied, err);
     if (st != TN_OK)
         return st;
+    m.prefix = nested && f->prefix != NULL ? f->prefix : "model.";
     snprintf(m.type, sizeof m.type, "%s", f->type);
     *out = m;
     return TN_OK;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* modelconf.h - config.json as numbers that have been checked.
  *
- * Covers the dense decoders llama, mistral, qwen2 and qwen3. Every size is bounded so that no
- * product of them wraps; a key that the model type does not know is ignored, a value that it
- * cannot run is refused by name. */
+ * Covers the dense decoders llama, mistral, qwen2 and qwen3, the mixtures of experts mixtral and
+ * qwen3_moe, and the hybrids qwen3_next, qwen3_5 and qwen3_5_moe (of the latter two the text
+ * part). Every size is bounded so that no product of them wraps; a key that the model type does
+ * not know is ignored, a value that it cannot run is refused by name. */
 #ifndef TN_MODELCONF_H
 #define TN_MODELCONF_H
 
@@ -31,8 +32,32 @@ typedef struct tn_scaling {
     bool truncate;               /* yarn: round the correction range outwards */
 } tn_scaling;
 
+/* What mixes the tokens of a layer, and what follows it. */
+#define TN_MIXER_ATTENTION 0u
+#define TN_MIXER_DELTA 1u
+#define TN_MLP_DENSE 0u
+#define TN_MLP_EXPERTS 1u
+
+/* Gated DeltaNet. Source: transformers' qwen3_next; arXiv 2412.06464. */
+typedef struct tn_delta_conf {
+    uint32_t k_heads, v_heads;   /* v_heads is a multiple of k_heads */
+    uint32_t k_dim, v_dim;
+    uint32_t kernel;             /* of the convolution, the current token included */
+    uint32_t gate_act;           /* TN_ACT_SILU or TN_ACT_SIGMOID */
+    bool split;                  /* in_proj_qkv, _z, _b, _a instead of in_proj_qkvz, _ba */
+} tn_delta_conf;
+
+typedef struct tn_moe_conf {
+    uint32_t nexpert, ntop;
+    uint32_t width, shared;      /* of a routed and of the shared expert; shared 0: none */
+    bool renorm;                 /* the chosen probabilities are scaled to sum to 1 */
+    const char *block;           /* "mlp" or "block_sparse_moe" */
+    const char *gate, *up, *down; /* names of an expert's matrices */
+} tn_moe_conf;
+
 typedef struct tn_model_conf {
     char type[32];               /* model_type */
+    const char *prefix;          /* of the decoder's tensors: "model." */
     uint32_t hidden, layers, heads, kv_heads, head_dim, inter, vocab;
     uint32_t context;            /* max_position_embeddings, stretched by the scaling */
     uint32_t rope_dims;
@@ -42,7 +67,11 @@ typedef struct tn_model_conf {
     uint32_t act;                /* TN_ACT_* */
     bool tied;                   /* lm_head shares the embedding */
     bool qk_norm, qkv_bias, o_bias, mlp_bias;
+    bool attn_gate;              /* q_proj holds an output gate beside every query head */
     uint32_t window[TN_LAYERS_MAX]; /* sliding window of each layer, 0: full */
+    uint8_t mixer[TN_LAYERS_MAX], mlp[TN_LAYERS_MAX]; /* TN_MIXER_*, TN_MLP_* */
+    tn_delta_conf delta;         /* of layers with TN_MIXER_DELTA */
+    tn_moe_conf moe;             /* of layers with TN_MLP_EXPERTS */
     uint32_t dtype;              /* TN_F16, TN_BF16, TN_F32: of the checkpoint */
     int32_t bos;                 /* -1: none */
     int32_t eos[TN_EOS_MAX];

@@ -461,6 +461,8 @@ static bool pump_once(tn_output *o, tn_request *r, tn_choice *c)
     if (!r->prompt_counted) {
         r->prompt_counted = true;
         r->ncached_seen = r->ncached;
+        r->miss_seen = r->miss;
+        r->miss_at_seen = r->miss_at;
         tn_stats_put_prompt(o->stats, r->nprompt, r->ncached);
     }
     if (r->echo != NULL && !c->echo_sent) {

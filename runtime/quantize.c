@@ -6,10 +6,10 @@
 #include "checkpoint.h"
 #include "filemap.h"
 #include "floats.h"
+#include "graph.h"
 #include "json.h"
 #include "modelconf.h"
 #include "names.h"
-#include "recipe.h"
 #include "stwriter.h"
 
 #include <errno.h>
@@ -35,11 +35,14 @@ typedef struct job {
     const tn_quantize *q;
     tn_ckpt *ckpt;
     const tn_view *view;
-    tn_draft draft;
+    tn_draft draft;         /* serves to list the model's linears */
+    const tn_slice **linear; /* owned [nlinear], each module once */
+    uint32_t nlinear;
+    tn_names names;         /* of their tensors */
     tn_stw *out;
     tn_buf config;          /* quantization_config as the plugin emitted it */
     void *writer;
-    atomic_uint next;       /* weight of the draft to take */
+    atomic_uint next;       /* linear to take */
     pthread_mutex_t lock;   /* progress, and the first failure */
     uint64_t done, all;
     tn_status st;
@@ -66,12 +69,6 @@ static tn_status take_file(void *ctx, const char *name, const void *data, uint64
     return tn_stw_file(((job *)ctx)->out, name, data, size, err);
 }
 
-/* Is this tensor the weight of a linear that the writer gets? */
-static bool is_linear(const tn_draft *d, uint32_t i)
-{
-    return d->recipe.weight[i].role == TN_ROLE_DENSE;
-}
-
 static bool plain_dtype(uint32_t dtype)
 {
     return dtype == TN_F32 || dtype == TN_F16 || dtype == TN_BF16;
@@ -87,22 +84,21 @@ static void to_floats(const tn_tensor *t, uint64_t count, float *out)
         memcpy(out, t->data, count * sizeof *out);
 }
 
-static tn_status write_one(job *j, uint32_t i, tn_err *err)
+static tn_status write_one(job *j, const tn_slice *p, tn_err *err)
 {
-    const tn_source *s = &j->draft.source[i];
     char name[320];
     tn_tensor t;
-    snprintf(name, sizeof name, "%s.weight", s->module);
+    snprintf(name, sizeof name, "%s.weight", p->module);
     if (!j->view->find(j->view, name, &t) || !plain_dtype(t.dtype) || t.ndim != 2 ||
-        t.dim[0] != s->n || t.dim[1] != s->k)
+        t.dim[0] != p->n || t.dim[1] != p->k)
         return tn_fail(err, TN_DATA, "quantize: %s: tensor %s is missing or not a plain matrix "
-                       "[%llu, %llu]", j->q->from, name, (unsigned long long)s->n,
-                       (unsigned long long)s->k);
-    float *w = malloc(s->n * s->k * sizeof *w);
+                       "[%llu, %llu]", j->q->from, name, (unsigned long long)p->n,
+                       (unsigned long long)p->k);
+    float *w = malloc(p->n * p->k * sizeof *w);
     if (w == NULL)
         return tn_fail(err, TN_NO_MEMORY, "quantize: no memory for %s in full precision", name);
-    to_floats(&t, s->n * s->k, w);
-    tn_write_linear l = {.size = sizeof l, .name = s->module, .n = s->n, .k = s->k, .w = w};
+    to_floats(&t, p->n * p->k, w);
+    tn_write_linear l = {.size = sizeof l, .name = p->module, .n = p->n, .k = p->k, .w = w};
     tn_status st = j->q->quant->table->write_linear(j->writer, &l, err);
     free(w);
     return st;
@@ -113,19 +109,18 @@ static void *work(void *arg)
     job *j = arg;
     for (;;) {
         uint32_t i = atomic_fetch_add(&j->next, 1);
-        if (i >= j->draft.recipe.nweight)
+        if (i >= j->nlinear)
             return NULL;
-        if (!is_linear(&j->draft, i))
-            continue;
+        const tn_slice *p = j->linear[i];
         tn_err err = {{0}, {0}, {0}};
-        tn_status st = write_one(j, i, &err);
+        tn_status st = write_one(j, p, &err);
         pthread_mutex_lock(&j->lock);
         if (st != TN_OK && j->st == TN_OK) {
             j->st = st;
             j->err = err;
             atomic_store(&j->next, UINT32_MAX / 2); /* the others stop at their next turn */
         }
-        j->done += j->draft.source[i].n * j->draft.source[i].k;
+        j->done += p->n * p->k;
         if (j->q->progress != NULL)
             j->q->progress(j->q->user, j->done, j->all);
         pthread_mutex_unlock(&j->lock);
@@ -151,28 +146,15 @@ static tn_status write_linears(job *j, tn_err *err)
 /* Everything that no writer took. */
 static tn_status copy_rest(job *j, tn_err *err)
 {
-    tn_names taken;
-    tn_names_open(&taken);
     tn_status st = TN_OK;
-    char name[320];
-    for (uint32_t i = 0; i < j->draft.recipe.nweight && st == TN_OK; i++) {
-        uint32_t found;
-        if (!is_linear(&j->draft, i))
-            continue;
-        snprintf(name, sizeof name, "%s.weight", j->draft.source[i].module);
-        char *kept = tn_arena_text(&j->draft.arena, name, strlen(name));
-        if (kept == NULL || !tn_names_add(&taken, kept, strlen(kept), i, &found))
-            st = tn_fail(err, TN_NO_MEMORY, "quantize: no memory");
-    }
     for (uint64_t i = 0; i < j->view->ntensor && st == TN_OK; i++) {
         const char *at;
         tn_tensor t;
         if (!j->view->at(j->view, i, &at, &t))
             break;
-        if (tn_names_find(&taken, at, strlen(at)) == TN_NAMES_NONE)
+        if (tn_names_find(&j->names, at, strlen(at)) == TN_NAMES_NONE)
             st = tn_stw_tensor(j->out, at, t.dtype, t.ndim, t.dim, t.data, err);
     }
-    tn_names_close(&taken);
     return st;
 }
 
@@ -262,16 +244,51 @@ static tn_status write_all(job *j, tn_err *err)
     return st == TN_OK ? tn_stw_finish(j->out, false, err) : st;
 }
 
-/* The draft only serves to list the model's linears. */
+/* Adds a module unless an earlier weight took rows of it already. */
+static tn_status add_linear(job *j, const tn_slice *p, tn_err *err)
+{
+    uint32_t found = TN_NAMES_NONE;
+    const char *name = tn_draft_name(&j->draft, "%s.weight", p->module);
+    if (p->bare)
+        return tn_fail(err, TN_UNSUPPORTED, "quantize: %s: tensor %s holds all experts of a layer; "
+                       "expected one tensor an expert", j->q->from, p->module);
+    if (name == NULL || !tn_names_add(&j->names, name, strlen(name), j->nlinear, &found))
+        return tn_fail(err, TN_NO_MEMORY, "quantize: no memory");
+    if (found != TN_NAMES_NONE)
+        return TN_OK;
+    j->linear[j->nlinear++] = p;
+    j->all += p->n * p->k;
+    return TN_OK;
+}
+
+/* Matrices that are multiplied by every token, and experts; neither head nor routers. */
+static bool is_linear(const tn_weight_spec *w)
+{
+    return w->role == TN_ROLE_DENSE || w->role == TN_ROLE_EXPERTS;
+}
+
 static tn_status list_linears(job *j, tn_err *err)
 {
     tn_model_conf conf;
     tn_status st = tn_model_conf_read(j->view->config, &conf, err);
     if (st == TN_OK)
-        st = tn_dense_build(&conf, j->view, TN_F32, 1, &j->draft, err);
-    for (uint32_t i = 0; st == TN_OK && i < j->draft.recipe.nweight; i++)
-        if (is_linear(&j->draft, i))
-            j->all += j->draft.source[i].n * j->draft.source[i].k;
+        st = tn_graph_build(&conf, &(tn_graph_ask){.view = j->view, .act_dtype = TN_F32, .npos = 1},
+                            &j->draft, err);
+    if (st != TN_OK)
+        return st;
+    const tn_weight_spec *w = j->draft.weight;
+    size_t most = 0;
+    for (uint32_t i = 0; i < j->draft.recipe.nweight; i++)
+        most += is_linear(&w[i]) ? (size_t)w[i].nexpert * j->draft.source[i].nslice : 0;
+    j->linear = calloc(most + 1, sizeof *j->linear);
+    if (j->linear == NULL)
+        return tn_fail(err, TN_NO_MEMORY, "quantize: no memory");
+    for (uint32_t i = 0; i < j->draft.recipe.nweight; i++) {
+        const tn_source *s = &j->draft.source[i];
+        for (uint32_t k = 0; is_linear(&w[i]) && k < w[i].nexpert * s->nslice; k++)
+            if (st == TN_OK && (k == 0 || s->slice[k].module != s->slice[k - 1].module))
+                st = add_linear(j, &s->slice[k], err);
+    }
     return st;
 }
 
@@ -284,6 +301,7 @@ tn_status tn_quantize_run(const tn_quantize *q, tn_err *err)
                        "write it", q->quant->name);
     job j = {.q = q, .lock = PTHREAD_MUTEX_INITIALIZER};
     tn_buf_open(&j.config, SMALL_FILE_MOST);
+    tn_names_open(&j.names);
     tn_status st = tn_ckpt_open(q->from, TN_CKPT_FOLLOW | TN_CKPT_LAX, &j.ckpt, err);
     if (st != TN_OK)
         return st;
@@ -300,6 +318,8 @@ tn_status tn_quantize_run(const tn_quantize *q, tn_err *err)
     if (st == TN_OK)
         st = write_all(&j, err);
     tn_stw_close(j.out);
+    tn_names_close(&j.names);
+    free(j.linear);
     tn_draft_close(&j.draft);
     tn_buf_close(&j.config);
     tn_ckpt_close(j.ckpt);

@@ -64,19 +64,37 @@ uint32_t tn_draft_buffer(tn_draft *d, uint32_t rows, uint32_t width, uint32_t dt
     return i;
 }
 
-static uint32_t add_weight(tn_draft *d, uint32_t role, uint64_t n, uint64_t k, const char *name)
+static uint32_t add_weight(tn_draft *d, const tn_weight_spec *spec, uint32_t nslice)
 {
     uint32_t i = d->recipe.nweight, cap = d->cap_weight;
     d->weight = grow(d, d->weight, i, &d->cap_weight, sizeof *d->weight);
     d->source = grow(d, d->source, i, &cap, sizeof *d->source);
-    if (d->failed)
+    tn_slice *slice = tn_arena_array(&d->arena, (size_t)spec->nexpert * nslice, sizeof *slice);
+    if (d->failed || slice == NULL) {
+        d->failed = true;
         return TN_NONE;
-    d->weight[i] = (tn_weight_spec){.size = sizeof *d->weight, .role = role, .nexpert = 1,
-                                    .n = n, .k = k, .name = name};
-    d->source[i] = (tn_source){.module = name, .n = n, .k = k,
-                               .rect = {.row1 = n, .col1 = k}};
+    }
+    memset(slice, 0, (size_t)spec->nexpert * nslice * sizeof *slice);
+    d->weight[i] = *spec;
+    d->source[i] = (tn_source){.slice = slice, .nslice = nslice, .col1 = spec->k};
     d->recipe.nweight++;
     return i;
+}
+
+void tn_draft_slice(tn_draft *d, uint32_t w, uint32_t i, const tn_slice *slice)
+{
+    if (!d->failed)
+        d->source[w].slice[i] = *slice;
+}
+
+static uint32_t add_whole(tn_draft *d, uint32_t role, uint64_t n, uint64_t k, const char *name)
+{
+    tn_weight_spec spec = {.size = sizeof spec, .role = role, .nexpert = 1, .n = n, .k = k,
+                           .name = name};
+    uint32_t w = add_weight(d, &spec, 1);
+    tn_slice whole = {.module = name, .n = n, .k = k, .row1 = n, .bare = role == TN_ROLE_VECTOR};
+    tn_draft_slice(d, w, 0, &whole);
+    return w;
 }
 
 uint32_t tn_draft_matrix(tn_draft *d, uint32_t role, uint64_t n, uint64_t k, const char *fmt, ...)
@@ -85,7 +103,7 @@ uint32_t tn_draft_matrix(tn_draft *d, uint32_t role, uint64_t n, uint64_t k, con
     va_start(ap, fmt);
     const char *name = format_name(d, fmt, ap);
     va_end(ap);
-    return add_weight(d, role, n, k, name);
+    return add_whole(d, role, n, k, name);
 }
 
 uint32_t tn_draft_vector(tn_draft *d, uint64_t k, const char *fmt, ...)
@@ -94,7 +112,28 @@ uint32_t tn_draft_vector(tn_draft *d, uint64_t k, const char *fmt, ...)
     va_start(ap, fmt);
     const char *name = format_name(d, fmt, ap);
     va_end(ap);
-    return add_weight(d, TN_ROLE_VECTOR, 1, k, name);
+    return add_whole(d, TN_ROLE_VECTOR, 1, k, name);
+}
+
+uint32_t tn_draft_stack(tn_draft *d, uint32_t role, uint32_t nexpert, uint32_t nslice, uint64_t n,
+                        uint64_t k, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    const char *name = format_name(d, fmt, ap);
+    va_end(ap);
+    tn_weight_spec spec = {.size = sizeof spec, .role = role, .nexpert = nexpert, .n = n, .k = k,
+                           .name = name};
+    return add_weight(d, &spec, nslice);
+}
+
+const char *tn_draft_name(tn_draft *d, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    const char *name = format_name(d, fmt, ap);
+    va_end(ap);
+    return name;
 }
 
 uint32_t tn_draft_rope(tn_draft *d, const tn_model_conf *c, uint32_t npos)
@@ -122,6 +161,24 @@ uint32_t tn_draft_cache(tn_draft *d, uint32_t heads, uint32_t k_dim, uint32_t v_
     d->cache[i] = (tn_cache_spec){.size = sizeof *d->cache, .heads = heads, .k_dim = k_dim,
                                   .v_dim = v_dim};
     d->recipe.ncache++;
+    return i;
+}
+
+uint32_t tn_draft_state(tn_draft *d, const tn_delta_conf *c)
+{
+    uint32_t i = d->recipe.nstate;
+    d->state = grow(d, d->state, i, &d->cap_state, sizeof *d->state);
+    if (d->failed)
+        return TN_NONE;
+    d->state[i] = (tn_state_spec){
+        .size = sizeof *d->state,
+        .heads = c->v_heads,
+        .k_dim = c->k_dim,
+        .v_dim = c->v_dim,
+        .conv_width = 2 * c->k_heads * c->k_dim + c->v_heads * c->v_dim,
+        .conv_keep = c->kernel - 1,
+    };
+    d->recipe.nstate++;
     return i;
 }
 
@@ -171,6 +228,7 @@ tn_status tn_draft_finish(tn_draft *d, tn_err *err)
     d->recipe.op = d->op;
     d->recipe.rope = d->rope;
     d->recipe.cache = d->cache;
+    d->recipe.state = d->state;
     d->recipe.section = d->section;
     return TN_OK;
 }

@@ -13,14 +13,21 @@
 
 struct tn_buf;
 
-/* Where a weight's numbers come from. `module` is the name without ".weight" for matrices and
- * the whole tensor name for vectors. */
-typedef struct tn_source {
-    const char *module;
-    const char *const *experts; /* [nexpert] module names of a stack, else NULL */
-    uint64_t n, k;              /* of the whole module, before sharding */
-    tn_rect rect;               /* this rank's part */
+/* Rows [row0, row1) of a module in the files, as the next rows of a weight. */
+typedef struct tn_slice {
+    const char *module;         /* the name without ".weight"; the whole name when `bare` */
+    uint64_t n, k;              /* of the whole module; leading dimensions are multiplied in */
+    uint64_t row0, row1;
+    bool bare;
     bool quantized;             /* read by the quantization plugin, else by the core */
+    bool second;                /* from the second folder, which brings the drafting module */
+} tn_slice;
+
+/* Where a weight's numbers come from: the rows of each expert in turn, top to bottom. */
+typedef struct tn_source {
+    tn_slice *slice;            /* [nexpert * nslice] */
+    uint32_t nslice;
+    uint64_t col0, col1;        /* this rank's columns */
 } tn_source;
 
 typedef struct tn_draft {
@@ -32,8 +39,9 @@ typedef struct tn_draft {
     tn_op *op;
     tn_rope *rope;
     tn_cache_spec *cache;
+    tn_state_spec *state;
     tn_section *section;
-    uint32_t cap_buffer, cap_weight, cap_op, cap_rope, cap_cache, cap_section;
+    uint32_t cap_buffer, cap_weight, cap_op, cap_rope, cap_cache, cap_state, cap_section;
     bool failed;
 } tn_draft;
 
@@ -47,8 +55,17 @@ uint32_t tn_draft_matrix(tn_draft *d, uint32_t role, uint64_t n, uint64_t k, con
     __attribute__((format(printf, 5, 6)));
 uint32_t tn_draft_vector(tn_draft *d, uint64_t k, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+/* A weight whose rows come from `nslice` places in the files for each of its experts: the
+ * caller sets slices 0 .. nexpert * nslice - 1. */
+uint32_t tn_draft_stack(tn_draft *d, uint32_t role, uint32_t nexpert, uint32_t nslice, uint64_t n,
+                        uint64_t k, const char *fmt, ...) __attribute__((format(printf, 7, 8)));
+void tn_draft_slice(tn_draft *d, uint32_t w, uint32_t i, const tn_slice *slice);
+/* A name that lives as long as the draft. */
+const char *tn_draft_name(tn_draft *d, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
 uint32_t tn_draft_rope(tn_draft *d, const tn_model_conf *c, uint32_t npos);
 uint32_t tn_draft_cache(tn_draft *d, uint32_t heads, uint32_t k_dim, uint32_t v_dim);
+uint32_t tn_draft_state(tn_draft *d, const tn_delta_conf *c);
 /* Copies args (its first member is its size). */
 void tn_draft_op(tn_draft *d, uint32_t kind, uint32_t layer, const void *args, const char *fmt,
                  ...) __attribute__((format(printf, 5, 6)));
@@ -61,11 +78,5 @@ tn_status tn_draft_finish(tn_draft *d, tn_err *err);
 /* The whole model on one screen: buffers, then one line per operation (layers that repeat are
  * folded), with weights, shapes and forms. */
 void tn_recipe_print(const tn_recipe *r, struct tn_buf *out);
-
-/* dense.c: the forward pass of llama, mistral, qwen2 and qwen3 on one rank, for positions
- * below npos. `view` (may be NULL) tells which optional tensors exist. Opens the draft; close
- * it also after a failure. */
-tn_status tn_dense_build(const tn_model_conf *c, const tn_view *view, uint32_t act_dtype,
-                         uint32_t npos, tn_draft *d, tn_err *err);
 
 #endif

@@ -45,6 +45,7 @@ static bool choice_init(tn_choice *c, tn_request *r, const tn_request_plan *plan
     size_t ntoken = (size_t)r->nprompt + r->max_tokens;
     c->req = r;
     c->slot = TN_NONE;
+    c->rslot = -1;
     c->ntoken = r->nprompt;
     c->token = array_new(ntoken, sizeof *c->token);
     if (c->token == NULL)

@@ -32,6 +32,7 @@
 #include "sampling.h"
 
 #define TN_REQUEST_ID_SIZE 64u
+#define TN_TURNS_MAX 4u
 
 /* How a request ended as a whole. */
 #define TN_END_NONE 0u
@@ -77,6 +78,10 @@ typedef struct tn_choice {
     uint32_t nkey, nsealed;      /* keys known; blocks sealed or found sealed */
     uint32_t nblock;             /* blocks held; their numbers lie in the scheduler's table */
     uint32_t slot;               /* TN_NONE while not running */
+    int32_t rslot;               /* slot of its recurrent state, -1: none */
+    uint32_t pending;            /* rows of a draft step that count but are not in it yet */
+    uint32_t ndraft;             /* drafts that stand in token[] behind ntoken */
+    uint32_t nstand;             /* drafts of the step that stood */
     uint32_t planned;            /* rows in this step, 0: none */
     struct tn_choice *prev, *next; /* waiting list */
 
@@ -114,6 +119,8 @@ typedef struct tn_request {
     int32_t prompt_logprobs;     /* -1: none */
     uint32_t report_cap;
     tn_kv_key root;              /* of its cache name space */
+    uint32_t turn[TN_TURNS_MAX]; /* prompt tokens after which a turn of a chat ends, rising */
+    uint32_t nturn;
     tn_sampler sampler;
     tn_stops *stops;             /* owned, NULL: none */
     char *echo;                  /* owned, the prompt's text; NULL unless asked for */
@@ -133,6 +140,7 @@ typedef struct tn_request {
     tn_report *prompt_report;    /* [nprompt], entry 0 unused; NULL unless asked for */
     tn_top *prompt_top;          /* [nprompt, prompt_logprobs] */
     uint32_t ncached;            /* prompt tokens found in the cache; with the first token */
+    uint32_t miss, miss_at;      /* why no more of them were (prefix.h); with ncached */
     uint64_t begun_ns;           /* first scheduled; with the first token */
     atomic_uint failed;          /* TN_END_NAN, TN_END_ENGINE or TN_END_BUG */
     /* crossing: any -> both */
@@ -151,6 +159,7 @@ typedef struct tn_request {
     uint32_t end;                /* TN_END_*, NONE while it goes on */
     bool prompt_sent, prompt_counted;
     uint32_t ncached_seen;       /* ncached, once it may be read */
+    uint32_t miss_seen, miss_at_seen; /* and why no more of them were */
     uint64_t nreply;             /* reply tokens of all choices */
 } tn_request;
 

@@ -1,67 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* scheduler.c - decides what the next step computes, and takes in what it drew. */
-#include "scheduler.h"
+#include "schedstate.h"
 
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
-
-/* What an output row of the step is for. */
-typedef struct note {
-    tn_choice *choice;
-    uint32_t score;              /* SCORE: the prompt token it reports; 0: a drawn token */
-} note;
-
-typedef struct fork {
-    tn_choice *choice;
-    tn_choice *lead;
-} fork;
-
-struct tn_sched {
-    tn_limits limits;
-    tn_kv *kv;
-    uint32_t block_tokens, per_seq; /* table entries a slot */
-    uint32_t max_running, vocab;
-    bool has_states, can_copy_blocks, can_copy_states;
-
-    int32_t *table;              /* [max_running, per_seq] block numbers by slot */
-    uint32_t *slot;              /* [max_running] free slots, the last goes first */
-    uint32_t nslot;
-    tn_choice **running;         /* [max_running] by order */
-    uint32_t nrunning;
-    tn_choice *first, *last;     /* waiting, by order */
-    uint32_t nwaiting;
-    tn_choice *blocked;          /* found no room when `nleave` stood at `blocked_at` */
-    uint64_t nleave, blocked_at; /* how often a running sequence left */
-    uint64_t nadded;             /* requests so far */
-
-    /* the step; arrays sized by limits */
-    tn_step step;
-    int32_t *row_token, *row_seq, *block;
-    tn_seq *seq;
-    tn_choice **seq_choice;
-    tn_out *out;
-    tn_sampling *sampling;
-    note *note;
-    fork *fork;                  /* [max_running] choices that begin with this step */
-    uint32_t nfork;
-    bool has_preempted;
-
-    tn_copy *block_copy, *state_copy; /* [max_running] */
-    uint32_t nblock_copy, nstate_copy;
-    tn_request *news;
-    tn_sched_counts counts;
-};
-
-static uint32_t blocks_for(const tn_sched *s, uint32_t tokens)
-{
-    return tokens / s->block_tokens + (tokens % s->block_tokens != 0);
-}
-
-static int32_t *table_of(const tn_sched *s, const tn_choice *c)
-{
-    return s->table + (size_t)c->slot * s->per_seq;
-}
 
 /* Tokens that must be computed for the choice to go on, or for its prompt to be scored. */
 static uint32_t goal_of(const tn_choice *c)
@@ -133,11 +76,13 @@ static void run_insert(tn_sched *s, tn_choice *c)
     c->state = TN_CHOICE_RUNNING;
 }
 
-/* Gives slot and blocks back. The last blocks go first, so that the beginning of a sequence,
- * which others are likelier to share, is reused last. */
-static void run_release(tn_sched *s, tn_choice *c)
+/* Gives slot, state and blocks back. The last blocks go first, so that the beginning of a
+ * sequence, which others are likelier to share, is reused last. `valid`: its state stands for
+ * its tokens and may be gone on with. */
+static void run_release(tn_sched *s, tn_choice *c, bool valid)
 {
-    const int32_t *table = table_of(s, c);
+    const int32_t *table = tn_sched_table(s, c);
+    tn_prefix_leave(&s->prefix, c, table, valid);
     while (c->nblock > 0)
         tn_kv_give(s->kv, table[--c->nblock]);
     s->slot[s->nslot++] = c->slot;
@@ -145,16 +90,18 @@ static void run_release(tn_sched *s, tn_choice *c)
     c->ncomputed = 0;
     c->nsealed = 0;
     c->planned = 0;
+    c->pending = 0;
+    c->ndraft = 0;
     s->nleave++;
 }
 
-static void run_remove(tn_sched *s, tn_choice *c)
+static void run_remove(tn_sched *s, tn_choice *c, bool valid)
 {
     uint32_t at = 0;
     while (s->running[at] != c)
         at++;
     memmove(&s->running[at], &s->running[at + 1], (--s->nrunning - at) * sizeof *s->running);
-    run_release(s, c);
+    run_release(s, c, valid);
 }
 
 static void begin(tn_sched *s, tn_request *r, uint64_t now)
@@ -171,11 +118,11 @@ static void leave(tn_sched *s, tn_choice *c)
     if (c->state == TN_CHOICE_DONE)
         return;
     if (c->state == TN_CHOICE_RUNNING)
-        run_remove(s, c);
+        run_remove(s, c, atomic_load_explicit(&c->req->failed, memory_order_relaxed) == 0);
     else if (c->state == TN_CHOICE_WAITING)
         wait_remove(s, c);
     else if (c->slot != TN_NONE)
-        run_release(s, c); /* a fork whose step was lost */
+        run_release(s, c, false); /* a fork whose step was lost */
     c->state = TN_CHOICE_DONE;
     if (s->blocked == c)
         s->blocked = NULL;
@@ -285,7 +232,7 @@ void tn_sched_sweep(tn_sched *s, bool all)
 
 static void preempt(tn_sched *s, tn_choice *c)
 {
-    run_remove(s, c);
+    run_remove(s, c, true);
     wait_insert(s, c);
     s->has_preempted = true;
     s->counts.npreempt++;
@@ -313,7 +260,8 @@ static bool wants_scores(const tn_choice *c)
 /* Output rows that the next k rows of c come with. */
 static uint32_t outs_of(const tn_choice *c, uint32_t k)
 {
-    uint32_t n = c->req->max_tokens > 0 && c->ncomputed + k == c->ntoken;
+    uint32_t n = c->req->max_tokens > 0 && c->ncomputed + k >= c->ntoken
+                     ? c->ncomputed + k - c->ntoken + 1 : 0;
     if (wants_scores(c)) {
         uint32_t from = c->ncomputed > c->req->nscored ? c->ncomputed : c->req->nscored;
         uint32_t to = c->ncomputed + k;
@@ -327,7 +275,7 @@ static uint32_t outs_of(const tn_choice *c, uint32_t k)
 /* Rows of c that this step still has room for: rows, outputs, entries of the block list. */
 static uint32_t rows_fitting(const tn_sched *s, const tn_choice *c)
 {
-    uint32_t k = goal_of(c) - c->ncomputed;
+    uint32_t k = goal_of(c) - c->ncomputed + c->ndraft;
     uint32_t outs = s->limits.outs_max - s->step.nout;
     uint64_t tokens = (uint64_t)(s->limits.blocks_max - s->step.nblock) * s->block_tokens;
     if (k > s->limits.rows_max - s->step.nrow)
@@ -336,6 +284,9 @@ static uint32_t rows_fitting(const tn_sched *s, const tn_choice *c)
         k = tokens > c->ncomputed ? (uint32_t)(tokens - c->ncomputed) : 0;
     if (s->step.nseq == s->limits.seqs_max)
         k = 0;
+    uint32_t stop = tn_prefix_stop(&s->prefix, c);
+    if (stop != UINT32_MAX && c->ncomputed + k > stop)
+        k = stop - c->ncomputed;
     while (k > 0 && outs_of(c, k) > outs) {
         uint32_t excess = outs_of(c, k) - outs; /* a row has one output at most */
         k -= excess < k ? excess : k;
@@ -343,15 +294,23 @@ static uint32_t rows_fitting(const tn_sched *s, const tn_choice *c)
     return k;
 }
 
+int32_t tn_sched_block_take(tn_sched *s)
+{
+    int32_t b = tn_kv_take(s->kv);
+    while (b < 0 && s->states != NULL && tn_states_free_block(s->states))
+        b = tn_kv_take(s->kv);
+    return b;
+}
+
 /* Takes the blocks for k more rows, from newer sequences if need be. Returns the rows that
  * there are blocks for. */
 static uint32_t blocks_take(tn_sched *s, tn_choice *c, uint32_t k)
 {
-    uint32_t need = blocks_for(s, c->ncomputed + k);
+    uint32_t need = tn_sched_blocks_for(s, c->ncomputed + k);
     while (c->nblock < need) {
-        int32_t b = tn_kv_take(s->kv);
+        int32_t b = tn_sched_block_take(s);
         if (b >= 0)
-            table_of(s, c)[c->nblock++] = b;
+            tn_sched_table(s, c)[c->nblock++] = b;
         else if (!preempt_newer(s, c))
             break;
     }
@@ -362,17 +321,21 @@ static uint32_t blocks_take(tn_sched *s, tn_choice *c, uint32_t k)
 static tn_sampling *out_add(tn_sched *s, tn_choice *c, uint32_t row, uint32_t score)
 {
     uint32_t o = s->step.nout++;
-    s->note[o] = (note){.choice = c, .score = score};
+    s->note[o] = (tn_note){.choice = c, .score = score};
     s->out[o] = (tn_out){.row = (int32_t)row, .slot = (int32_t)c->slot,
                          .sampling = &s->sampling[o]};
     return &s->sampling[o];
 }
 
-static void out_add_draw(tn_sched *s, tn_choice *c, uint32_t row)
+/* Draws the token behind the last one, or behind `ndraft` drafts as well. */
+static void out_add_draw(tn_sched *s, tn_choice *c, uint32_t row, uint32_t ndraft)
 {
     tn_sampling *to = out_add(s, c, row, 0);
-    tn_sampler_fill(&c->req->sampler, c->index, c->token, c->req->nprompt, c->ntoken,
+    s->note[s->step.nout - 1].draft = ndraft;
+    tn_sampler_fill(&c->req->sampler, c->index, c->token, c->req->nprompt, c->ntoken + ndraft,
                     c->scratch, to);
+    if (ndraft < c->ndraft)
+        to->draft = c->token[c->ntoken + ndraft];
 }
 
 static void out_add_score(tn_sched *s, tn_choice *c, uint32_t row, uint32_t token)
@@ -394,22 +357,26 @@ static bool fork_add(tn_sched *s, tn_choice *c, tn_choice *lead, uint32_t row)
 {
     uint32_t full = lead->ntoken / s->block_tokens;
     bool open = lead->ntoken % s->block_tokens != 0;
-    if (s->nslot == 0 || s->step.nout == s->limits.outs_max ||
-        (open && (!s->can_copy_blocks || tn_kv_idle(s->kv) == 0)) ||
-        (s->has_states && !s->can_copy_states))
+    if (s->nslot == 0 || s->step.nout == s->limits.outs_max || (open && !s->can_copy_blocks) ||
+        (s->states != NULL && !s->can_copy_states))
+        return false;
+    int32_t block = open ? tn_sched_block_take(s) : -1;
+    if (open && block < 0)
         return false;
     c->slot = s->slot[--s->nslot];
-    int32_t *to = table_of(s, c);
-    const int32_t *from = table_of(s, lead);
+    if (s->states != NULL)
+        c->rslot = tn_states_take(s->states); /* there is one for each slot */
+    int32_t *to = tn_sched_table(s, c);
+    const int32_t *from = tn_sched_table(s, lead);
     for (uint32_t i = 0; i < full; i++) {
         to[i] = from[i];
         tn_kv_hold(s->kv, to[i]);
     }
     if (open)
-        to[full] = tn_kv_take(s->kv);
+        to[full] = block;
     c->nblock = full + open;
-    s->fork[s->nfork++] = (fork){.choice = c, .lead = lead};
-    out_add_draw(s, c, row);
+    s->fork[s->nfork++] = (tn_fork){.choice = c, .lead = lead};
+    out_add_draw(s, c, row, 0);
     return true;
 }
 
@@ -435,12 +402,14 @@ static void rows_add(tn_sched *s, tn_choice *c, uint32_t k)
         .nrow = (int32_t)k,
         .context = (int32_t)c->ncomputed,
         .block0 = s->step.nblock,
-        .state_in = s->has_states ? (int32_t)c->slot : -1,
-        .state_out = s->has_states ? (int32_t)c->slot : -1,
-        .flags = s->has_states && c->ncomputed == 0 ? TN_SEQ_FRESH : 0,
+        .state_in = c->rslot,
+        .state_out = c->rslot,
+        .accepted = s->states != NULL ? (int32_t)c->pending : 0,
+        .flags = s->states == NULL ? 0 : (c->ncomputed == 0 ? TN_SEQ_FRESH : 0) |
+                                             (c->ndraft > 0 ? TN_SEQ_DRAFT : 0),
     };
-    uint32_t nblock = blocks_for(s, c->ncomputed + k);
-    memcpy(s->block + s->step.nblock, table_of(s, c), nblock * sizeof *s->block);
+    uint32_t nblock = tn_sched_blocks_for(s, c->ncomputed + k);
+    memcpy(s->block + s->step.nblock, tn_sched_table(s, c), nblock * sizeof *s->block);
     s->step.nblock += nblock;
     s->step.nrow += k;
     c->planned = k;
@@ -454,9 +423,10 @@ static void outs_add(tn_sched *s, tn_choice *c, uint32_t k)
         for (; at < end && at + 1 < c->req->nprompt; at++)
             out_add_score(s, c, row0 + at - c->ncomputed, at + 1);
     }
-    if (c->req->max_tokens == 0 || end != c->ntoken)
+    if (c->req->max_tokens == 0 || end < c->ntoken)
         return;
-    out_add_draw(s, c, s->step.nrow - 1);
+    for (uint32_t i = 0; i <= c->ndraft; i++)
+        out_add_draw(s, c, s->step.nrow - 1 - c->ndraft + i, i);
     if (c->index == 0 && end == c->req->nprompt)
         forks_add(s, c, s->step.nrow - 1);
 }
@@ -469,36 +439,13 @@ static void plan_one(tn_sched *s, tn_choice *c)
         k = blocks_take(s, c, k);
     if (k == 0)
         return;
+    uint32_t known = goal_of(c) - c->ncomputed;
+    c->ndraft = k > known ? k - known : 0; /* those that fit */
     rows_add(s, c, k);
     outs_add(s, c, k);
 }
 
 /* --------------------------------------------------------------------------- admission */
-
-/* Keys of the first n full blocks of c. */
-static void keys_make(tn_sched *s, tn_choice *c, uint32_t n)
-{
-    for (; c->nkey < n; c->nkey++)
-        c->key[c->nkey] = tn_kv_next(s->kv, c->nkey > 0 ? c->key[c->nkey - 1] : c->req->root,
-                                     c->token + (size_t)c->nkey * s->block_tokens);
-}
-
-/* Writes the blocks of the longest known beginning to `table`; holds none of them. */
-static uint32_t cached_find(tn_sched *s, tn_choice *c, int32_t *table, uint32_t *nidle)
-{
-    *nidle = 0;
-    if (c->key == NULL || wants_scores(c))
-        return 0;
-    uint32_t n = 0, most = (c->ntoken - 1) / s->block_tokens; /* not the last token */
-    for (; n < most; n++) {
-        keys_make(s, c, n + 1);
-        table[n] = tn_kv_find(s->kv, c->key[n]);
-        if (table[n] < 0)
-            break;
-        *nidle += tn_kv_is_idle(s->kv, table[n]);
-    }
-    return n;
-}
 
 /* Blocks that running sequences will take for the tokens that they already have, one block
  * of headroom each included, so that a newcomer is not put back a moment later. */
@@ -507,40 +454,85 @@ static uint64_t blocks_promised(const tn_sched *s)
     uint64_t n = s->nfork;
     for (uint32_t i = 0; i < s->nrunning; i++) {
         const tn_choice *c = s->running[i];
-        uint32_t need = blocks_for(s, goal_of(c)) + 1;
+        uint32_t need = tn_sched_blocks_for(s, goal_of(c)) + 1;
         n += need > c->nblock ? need - c->nblock : 0;
     }
     return n;
 }
 
-static bool admit(tn_sched *s, tn_choice *c, uint64_t now)
+static void copy_add(tn_copy *list, uint32_t *n, int32_t from, int32_t to)
 {
-    uint32_t slot = s->slot[s->nslot - 1], nidle;
-    int32_t *table = s->table + (size_t)slot * s->per_seq;
-    uint32_t nfound = cached_find(s, c, table, &nidle);
-    uint64_t need = (uint64_t)blocks_for(s, goal_of(c)) - nfound + nidle;
-    if (s->nrunning + s->nfork > 0 && need + blocks_promised(s) > tn_kv_idle(s->kv)) {
-        s->blocked = c;
-        s->blocked_at = s->nleave;
+    if (from != to)
+        list[(*n)++] = (tn_copy){.from = from, .to = to};
+}
+
+/* Slot, state and blocks for c, which goes on behind what was found. The tokens behind a
+ * snapshot's last full block lie in a block of which c needs its own copy, and so does its
+ * state. Making room may give up that very snapshot: then what it held is c's now, or is copied
+ * before anybody writes there. False: there is no block for that. */
+static bool seat(tn_sched *s, tn_choice *c, const tn_found *found)
+{
+    int32_t *table = s->table + (size_t)s->slot[s->nslot - 1] * s->per_seq;
+    tn_snapshot from = {.block = -1};
+    if (found->snapshot >= 0) {
+        tn_states_touch(s->states, found->snapshot);
+        from = *tn_states_at(s->states, found->snapshot);
+    }
+    for (uint32_t i = 0; i < found->nfull; i++)
+        tn_kv_hold(s->kv, table[i]);
+    c->nblock = found->nfull;
+    if (from.block >= 0 && (table[c->nblock++] = tn_sched_block_take(s)) < 0) {
+        while (--c->nblock > 0)
+            tn_kv_give(s->kv, table[c->nblock - 1]);
         return false;
     }
-    for (uint32_t i = 0; i < nfound; i++)
-        tn_kv_hold(s->kv, table[i]);
-    wait_remove(s, c);
-    s->nslot--;
-    c->slot = slot;
-    c->nblock = nfound;
-    c->nsealed = nfound;
-    c->ncomputed = nfound * s->block_tokens;
-    run_insert(s, c);
+    c->slot = s->slot[--s->nslot];
+    c->nsealed = found->nfull;
+    c->ncomputed = found->ntoken;
+    if (s->states == NULL)
+        return true;
+    c->rslot = tn_states_take(s->states); /* there is one for each slot */
+    if (from.block >= 0)
+        copy_add(s->block_copy, &s->nblock_copy, from.block, table[found->nfull]);
+    c->pending = (uint32_t)from.accepted;
+    if (found->snapshot >= 0)
+        copy_add(s->state_copy, &s->nstate_copy, from.slot, c->rslot);
+    return true;
+}
+
+static void found_count(tn_sched *s, tn_choice *c, const tn_found *found, uint64_t now)
+{
     if (c->key != NULL) {
         s->counts.cache_queries += c->ntoken;
         s->counts.cache_hits += c->ncomputed;
     }
-    if (!c->req->begun) {
-        begin(s, c->req, now);
-        c->req->ncached = c->ncomputed;
+    if (c->req->begun)
+        return;
+    begin(s, c->req, now);
+    c->req->ncached = c->ncomputed;
+    c->req->miss = found->miss;
+    c->req->miss_at = found->miss_at;
+}
+
+static bool admit(tn_sched *s, tn_choice *c, uint64_t now)
+{
+    int32_t *table = s->table + (size_t)s->slot[s->nslot - 1] * s->per_seq;
+    tn_found found = {.snapshot = -1, .miss = TN_MISS_OFF};
+    if (!wants_scores(c)) /* never the last token: its logits are wanted */
+        tn_prefix_find(&s->prefix, c, c->ntoken - 1, table, &found);
+    uint64_t need = (uint64_t)tn_sched_blocks_for(s, goal_of(c)) - found.nfull + found.nidle;
+    if (s->nrunning + s->nfork > 0 && need + blocks_promised(s) > tn_kv_spare(s->kv)) {
+        s->blocked = c;
+        s->blocked_at = s->nleave;
+        return false;
     }
+    if (!seat(s, c, &found)) { /* no block beside what was found: without it there is */
+        found = (tn_found){.snapshot = -1, .miss = TN_MISS_BLOCK};
+        (void)seat(s, c, &found);
+    }
+    wait_remove(s, c);
+    run_insert(s, c);
+    found_count(s, c, &found, now);
     return true;
 }
 
@@ -563,6 +555,7 @@ const tn_step *tn_sched_plan(tn_sched *s, uint64_t now)
 {
     s->step.nrow = s->step.nseq = s->step.nout = s->step.nblock = 0;
     s->nfork = 0;
+    s->nblock_copy = s->nstate_copy = 0;
     s->has_preempted = false;
     for (uint32_t i = 0; i < s->nrunning; i++)
         if (goal_of(s->running[i]) - s->running[i]->ncomputed == 1 && !is_paused(s->running[i]))
@@ -572,19 +565,26 @@ const tn_step *tn_sched_plan(tn_sched *s, uint64_t now)
             plan_one(s, s->running[i]);
     plan_waiting(s, now);
     s->counts.rows = s->step.nrow;
+    tn_drafts_planned(s, now);
     return s->step.nrow > 0 ? &s->step : NULL;
 }
 
 /* ---------------------------------------------------------------------- taking results in */
 
-static void seal(tn_sched *s, tn_choice *c)
+/* What the step computed of c can be found from now on. */
+static void computed(tn_sched *s, tn_choice *c, uint32_t rows)
 {
-    uint32_t full = c->ncomputed / s->block_tokens;
-    if (c->key == NULL)
+    uint32_t stop = tn_prefix_stop(&s->prefix, c);
+    c->ncomputed += rows;
+    c->pending = c->ndraft > 0 && s->states != NULL ? rows : 0;
+    c->ndraft = 0;
+    c->planned = 0;
+    tn_prefix_seal(&s->prefix, c, tn_sched_table(s, c));
+    if (c->ncomputed != stop)
         return;
-    keys_make(s, c, full);
-    for (; c->nsealed < full; c->nsealed++)
-        tn_kv_seal(s->kv, table_of(s, c)[c->nsealed], c->key[c->nsealed]);
+    int32_t to = tn_prefix_snap(&s->prefix, c, tn_sched_table(s, c));
+    if (to >= 0)
+        s->state_copy[s->nstate_copy++] = (tn_copy){.from = c->rslot, .to = to};
 }
 
 static void forks_apply(tn_sched *s)
@@ -594,15 +594,15 @@ static void forks_apply(tn_sched *s)
         const tn_choice *lead = s->fork[i].lead;
         c->ncomputed = lead->ncomputed;
         c->nsealed = c->key != NULL ? c->ncomputed / s->block_tokens : 0;
+        c->pending = lead->pending;
         run_insert(s, c);
         if (c->ncomputed % s->block_tokens != 0)
             s->block_copy[s->nblock_copy++] = (tn_copy){
-                .from = table_of(s, lead)[c->nblock - 1],
-                .to = table_of(s, c)[c->nblock - 1],
+                .from = tn_sched_table(s, lead)[c->nblock - 1],
+                .to = tn_sched_table(s, c)[c->nblock - 1],
             };
-        if (s->has_states)
-            s->state_copy[s->nstate_copy++] = (tn_copy){.from = (int32_t)lead->slot,
-                                                        .to = (int32_t)c->slot};
+        if (s->states != NULL)
+            s->state_copy[s->nstate_copy++] = (tn_copy){.from = lead->rslot, .to = c->rslot};
     }
     s->nfork = 0;
 }
@@ -656,6 +656,7 @@ static void draw_apply(tn_sched *s, tn_choice *c, const tn_results *r, uint32_t 
         report_write(&c->report[at], c->top + (size_t)at * req->sampler.base.ntop, r, out,
                      req->sampler.base.ntop);
     c->token[c->ntoken++] = id;
+    s->draft.gained++;
     uint32_t n = nreply_of(c);
     if (n == 1)
         c->first_ns = now;
@@ -675,22 +676,21 @@ static void draw_apply(tn_sched *s, tn_choice *c, const tn_results *r, uint32_t 
 void tn_sched_apply(tn_sched *s, const tn_results *r, uint64_t now)
 {
     s->nblock_copy = s->nstate_copy = 0;
-    for (uint32_t i = 0; i < s->step.nseq; i++) {
-        tn_choice *c = s->seq_choice[i];
-        c->ncomputed += c->planned;
-        c->planned = 0;
-        seal(s, c);
-    }
+    for (uint32_t i = 0; i < s->step.nseq; i++)
+        computed(s, s->seq_choice[i], tn_drafts_stand(s, i, r));
     forks_apply(s);
     for (uint32_t i = 0; i < s->step.nout; i++) {
-        const note *n = &s->note[i];
-        if (n->choice->state == TN_CHOICE_DONE)
-            continue; /* its request failed a few rows earlier */
+        const tn_note *n = &s->note[i];
+        if (n->choice->state == TN_CHOICE_DONE || n->draft > n->choice->nstand)
+            continue; /* its request failed, or a draft fell, a few rows earlier */
         if (n->score > 0)
             score_apply(s, n->choice, n->score, r, i);
         else
             draw_apply(s, n->choice, r, i, now);
     }
+    for (uint32_t i = 0; i < s->step.nseq; i++)
+        if (s->seq_choice[i]->state != TN_CHOICE_RUNNING)
+            s->seq_choice[i] = NULL; /* its memory may go any time now */
     s->step.number++;
 }
 
@@ -721,6 +721,10 @@ void tn_sched_count(const tn_sched *s, tn_sched_counts *out)
     *out = s->counts;
     out->running = s->nrunning;
     out->waiting = s->nwaiting;
+    if (s->states != NULL) {
+        out->states_used = tn_states_used(s->states);
+        out->states_kept = tn_states_kept(s->states);
+    }
 }
 
 /* ------------------------------------------------------------------------ open and close */
@@ -762,8 +766,9 @@ static bool arrays_open(tn_sched *s)
     s->sampling = calloc(l->outs_max, sizeof *s->sampling);
     s->note = calloc(l->outs_max, sizeof *s->note);
     s->fork = calloc(s->max_running, sizeof *s->fork);
-    s->block_copy = calloc(s->max_running, sizeof *s->block_copy);
-    s->state_copy = calloc(s->max_running, sizeof *s->state_copy);
+    size_t ncopy = (size_t)s->max_running + l->seqs_max;
+    s->block_copy = calloc(ncopy, sizeof *s->block_copy);
+    s->state_copy = calloc(ncopy, sizeof *s->state_copy);
     return s->table != NULL && s->slot != NULL && s->running != NULL && s->row_token != NULL &&
            s->row_seq != NULL && s->block != NULL && s->seq != NULL && s->seq_choice != NULL &&
            s->out != NULL && s->sampling != NULL && s->note != NULL && s->fork != NULL &&
@@ -781,17 +786,23 @@ tn_status tn_sched_open(const tn_sched_setup *p, tn_sched **out, tn_err *err)
     s->limits = *p->limits;
     s->kv = p->kv;
     s->block_tokens = p->limits->block_tokens;
-    s->per_seq = blocks_for(s, p->limits->context_max);
+    s->per_seq = tn_sched_blocks_for(s, p->limits->context_max);
     s->max_running = p->max_running;
     s->vocab = p->vocab;
-    s->has_states = p->has_states;
     s->can_copy_blocks = p->can_copy_blocks;
     s->can_copy_states = p->can_copy_states;
-    if (!arrays_open(s)) {
+    bool kept = tn_kv_is_cached(p->kv) && p->can_copy_blocks && p->can_copy_states;
+    st = p->has_states ? tn_states_open(p->pools->nslot, s->block_tokens, s->kv, kept, &s->states,
+                                        err) : TN_OK;
+    if (st == TN_OK && (!arrays_open(s) || !tn_drafts_open(s, p->drafts)))
+        st = tn_fail(err, TN_NO_MEMORY, "engine: no memory to plan %u sequences of %u tokens",
+                     p->max_running, p->limits->context_max);
+    if (st != TN_OK) {
         tn_sched_close(s);
-        return tn_fail(err, TN_NO_MEMORY, "engine: no memory to plan %u sequences of %u tokens",
-                       p->max_running, p->limits->context_max);
+        return st;
     }
+    s->prefix = (tn_prefix){.kv = s->kv, .states = s->states, .block_tokens = s->block_tokens,
+                            .every = kept ? p->snapshot_every : 0};
     for (uint32_t i = s->max_running; i-- > 0;)
         s->slot[s->nslot++] = i; /* slot 0 goes first */
     s->step = (tn_step){.size = sizeof s->step, .number = p->step_first,
@@ -805,6 +816,8 @@ void tn_sched_close(tn_sched *s)
 {
     if (s == NULL)
         return;
+    tn_states_close(s->states);
+    tn_drafts_close(s);
     free(s->table);
     free(s->slot);
     free(s->running);

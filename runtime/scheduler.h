@@ -16,8 +16,13 @@
  * prompt's full blocks together and get a copy of the open one. A choice for which there is
  * no room just then queues like a sequence of its own.
  *
+ * Drafts: behind each step the recipe's second section may be run to guess what a sequence says
+ * next (tn_sched_draft); the guesses are further rows of its next step. A row draws what it
+ * would have drawn without, so the reply is the same; as long as that is the guess, the row
+ * behind it counts as well.
+ *
  * One thread, no clock, no lock, no allocation after open. The order of calls:
- *   add*, sweep, plan, (device runs), apply, copies, and again. */
+ *   add*, sweep, plan, copies, (device runs), apply, copies, and again. */
 #ifndef TN_SCHEDULER_H
 #define TN_SCHEDULER_H
 
@@ -25,6 +30,8 @@
 
 #include "kv.h"
 #include "request.h"
+
+#define TN_DRAFTS_MAX 4u
 
 typedef struct tn_sched tn_sched;
 
@@ -35,7 +42,10 @@ typedef struct tn_sched_setup {
     tn_kv *kv;                   /* borrowed */
     uint32_t max_running;        /* at most limits.seqs_max */
     uint32_t vocab;
-    bool has_states;             /* a sequence's slot is its state slot, too */
+    bool has_states;             /* every running sequence has a state slot */
+    uint32_t snapshot_every;     /* tokens between snapshots of a prompt's states, 0: none */
+    uint32_t drafts;             /* most drafts a sequence in a step, 0: none; the recipe has
+                                    the section for them */
     bool can_copy_blocks, can_copy_states; /* false: choices that would need it queue */
     uint64_t step_first;
 } tn_sched_setup;
@@ -52,10 +62,14 @@ void tn_sched_sweep(tn_sched *s, bool all);
  * requests begin. */
 const tn_step *tn_sched_plan(tn_sched *s, uint64_t now);
 void tn_sched_apply(tn_sched *s, const tn_results *results, uint64_t now);
+/* Behind an apply, and only with drafts: the next step that drafts, NULL: none is left. */
+const tn_step *tn_sched_draft(tn_sched *s, uint64_t now);
+void tn_sched_drafted(tn_sched *s, const tn_results *results);
 /* Ends everything with TN_END_ENGINE, between steps or with a step that was lost. */
 void tn_sched_fail(tn_sched *s);
 
-/* What the last apply wants copied before the next run; from and to are blocks, or slots. */
+/* What the last plan or apply wants copied before the next run, in this order; from and to are
+ * blocks, or slots. To be asked for after each of the two. */
 typedef struct tn_copy {
     int32_t from, to;
 } tn_copy;
@@ -72,6 +86,10 @@ typedef struct tn_sched_counts {
     uint64_t npreempt;           /* all since open */
     uint64_t nbegun;             /* requests that left the queue */
     uint64_t cache_queries, cache_hits; /* tokens */
+    uint32_t states_used, states_kept; /* slots of sequences, and of snapshots */
+    uint64_t ndrafted;           /* sequences' turns that verified drafts */
+    uint64_t ndraft, nstood;     /* drafts verified, and those that stood */
+    uint64_t stood_at[TN_DRAFTS_MAX]; /* by place in their turn */
 } tn_sched_counts;
 void tn_sched_count(const tn_sched *s, tn_sched_counts *out);
 

@@ -4,6 +4,7 @@
 
 #include "buf.h"
 #include "filemap.h"
+#include "graph.h"
 #include "json.h"
 #include "plain.h"
 
@@ -47,6 +48,30 @@ static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *
     if (st == TN_OK)
         s->quant = q != TN_NONE ? &setup->quant[q] : NULL;
     return st;
+}
+
+/* Where the drafting module lies, if drafts are wanted; without one the model runs all the same. */
+static tn_status open_drafting(tn_served *s, tn_err *err)
+{
+    const tn_model_settings *m = s->settings;
+    tn_status st = TN_OK;
+    s->drafts = m->drafts;
+    if (m->drafts == 0)
+        return TN_OK;
+    if (m->draft_path[0] != 0)
+        st = tn_ckpt_open(m->draft_path, m->allow_links ? TN_CKPT_FOLLOW : 0, &s->second, err);
+    if (st != TN_OK)
+        return st;
+    if (tn_graph_can_draft(tn_ckpt_view(s->second != NULL ? s->second : s->ckpt)))
+        return TN_OK;
+    if (s->second != NULL)
+        return tn_fail(err, TN_DATA, "[model %s]: draft_path: %s: tensor mtp.fc.weight is missing; "
+                       "expected a folder with the model's MTP module", m->name, m->draft_path);
+    tn_log_put(s->log, TN_LOG_WARN, "core", NULL, "model %s: drafts = %u, but the checkpoint has no "
+               "MTP module (mtp.fc.weight): drafting is off; draft_path may name a folder that "
+               "has one", m->name, m->drafts);
+    s->drafts = 0;
+    return TN_OK;
 }
 
 /* The named device, or with "auto" the first that opens. */
@@ -118,10 +143,11 @@ static tn_limits make_limits(const tn_served *s, uint32_t context, uint32_t flag
     const tn_model_settings *m = s->settings;
     tn_limits l = {.size = sizeof l, .rows_max = m->max_num_batched_tokens,
                    .seqs_max = m->max_num_seqs, .context_max = context, .nrank = 1,
-                   .exact = m->exact, .profile = flags & TN_SERVED_PROFILE ? 1 : 0};
-    if (l.rows_max < l.seqs_max)
-        l.rows_max = l.seqs_max;
-    l.outs_max = l.seqs_max > OUTS_LEAST ? l.seqs_max : OUTS_LEAST;
+                   .exact = m->exact, .drafts_max = s->drafts, .profile = flags & TN_SERVED_PROFILE ? 1 : 0};
+    uint32_t decoding = l.seqs_max * (1 + s->drafts); /* rows when nothing else runs */
+    if (l.rows_max < decoding)
+        l.rows_max = decoding;
+    l.outs_max = decoding > OUTS_LEAST ? decoding : OUTS_LEAST;
     l.block_tokens = m->block_size != 0 ? m->block_size : s->info.block_tokens;
     if (l.block_tokens == 0)
         l.block_tokens = 32;
@@ -139,10 +165,13 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
     const tn_view *v = tn_ckpt_view(s->ckpt);
     uint32_t act = m->dtype != 0 ? m->dtype : s->conf.dtype;
     s->has_draft = true;
-    tn_status st = tn_dense_build(&s->conf, v, act, context, &s->draft, err);
+    tn_graph_ask what = {.view = v, .act_dtype = act, .npos = context, .drafting = s->drafts > 0,
+                         .drafting_second = s->second != NULL};
+    tn_status st = tn_graph_build(&s->conf, &what, &s->draft, err);
     if (st != TN_OK)
         return st;
     s->loader = (tn_loader){.view = v, .q = s->quant, .draft = &s->draft,
+                            .second = s->second != NULL ? tn_ckpt_view(s->second) : NULL,
                             .strict = m->strict_weights,
                             .requant_head = m->head_int8 ? TN_FORM_W8G : 0,
                             .requant_dense = m->dense_int8 ? TN_FORM_W8G : 0};
@@ -159,7 +188,7 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
         return st;
     tn_budget_ask ask = {.memory = m->memory, .cache = m->kv_cache_memory,
                          .seqs = m->max_num_seqs, .context = context,
-                         .block_tokens = s->limits.block_tokens,
+                         .block_tokens = s->limits.block_tokens, .slots = m->max_num_seqs + m->state_snapshots,
                          .free_memory = s->info.memory_free};
     return tn_budget_make(&ask, &s->need, &s->budget, err);
 }
@@ -209,7 +238,8 @@ static tn_status compile_model(tn_served *s, uint32_t flags, tn_err *err)
 static tn_status load_weights(tn_served *s, const tn_served_setup *setup, tn_err *err)
 {
     const tn_device *d = s->device->table;
-    tn_pools pools = {.size = sizeof pools, .nblock = s->budget.nblock};
+    tn_pools pools = {.size = sizeof pools, .nblock = s->budget.nblock,
+                      .nslot = s->budget.nslot};
     tn_status st = d->reserve(s->program, &pools, err);
     if (st != TN_OK)
         return st;
@@ -294,7 +324,8 @@ static tn_status open_text(tn_served *s, tn_err *err)
 static tn_status open_engine(tn_served *s, const tn_served_setup *setup, tn_err *err)
 {
     const tn_model_settings *m = s->settings;
-    tn_pools pools = {.size = sizeof pools, .nblock = s->budget.nblock};
+    tn_pools pools = {.size = sizeof pools, .nblock = s->budget.nblock,
+                      .nslot = s->budget.nslot};
     int32_t eos = tn_tok_eos(s->tok);
     if (eos < 0 && s->conf.neos > 0)
         eos = s->conf.eos[0];
@@ -304,7 +335,8 @@ static tn_status open_engine(tn_served *s, const tn_served_setup *setup, tn_err 
         .eos = eos, .eos_more = s->gen.eos, .neos_more = s->gen.neos,
         .defaults = s->gen.defaults, .max_running = m->max_num_seqs, .queue_max = m->queue,
         .request_timeout_ms = m->request_timeout * 1000u, .max_logprobs = m->max_logprobs,
-        .prefix_caching = m->prefix_caching, .log = setup->log, .metrics = setup->metrics,
+        .prefix_caching = m->prefix_caching, .has_states = s->budget.nslot > 0,
+        .snapshot_every = m->snapshot_interval, .drafts = s->drafts, .log = setup->log, .metrics = setup->metrics,
     };
     return tn_engine_open(&e, &s->engine, err);
 }
@@ -316,6 +348,8 @@ tn_status tn_served_open(const tn_served_setup *setup, tn_served *out, tn_err *e
                      .created = (int64_t)time(NULL)};
     tn_buf_open(&s->table, (size_t)1 << 30);
     tn_status st = open_files(s, setup, err);
+    if (st == TN_OK)
+        st = open_drafting(s, err);
     if (st == TN_OK)
         st = open_device(s, setup, err);
     if (st == TN_OK)
@@ -330,7 +364,8 @@ tn_status tn_served_open(const tn_served_setup *setup, tn_served *out, tn_err *e
         st = load_weights(s, setup, err);
     if (st == TN_OK) { /* the maps count as resident: let them go */
         tn_ckpt_close(s->ckpt);
-        s->ckpt = NULL;
+        tn_ckpt_close(s->second);
+        s->ckpt = s->second = NULL;
         st = open_engine(s, setup, err);
     }
     if (st != TN_OK)
@@ -349,6 +384,8 @@ void tn_served_close(tn_served *s)
     tn_tok_close(s->tok);
     if (s->ckpt != NULL)
         tn_ckpt_close(s->ckpt);
+    if (s->second != NULL)
+        tn_ckpt_close(s->second);
     tn_buf_close(&s->table);
     *s = (tn_served){0};
 }

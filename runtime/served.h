@@ -56,7 +56,8 @@ typedef struct tn_served {
     uint64_t token_bytes;              /* packed weight bytes that one token reads */
     tn_tok *tok;
     tn_chat *chat;                     /* NULL: no template */
-    tn_ckpt *ckpt;                     /* open while loading */
+    tn_ckpt *ckpt, *second;            /* open while loading; the drafting module's, or NULL */
+    uint32_t drafts;                   /* drafts a sequence in a step, 0: none */
     tn_loader loader;
     tn_engine *engine;
     int64_t created;

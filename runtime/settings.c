@@ -53,6 +53,12 @@ static const tn_option model_options[] = {
     ENUM("kv_cache_dtype", "auto", cache_dtypes, "Type of the cached keys and values."),
     NUM(INT, "block_size", "0", 0, 4096, "Tokens a cache block; 0 takes the device's own."),
     OPT(BOOL, "prefix_caching", "yes", "Reuse the cache of prompts that begin alike."),
+    NUM(INT, "state_snapshots", "16", 0, 65536,
+        "Recurrent states kept for prefix caching beside the running ones."),
+    NUM(INT, "snapshot_interval", "2048", 0, 1048576,
+        "Prompt tokens between such snapshots; 0 keeps them at the ends of turns only."),
+    NUM(INT, "drafts", "0", 0, 4, "Tokens drafted ahead by the model's own MTP module, if it has one."),
+    OPT(PATH, "draft_path", "", "A folder that brings the MTP module, where path lacks it."),
     OPT(BOOL, "allow_links", "no", "Follow links out of the model's folder (a hub's cache)."),
     OPT(BOOL, "lax_index", "no", "Open a folder whose index has a wrong total_size."),
     OPT(BOOL, "strict_weights", "no", "Refuse weights that are NaN or infinite; otherwise they "
@@ -181,6 +187,10 @@ static void fill_model(const tn_values *v, tn_model_settings *s)
     s->kv_cache_dtype = types[place_of(v, "kv_cache_dtype")];
     s->block_size = (uint32_t)int_of(v, "block_size");
     s->prefix_caching = int_of(v, "prefix_caching") != 0;
+    s->state_snapshots = s->prefix_caching ? (uint32_t)int_of(v, "state_snapshots") : 0;
+    s->drafts = (uint32_t)int_of(v, "drafts");
+    s->draft_path = text_of(v, "draft_path");
+    s->snapshot_interval = (uint32_t)int_of(v, "snapshot_interval");
     s->allow_links = int_of(v, "allow_links") != 0;
     s->lax_index = int_of(v, "lax_index") != 0;
     s->strict_weights = int_of(v, "strict_weights") != 0;

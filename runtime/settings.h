@@ -33,6 +33,10 @@ typedef struct tn_model_settings {
     uint32_t kv_cache_dtype;   /* TN_F16, TN_BF16, TN_F32; 0: auto */
     uint32_t block_size;       /* 0: the device's own */
     bool prefix_caching;
+    uint32_t state_snapshots;  /* recurrent states kept beside the running ones */
+    uint32_t snapshot_interval; /* prompt tokens between them, 0: at the ends of turns only */
+    uint32_t drafts;           /* tokens drafted ahead, 0: none */
+    const char *draft_path;    /* folder of the drafting module; "": the model's own */
     bool allow_links;          /* of the model folder, to files outside it */
     bool lax_index;            /* a wrong total_size is logged, not refused */
     bool strict_weights;       /* NaN and infinities are refused, not only counted */

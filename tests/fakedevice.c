@@ -23,8 +23,12 @@ bool fake_open(fake_device *d)
 {
     size_t ncell = (size_t)d->pools.nblock * d->limits.block_tokens;
     d->cell = malloc(ncell * sizeof *d->cell);
+    d->guess_cell = malloc(ncell * sizeof *d->guess_cell);
     d->state = calloc((size_t)d->pools.nslot + 1, sizeof *d->state);
-    bool ok = d->cell != NULL && d->state != NULL;
+    d->pending = calloc((size_t)d->pools.nslot + 1, sizeof *d->pending);
+    d->npending = calloc((size_t)d->pools.nslot + 1, sizeof *d->npending);
+    bool ok = d->cell != NULL && d->state != NULL && d->guess_cell != NULL &&
+              d->pending != NULL && d->npending != NULL;
     for (int i = 0; i < 2; i++) {
         size_t n = d->limits.outs_max, ntop = n * d->limits.top_max;
         d->result[i] = calloc(n, sizeof *d->result[i]);
@@ -33,7 +37,7 @@ bool fake_open(fake_device *d)
         ok = ok && d->result[i] != NULL && d->top_token[i] != NULL && d->top_logprob[i] != NULL;
     }
     for (size_t i = 0; ok && i < ncell; i++)
-        d->cell[i] = -1;
+        d->cell[i] = d->guess_cell[i] = -1;
     d->number = d->step_first;
     return ok;
 }
@@ -41,7 +45,10 @@ bool fake_open(fake_device *d)
 void fake_close(fake_device *d)
 {
     free(d->cell);
+    free(d->guess_cell);
     free(d->state);
+    free(d->pending);
+    free(d->npending);
     for (int i = 0; i < 2; i++) {
         free(d->result[i]);
         free(d->top_token[i]);
@@ -269,11 +276,51 @@ static void seq_write(fake_device *d, const tn_step *s, const tn_seq *q)
         *cell_of(d, s, q, (uint32_t)(q->context + i)) = s->row_token[q->row0 + i];
 }
 
+/* A draft stands when it was drawn and all before it stand. */
+static void judge(fake_device *d, const tn_step *s)
+{
+    tn_result *r = d->result[s->number % 2];
+    for (uint32_t o = 0; o < s->nout; o++) {
+        int32_t draft = s->out[o].sampling->draft;
+        bool follows = o > 0 && s->out[o - 1].row + 1 == s->out[o].row &&
+                       s->out[o - 1].sampling->draft >= 0 &&
+                       s->row_seq[s->out[o].row] == s->row_seq[s->out[o - 1].row];
+        if (draft >= 0 && r[o].token == draft &&
+            (!follows || (r[o - 1].flags & TN_RESULT_ACCEPTED) != 0))
+            r[o].flags |= TN_RESULT_ACCEPTED;
+    }
+}
+
+/* The state that the step begins with: settled, and the pending rows that count. */
+static uint64_t state_open(fake_device *d, const tn_seq *q)
+{
+    if ((q->flags & TN_SEQ_FRESH) != 0 && !d->ignore_fresh)
+        return 0;
+    uint64_t state = d->state[q->state_in];
+    int32_t n = d->npending[q->state_in], count = d->ignore_accepted ? n : q->accepted;
+    must(d, q->accepted <= n && (n == 0) == (q->accepted == 0), "%d of %d pending rows count",
+         q->accepted, n);
+    for (int32_t i = 0; i < count; i++)
+        state = state_next(state, d->pending[q->state_in][i]);
+    return state;
+}
+
+static void state_close(fake_device *d, const tn_step *s, const tn_seq *q, uint64_t before,
+                        uint64_t after)
+{
+    bool draft = (q->flags & TN_SEQ_DRAFT) != 0;
+    d->state[q->state_out] = draft ? before : after;
+    d->npending[q->state_out] = 0;
+    if (!draft || !must(d, q->nrow <= FAKE_PENDING, "%d draft rows", q->nrow))
+        return;
+    d->npending[q->state_out] = q->nrow;
+    for (int32_t i = 0; i < q->nrow; i++)
+        d->pending[q->state_out][i] = s->row_token[q->row0 + i];
+}
+
 static void seq_run(fake_device *d, const tn_step *s, const tn_seq *q)
 {
-    uint64_t state = 0;
-    if (d->has_states && (q->flags & TN_SEQ_FRESH) == 0)
-        state = d->state[q->state_in];
+    uint64_t state = d->has_states ? state_open(d, q) : 0, before = state;
     for (int32_t row = q->row0; row < q->row0 + q->nrow; row++) {
         state = state_next(state, s->row_token[row]);
         for (uint32_t o = 0; o < s->nout; o++)
@@ -281,7 +328,55 @@ static void seq_run(fake_device *d, const tn_step *s, const tn_seq *q)
                 out_run(d, s, o, state);
     }
     if (d->has_states)
-        d->state[q->state_out] = state;
+        state_close(d, s, q, before, state);
+}
+
+/* ----------------------------------------------------------------------------- drafting */
+
+static bool guess_check(fake_device *d, const tn_step *s)
+{
+    bool ok = must(d, s->number == d->number && !d->open_step, "draft step %llu",
+                   (unsigned long long)s->number);
+    uint32_t rows = 0;
+    for (uint32_t q = 0; ok && q < s->nseq; q++) {
+        const tn_seq *seq = &s->seq[q];
+        ok = must(d, seq->nrow > 0 && (uint32_t)(seq->row0 + seq->nrow) <= s->nrow &&
+                     (uint32_t)(seq->context + seq->nrow) <= d->limits.context_max,
+                  "draft rows of %u", q);
+        for (int32_t i = 0; ok && i < seq->nrow; i++)
+            ok = must(d, s->row_seq[seq->row0 + i] == (int32_t)q, "row_seq of a draft row");
+        rows += (uint32_t)seq->nrow;
+    }
+    for (uint32_t i = 0; i < s->nrow; i++)
+        rows -= s->row_seq[i] >= 0;
+    return ok && must(d, rows == 0 && s->nout <= s->nseq, "draft rows");
+}
+
+/* What the model would say greedily behind the tokens that drafting was told of. */
+static int32_t guess(fake_device *d, const tn_step *s, const tn_seq *q, uint32_t position)
+{
+    static const tn_sampling greedy = {.flags = TN_SAMPLE_GREEDY, .temperature = 1, .top_p = 1,
+                                       .repetition = 1, .draft = -1};
+    int32_t ids[1024] = {*cell_of(d, s, q, 0)};
+    for (uint32_t i = 0; i <= position; i++)
+        ids[i + 1] = *(cell_of(d, s, q, i) - d->cell + d->guess_cell);
+    int32_t id = fake_next(d, ids, position + 2, &greedy, NULL, NULL).token;
+    bool wrong = d->guess_wrong > 0 && ++d->nguess % d->guess_wrong == 0;
+    return wrong || id < 0 ? (id + 1) % (int32_t)d->vocab : id;
+}
+
+static void guesses_run(fake_device *d, const tn_step *s)
+{
+    uint32_t set = s->number % 2;
+    for (uint32_t q = 0; q < s->nseq; q++)
+        for (int32_t i = 0; i < s->seq[q].nrow; i++)
+            *(cell_of(d, s, &s->seq[q], (uint32_t)(s->seq[q].context + i)) - d->cell +
+              d->guess_cell) = s->row_token[s->seq[q].row0 + i];
+    for (uint32_t o = 0; o < s->nout; o++) {
+        const tn_seq *q = &s->seq[s->row_seq[s->out[o].row]];
+        uint32_t at = (uint32_t)(q->context + s->out[o].row - q->row0);
+        d->result[set][o] = (tn_result){.token = guess(d, s, q, at)};
+    }
 }
 
 static void pause_us(uint32_t us)
@@ -296,13 +391,17 @@ static tn_status fake_run(void *program, const tn_step *s, tn_err *err)
     fake_device *d = program;
     if (atomic_fetch_add(&d->nrun, 1) + 1 == atomic_load(&d->fail_run))
         return tn_fail(err, TN_UNAVAILABLE, "fake: the device fell off the bus");
-    if (!step_check(d, s))
+    if (s->section == 0 ? !step_check(d, s) : !guess_check(d, s))
         return tn_fail(err, TN_INTERNAL, "fake: a step broke the contract");
     uint32_t set = s->number % 2;
-    for (uint32_t q = 0; q < s->nseq; q++)
+    for (uint32_t q = 0; q < s->nseq && s->section == 0; q++)
         seq_write(d, s, &s->seq[q]);
-    for (uint32_t q = 0; q < s->nseq; q++)
+    for (uint32_t q = 0; q < s->nseq && s->section == 0; q++)
         seq_run(d, s, &s->seq[q]);
+    if (s->section == 0)
+        judge(d, s);
+    else
+        guesses_run(d, s);
     d->results[set] = (tn_results){.size = sizeof d->results[set], .nout = s->nout,
                                    .top_stride = d->limits.top_max, .result = d->result[set],
                                    .top_token = d->top_token[set],
@@ -339,6 +438,8 @@ static tn_status fake_block_copy(void *program, int32_t from, int32_t to, tn_err
     (void)err;
     must(d, from != to && !d->open_step, "copy of block %d to %d", from, to);
     memcpy(d->cell + (size_t)to * n, d->cell + (size_t)from * n, n * sizeof *d->cell);
+    memcpy(d->guess_cell + (size_t)to * n, d->guess_cell + (size_t)from * n,
+           n * sizeof *d->guess_cell);
     atomic_fetch_add(&d->ncopy, 1);
     return TN_OK;
 }
@@ -349,6 +450,8 @@ static tn_status fake_state_copy(void *program, int32_t from, int32_t to, tn_err
     (void)err;
     must(d, d->has_states && from != to && !d->open_step, "copy of state %d to %d", from, to);
     d->state[to] = d->state[from];
+    d->npending[to] = d->npending[from];
+    memcpy(d->pending[to], d->pending[from], sizeof d->pending[to]);
     return TN_OK;
 }
 

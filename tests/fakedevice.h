@@ -4,7 +4,8 @@
  * It keeps token ids where a real device keeps keys and values, and draws the next token from
  * a hash of all tokens that a row sees through its block table (and, with states, through its
  * state slot). So a wrong block, a missed copy, a stale prefix or a lost row comes out as a
- * wrong token. Every step is checked against the contract in plugin.h; breaches are counted
+ * wrong token. Its second section guesses well, from what it was told of each position before.
+ * Every step is checked against the contract in plugin.h; breaches are counted
  * and the first is kept as text.
  *
  * fake_next is the same model as a plain function: what a request must say, alone. */
@@ -17,6 +18,8 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#define FAKE_PENDING 5
+
 typedef struct fake_device {
     /* set before use */
     tn_limits limits;
@@ -24,6 +27,9 @@ typedef struct fake_device {
     uint32_t vocab;
     uint64_t step_first;
     bool has_states;
+    bool ignore_fresh;           /* a planted fault: a fresh sequence goes on with what it finds */
+    bool ignore_accepted;        /* a planted fault: all pending rows count */
+    uint32_t guess_wrong;        /* every n-th guess of the drafting section is wrong, 0: none */
     int32_t nan_token;           /* a context that holds it gives NaN; -1: never */
     int32_t bug_token;           /* a context that holds it draws token -7; -1: never */
     _Atomic uint32_t step_us;    /* how long a step takes */
@@ -39,7 +45,11 @@ typedef struct fake_device {
 
     /* own */
     int32_t *cell;               /* [nblock, block_tokens], -1: never written */
+    int32_t *guess_cell;         /* [nblock, block_tokens] token behind a position, of drafting */
     uint64_t *state;             /* [nslot] */
+    int32_t (*pending)[FAKE_PENDING]; /* [nslot] rows that the state has not seen */
+    int32_t *npending;           /* [nslot] */
+    uint64_t nguess;
     tn_result *result[2];        /* two steps' worth */
     int32_t *top_token[2];
     float *top_logprob[2];

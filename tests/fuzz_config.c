@@ -3,7 +3,7 @@
  * taken must give a whole recipe (small ones only: memory grows with the layers). */
 #include "genconf.h"
 #include "json.h"
-#include "recipe.h"
+#include "graph.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -19,7 +19,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     (void)tn_genconf_read(&g, tn_json_root(doc), "generation_config.json", 1000, &err);
     if (tn_model_conf_read(tn_json_root(doc), &c, &err) == TN_OK && c.layers <= 64) {
         tn_draft d;
-        if (tn_dense_build(&c, NULL, TN_F16, c.context, &d, &err) != TN_OK)
+        if (tn_graph_build(&c, &(tn_graph_ask){.act_dtype = TN_F16, .npos = c.context}, &d, &err) != TN_OK)
             __builtin_trap();
         tn_draft_close(&d);
     }

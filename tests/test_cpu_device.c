@@ -422,37 +422,141 @@ static void test_delta_numbers(void **state)
     fx_free(f);
 }
 
+typedef struct delta_case {
+    uint32_t k_heads, v_heads, k_dim, v_dim, keep, act;
+} delta_case;
+
+static fixture *delta_fixture(uint64_t seed, const delta_case *c, bool bias, uint32_t *y)
+{
+    uint32_t x, key = c->k_heads * c->k_dim, value = c->v_heads * c->v_dim;
+    uint32_t channels = 2 * key + value, kernel = c->keep + 1;
+    fixture *f = with_input(seed, channels + value + 2 * c->v_heads + 1, &x);
+    *y = fx_buffer(f, TN_ROWS_TOKENS, value, "y");
+    f->state[0] = (tn_state_spec){.size = sizeof(tn_state_spec), .heads = c->v_heads,
+                                  .k_dim = c->k_dim, .v_dim = c->v_dim,
+                                  .conv_width = channels, .conv_keep = c->keep};
+    f->recipe.nstate = 1;
+    tn_op_delta op = {.size = sizeof op, .qkv = x, .qkv_col = 1, .z = x,
+                      .z_col = 1 + channels, .a = x, .a_col = 1 + channels + value, .b = x,
+                      .b_col = 1 + channels + value + c->v_heads, .out = *y,
+                      .k_heads = c->k_heads, .v_heads = c->v_heads,
+                      .k_dim = c->k_dim, .v_dim = c->v_dim, .w_conv_bias = TN_NONE,
+                      .gate_act = c->act, .eps = 1e-6f};
+    op.w_conv = fx_vector(f, (uint64_t)channels * kernel, TN_FORM_F32, -0.6f, 0.6f);
+    if (bias)
+        op.w_conv_bias = fx_vector(f, channels, TN_FORM_F32, -0.1f, 0.1f);
+    op.w_a_log = fx_vector(f, c->v_heads, TN_FORM_F32, -1, 1);
+    op.w_dt_bias = fx_vector(f, c->v_heads, TN_FORM_F32, -1, 1);
+    op.w_norm = fx_vector(f, c->v_dim, TN_FORM_F32, 0.5f, 1.5f);
+    fx_op(f, TN_OP_DELTA, &op, "delta");
+    return f;
+}
+
+static const delta_case delta_cases[] = {
+    {1, 1, 16, 16, 3, TN_ACT_SILU}, {2, 4, 32, 24, 3, TN_ACT_SILU},
+    {3, 3, 20, 40, 1, TN_ACT_SIGMOID}, {2, 8, 128, 128, 3, TN_ACT_SILU},
+};
+#define NDELTA (sizeof delta_cases / sizeof *delta_cases)
+
 static void test_delta(void **state)
 {
-    const struct { uint32_t k_heads, v_heads, k_dim, v_dim, keep, act; } c[] = {
-        {1, 1, 16, 16, 3, TN_ACT_SILU}, {2, 4, 32, 24, 3, TN_ACT_SILU},
-        {3, 3, 20, 40, 1, TN_ACT_SIGMOID}, {2, 8, 128, 128, 3, TN_ACT_SILU},
-    };
     (void)state;
-    for (uint32_t i = 0; i < 2 * sizeof c / sizeof c[0]; i++) {
-        uint32_t x, j = i % (sizeof c / sizeof c[0]);
-        uint32_t key = c[j].k_heads * c[j].k_dim, value = c[j].v_heads * c[j].v_dim;
-        uint32_t channels = 2 * key + value, kernel = c[j].keep + 1;
-        fixture *f = with_input(i, channels + value + 2 * c[j].v_heads + 1, &x);
-        uint32_t y = fx_buffer(f, TN_ROWS_TOKENS, value, "y");
-        f->state[0] = (tn_state_spec){.size = sizeof(tn_state_spec), .heads = c[j].v_heads,
-                                      .k_dim = c[j].k_dim, .v_dim = c[j].v_dim,
-                                      .conv_width = channels, .conv_keep = c[j].keep};
-        f->recipe.nstate = 1;
-        tn_op_delta op = {.size = sizeof op, .qkv = x, .qkv_col = 1, .z = x,
-                          .z_col = 1 + channels, .a = x, .a_col = 1 + channels + value, .b = x,
-                          .b_col = 1 + channels + value + c[j].v_heads, .out = y,
-                          .k_heads = c[j].k_heads, .v_heads = c[j].v_heads,
-                          .k_dim = c[j].k_dim, .v_dim = c[j].v_dim, .w_conv_bias = TN_NONE,
-                          .gate_act = c[j].act, .eps = 1e-6f};
-        op.w_conv = fx_vector(f, (uint64_t)channels * kernel, TN_FORM_F32, -0.6f, 0.6f);
-        if (i % 2 == 1)
-            op.w_conv_bias = fx_vector(f, channels, TN_FORM_F32, -0.1f, 0.1f);
-        op.w_a_log = fx_vector(f, c[j].v_heads, TN_FORM_F32, -1, 1);
-        op.w_dt_bias = fx_vector(f, c[j].v_heads, TN_FORM_F32, -1, 1);
-        op.w_norm = fx_vector(f, c[j].v_dim, TN_FORM_F32, 0.5f, 1.5f);
-        fx_op(f, TN_OP_DELTA, &op, "delta");
+    for (uint32_t i = 0; i < 2 * NDELTA; i++) {
+        uint32_t y;
+        fixture *f = delta_fixture(i, &delta_cases[i % NDELTA], i % 2 == 1, &y);
         check_op(f, y, batches[i % 3], 0, 2e-5, 1 + i % 3, "auto");
+    }
+}
+
+#define DRAFTED 48
+
+/* One sequence of the test below: where its state lies, and what is pending there. */
+typedef struct drafted {
+    int32_t slot, accepted, done;
+} drafted;
+
+/* Runs rows [done, done + n) of the text, of which those from `good` on are replaced, as drafts
+ * or for good, and holds the rows that are right against `want`. */
+static void draft_step(fx_device *d, void *program, script *s, uint64_t number, drafted *q,
+                       const int32_t *text, int32_t n, int32_t good, int32_t to, bool draft,
+                       uint32_t y, uint32_t width, const float *want)
+{
+    int32_t row[8];
+    float got[8 * 1024];
+    tn_err err;
+    for (int32_t i = 0; i < n; i++)
+        row[i] = i < good ? text[q->done + i] : (text[q->done + i] + 1) % 64;
+    script_open(s, number);
+    tn_seq *seq = script_add(s, row, n, q->done, NULL, 1);
+    seq->state_in = q->slot;
+    seq->state_out = to;
+    seq->accepted = q->accepted;
+    seq->flags = (draft ? TN_SEQ_DRAFT : 0) | (q->done == 0 ? TN_SEQ_FRESH : 0);
+    script_run(d, program, &s->step);
+    assert_int_equal(d->table->peek(program, y, 0, (uint32_t)n, got, &err), TN_OK);
+    assert_memory_equal(got, want + (size_t)q->done * width, (size_t)good * width * sizeof *got);
+    q->slot = to;
+    q->accepted = draft ? good : 0;
+    q->done += good;
+}
+
+/* Drafts that fall leave no trace in the states, whatever step settles them, and wherever the
+ * state moves or is copied meanwhile: every bit is that of the rows taken one by one. */
+static void test_delta_drafts(void **state)
+{
+    (void)state;
+    for (uint32_t c = 0; c < NDELTA; c++) {
+        uint32_t y, width = delta_cases[c].v_heads * delta_cases[c].v_dim;
+        fixture *f = delta_fixture(c, &delta_cases[c], c % 2 == 1, &y);
+        fx_device d = {0};
+        tn_limits l = script_limits();
+        tn_err err;
+        l.drafts_max = 4;
+        fx_section(f);
+        fx_device_open(&d, &tn_plugin_entry, 1 + c % 3, "auto");
+        void *program = fx_program(&d, f, &l, 1, NSLOT);
+        script *s = calloc(1, sizeof *s);
+        int32_t text[DRAFTED + 8];
+        float *want = calloc((size_t)(DRAFTED + 8) * width, sizeof *want);
+        uint64_t number = 0, size = d.table->state_size(program);
+        drafted plain = {0}, q = {.slot = 1};
+        script_tokens(text, DRAFTED + 8, 64);
+        for (int32_t i = 0; i < DRAFTED; i++) {
+            script_open(s, number++);
+            tn_seq *seq = script_add(s, &text[i], 1, i, NULL, 1);
+            seq->state_in = seq->state_out = plain.slot;
+            seq->flags = i == 0 ? TN_SEQ_FRESH : 0;
+            script_run(&d, program, &s->step);
+            assert_int_equal(d.table->peek(program, y, 0, 1, want + (size_t)i * width, &err),
+                             TN_OK);
+        }
+        while (q.done + 5 <= DRAFTED) {
+            int32_t n = 1 + (int32_t)(fx_bits(f) % 5), good = 1 + (int32_t)(fx_bits(f) % 5);
+            bool draft = fx_bits(f) % 3 != 0;
+            int32_t to = fx_bits(f) % 4 == 0 ? 3 - q.slot : q.slot; /* slots 1 and 2 */
+            draft_step(&d, program, s, number++, &q, text, n, !draft || good > n ? n : good, to,
+                       draft, y, width, want);
+            if (fx_bits(f) % 4 == 0) {
+                assert_int_equal(d.table->state_copy(program, q.slot, 3 - q.slot, &err), TN_OK);
+                q.slot = 3 - q.slot;
+            }
+            if (fx_bits(f) % 4 == 0 && q.accepted > 0) /* settled by a step without rows */
+                draft_step(&d, program, s, number++, &q, text, 0, 0, q.slot, false, y, width,
+                           want);
+        }
+        while (q.done < DRAFTED)
+            draft_step(&d, program, s, number++, &q, text, 1, 1, q.slot, false, y, width, want);
+        void *a = calloc(1, size), *b = calloc(1, size);
+        assert_int_equal(d.table->state_read(program, plain.slot, a, &err), TN_OK);
+        assert_int_equal(d.table->state_read(program, q.slot, b, &err), TN_OK);
+        assert_memory_equal(a, b, size);
+        free(a);
+        free(b);
+        free(want);
+        free(s);
+        d.table->release(program);
+        fx_device_close(&d);
+        fx_free(f);
     }
 }
 
@@ -656,6 +760,7 @@ int main(void)
         cmocka_unit_test(test_linear), cmocka_unit_test(test_gate_up),
         cmocka_unit_test(test_row_operations), cmocka_unit_test(test_attention),
         cmocka_unit_test(test_delta_numbers), cmocka_unit_test(test_delta),
+        cmocka_unit_test(test_delta_drafts),
         cmocka_unit_test(test_experts), cmocka_unit_test(test_route_ties),
         cmocka_unit_test(test_logits), cmocka_unit_test(test_far_position),
     };

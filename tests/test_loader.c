@@ -112,8 +112,8 @@ static tn_status form_given(const stub *s, const tn_quant *t, tn_err *err)
     const tn_quant_ref q = {"odd", t, (void *)(uintptr_t)s};
     tn_weight_spec w = {.size = sizeof w, .role = TN_ROLE_DENSE, .nexpert = 1, .n = ROWS,
                         .k = COLS, .name = "layer"};
-    tn_source source = {.module = "layer", .n = ROWS, .k = COLS,
-                        .rect = {.row1 = ROWS, .col1 = COLS}};
+    tn_slice slice = {.module = "layer", .n = ROWS, .k = COLS, .row1 = ROWS};
+    tn_source source = {.slice = &slice, .nslice = 1, .col1 = COLS};
     tn_draft d = {.source = &source, .weight = &w, .recipe = {.weight = &w, .nweight = 1}};
     tn_loader l = {.view = &v, .q = &q, .draft = &d};
     return tn_loader_forms(&l, err);

@@ -84,6 +84,66 @@ static void families_differ(void **state)
     assert_int_equal(t.window[1], 0);
 }
 
+#define NEXT "\"model_type\":\"qwen3_next\",\"hidden_size\":64,\"num_hidden_layers\":6," \
+             "\"num_attention_heads\":4,\"head_dim\":32,\"vocab_size\":1000," \
+             "\"max_position_embeddings\":512,\"num_experts\":8,\"num_experts_per_tok\":2," \
+             "\"moe_intermediate_size\":16,\"shared_expert_intermediate_size\":48"
+
+/* Released configs name an interval, re-saved ones every layer; both say the same. */
+static void hybrids_in_both_spellings(void **state)
+{
+    (void)state;
+    tn_model_conf a = good("{" NEXT ",\"full_attention_interval\":3,\"rope_theta\":1e7,"
+                           "\"partial_rotary_factor\":0.25}");
+    tn_model_conf b = good("{" NEXT ",\"layer_types\":[\"linear_attention\",\"linear_attention\","
+                           "\"full_attention\",\"linear_attention\",\"linear_attention\","
+                           "\"full_attention\"],\"rope_parameters\":{\"rope_type\":\"default\","
+                           "\"rope_theta\":1e7,\"partial_rotary_factor\":0.25}}");
+    for (uint32_t i = 0; i < 6; i++) {
+        assert_int_equal(a.mixer[i], i % 3 == 2 ? TN_MIXER_ATTENTION : TN_MIXER_DELTA);
+        assert_int_equal(b.mixer[i], a.mixer[i]);
+        assert_int_equal(a.mlp[i], TN_MLP_EXPERTS);
+    }
+    assert_int_equal(a.rope_dims, 8);
+    assert_int_equal(b.rope_dims, 8);
+    assert_true(a.rope_theta == 1e7 && b.rope_theta == 1e7);
+    assert_true(a.norm_offset == 1 && a.attn_gate && a.qk_norm && !a.delta.split);
+    assert_int_equal(a.delta.k_heads, 16); /* the class's own numbers where none are given */
+    assert_int_equal(a.delta.v_heads, 32);
+    assert_int_equal(a.delta.kernel, 4);
+    assert_int_equal(a.moe.shared, 48);
+    assert_true(a.moe.renorm);
+    assert_string_equal(a.prefix, "model.");
+}
+
+static void experts_and_dense_layers_mix(void **state)
+{
+    (void)state;
+    tn_model_conf c = good("{" NEXT ",\"intermediate_size\":128,\"decoder_sparse_step\":2,"
+                           "\"mlp_only_layers\":[3]}");
+    for (uint32_t i = 0; i < 6; i++)
+        assert_int_equal(c.mlp[i], i % 2 == 1 && i != 3 ? TN_MLP_EXPERTS : TN_MLP_DENSE);
+    tn_model_conf q = good("{\"model_type\":\"qwen3_moe\",\"hidden_size\":64,"
+                           "\"num_hidden_layers\":1,\"num_attention_heads\":4,\"vocab_size\":9,"
+                           "\"max_position_embeddings\":512,\"num_experts\":4,"
+                           "\"num_experts_per_tok\":4,\"moe_intermediate_size\":16}");
+    assert_false(q.moe.renorm); /* here the class says no */
+    assert_int_equal(q.moe.shared, 0);
+    tn_model_conf x = good("{\"model_type\":\"mixtral\",\"hidden_size\":64,"
+                           "\"num_hidden_layers\":1,\"num_attention_heads\":4,\"vocab_size\":9,"
+                           "\"max_position_embeddings\":512,\"num_local_experts\":4,"
+                           "\"num_experts_per_tok\":2,\"intermediate_size\":96}");
+    assert_int_equal(x.moe.width, 96);
+    assert_string_equal(x.moe.up, "w3");
+    tn_model_conf v = good("{\"model_type\":\"qwen3_5_moe\",\"text_config\":{\"model_type\":"
+                           "\"qwen3_5_moe_text\",\"hidden_size\":64,\"num_hidden_layers\":4,"
+                           "\"num_attention_heads\":4,\"vocab_size\":9,\"num_experts\":4,"
+                           "\"max_position_embeddings\":512,\"num_experts_per_tok\":2,"
+                           "\"moe_intermediate_size\":16},\"tie_word_embeddings\":true}");
+    assert_true(v.delta.split && v.moe.renorm && v.tied);
+    assert_string_equal(v.prefix, "model.language_model.");
+}
+
 static void families_name_their_class(void **state) /* C02 */
 {
     (void)state;
@@ -137,7 +197,7 @@ static void refuses_by_name(void **state)
         {"{" LLAMA ",\"architectures\":\"LlamaForCausalLM\"}", "expected a list"},
         {"{" LLAMA ",\"architectures\":[\"GPT2LMHeadModel\"]}", "\"GPT2LMHeadModel\""},
         {"{" LLAMA ",\"architectures\":[\"LlamaForSequenceClassification\"]}",
-         "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM and Qwen3ForCausalLM"},
+         "expected a list with LlamaForCausalLM"},
         {"{" LLAMA ",\"architectures\":[\"MistralForCausalLM\"]}", "model_type is \"llama\""},
         /* C04 */
         {"{" LLAMA ",\"head_dim\":4097}", "head_dim"},
@@ -181,7 +241,7 @@ static void refuses_by_name(void **state)
         {"{" LLAMA ",\"bos_token_id\":1000}", "bos_token_id"},
         {"{" LLAMA ",\"eos_token_id\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}", "at most 16"},
         {"{}", "model_type"},
-        {"{\"model_type\":\"gpt2\"}", "llama, mistral, qwen2, qwen3"},
+        {"{\"model_type\":\"gpt2\"}", "llama, mistral, mixtral, qwen2, qwen3, "},
         {"{\"model_type\":5}", "model_type"},
         {"{\"model_type\":\"llama\"}", "hidden_size: missing"},
         {"{" LLAMA ",\"num_key_value_heads\":3}", "num_key_value_heads"},
@@ -203,6 +263,14 @@ static void refuses_by_name(void **state)
         {"{" LLAMA ",\"sliding_window\":-1}", "sliding_window"},
         {"{" LLAMA ",\"num_attention_heads\":65536}", "num_attention_heads"},
         {"{\"model_type\":\"llama\",\"hidden_size\":4611686018427387904}", "hidden_size"},
+        {"{" NEXT ",\"linear_num_value_heads\":24}", "linear_num_value_heads"},
+        {"{" NEXT ",\"linear_conv_kernel_dim\":0}", "linear_conv_kernel_dim"},
+        {"{" NEXT ",\"full_attention_interval\":0}", "full_attention_interval"},
+        {"{" NEXT ",\"layer_types\":[\"sliding_attention\"]}", "layer_types"},
+        {"{" NEXT ",\"mlp_only_layers\":[6]}", "mlp_only_layers"},
+        {"{" NEXT ",\"mlp_only_layers\":[1]}", "intermediate_size: missing"},
+        {"{" NEXT ",\"output_gate_type\":\"tanh\"}", "output_gate_type"},
+        {"{" NEXT ",\"decoder_sparse_step\":0}", "decoder_sparse_step"},
         {"{\"model_type\":\"llama\",\"hidden_size\":64.5}", "hidden_size"},
         {"{\"model_type\":\"llama\",\"hidden_size\":64,\"num_hidden_layers\":100000}",
          "num_hidden_layers"},
@@ -344,6 +412,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_what_matters), cmocka_unit_test(families_differ),
+        cmocka_unit_test(hybrids_in_both_spellings),
+        cmocka_unit_test(experts_and_dense_layers_mix),
         cmocka_unit_test(families_name_their_class), cmocka_unit_test(greatest_sizes),
         cmocka_unit_test(defaults), cmocka_unit_test(refuses_by_name),
         cmocka_unit_test(refuses_the_text), cmocka_unit_test(generation_defaults),

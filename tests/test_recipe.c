@@ -4,7 +4,7 @@
 #include "budget.h"
 #include "buf.h"
 #include "json.h"
-#include "recipe.h"
+#include "graph.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,11 +12,14 @@
 #include <string.h>
 #include <cmocka.h>
 
+static const tn_graph_ask ask = {.act_dtype = TN_F16, .npos = 512};
+
 static tn_model_conf conf_of(const char *type, bool tied)
 {
     tn_model_conf c = {.hidden = 64, .layers = 3, .heads = 4, .kv_heads = 2, .head_dim = 16,
                        .inter = 128, .vocab = 1000, .context = 512, .rope_dims = 16,
-                       .rope_theta = 1e4, .eps = 1e-5f, .act = TN_ACT_SILU, .tied = tied};
+                       .rope_theta = 1e4, .eps = 1e-5f, .act = TN_ACT_SILU, .tied = tied,
+                       .prefix = "model."};
     snprintf(c.type, sizeof c.type, "%s", type);
     return c;
 }
@@ -43,7 +46,7 @@ static void indices_are_whole(void **state)
         c.qkv_bias = true;
         tn_draft d;
         tn_err err;
-        assert_int_equal(tn_dense_build(&c, NULL, TN_F16, 512, &d, &err), TN_OK);
+        assert_int_equal(tn_graph_build(&c, &ask, &d, &err), TN_OK);
         const tn_recipe *r = &d.recipe;
         assert_int_equal(r->ncache, 3);
         assert_int_equal(r->nop, 1 + 3 * 9 + 5);
@@ -74,7 +77,7 @@ static void page_folds_layers(void **state)
     tn_err err;
     tn_buf out;
     tn_buf_open(&out, 65536);
-    assert_int_equal(tn_dense_build(&c, NULL, TN_F16, 512, &d, &err), TN_OK);
+    assert_int_equal(tn_graph_build(&c, &ask, &d, &err), TN_OK);
     tn_recipe_print(&d.recipe, &out);
     assert_non_null(strstr(out.data, "layers 0 to 1, each"));
     assert_non_null(strstr(out.data, "layer 2\n")); /* its window sets it apart */

@@ -662,7 +662,7 @@ typedef struct tn_out {
     const tn_sampling *sampling;
 } tn_out;
 
-#define TN_SEQ_DRAFT 1u          /* rows after the first are drafts: leave the state pending */
+#define TN_SEQ_DRAFT 1u          /* rows after the first are drafts: all rows stay pending */
 #define TN_SEQ_FRESH 2u          /* state_in is zero whatever the slot holds */
 typedef struct tn_seq {
     int32_t row0, nrow;          /* this step's rows of the sequence, consecutive */
@@ -670,8 +670,8 @@ typedef struct tn_seq {
     uint32_t block0;             /* first entry in the step's block list; entry j holds
                                     positions [j * block, (j + 1) * block) */
     int32_t state_in, state_out; /* slots, -1: the model has none */
-    int32_t accepted;            /* how many rows of the previous draft step count; -1: as the
-                                    previous step's own verdict says; 0 without drafts */
+    int32_t accepted;            /* how many pending rows count, the first included; -1: as the
+                                    draft step's own verdict says; 0: none are pending */
     uint32_t flags;
 } tn_seq;
 
@@ -733,7 +733,7 @@ typedef struct tn_limits {
     uint32_t exact;              /* 1: fp32 activations and fp32 cache, the oracle */
     uint32_t profile;            /* 1: time every operation */
     uint32_t rank, nrank;
-    uint32_t reserved;
+    uint32_t drafts_max;         /* most draft rows a sequence in a step; 0: none are run */
     const struct tn_comm *comm;  /* with nrank > 1 */
     void *group;                 /* the joined group */
 } tn_limits;

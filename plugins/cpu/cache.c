@@ -66,9 +66,11 @@ const uint8_t *cpu_cache_write(const cpu_cache *c, int32_t block, const uint8_t 
     return in;
 }
 
-void cpu_state_init(cpu_state *s, const tn_state_spec *spec)
+void cpu_state_init(cpu_state *s, const tn_state_spec *spec, uint32_t drafts_max)
 {
     *s = (cpu_state){.heads = spec->heads, .k_dim = spec->k_dim, .v_dim = spec->v_dim,
                      .width = spec->conv_width, .keep = spec->conv_keep};
-    s->slot_floats = (uint64_t)s->heads * s->k_dim * s->v_dim + (uint64_t)s->keep * s->width;
+    s->pending_max = drafts_max > 0 ? 1 + drafts_max : 0;
+    s->settled_floats = (uint64_t)s->heads * s->k_dim * s->v_dim + (uint64_t)s->keep * s->width;
+    s->slot_floats = s->settled_floats + s->pending_max * cpu_state_pending_floats(s);
 }

@@ -8,7 +8,9 @@
  *
  * so one head's run of tokens is contiguous, and the blocks of a layer lie together. States,
  * one array per recurrent layer: [slot] of S f32 [heads, k_dim, v_dim] then columns
- * f32 [keep, width], oldest column first - the neutral order of the contract. */
+ * f32 [keep, width], oldest column first - the neutral order of the contract - then, where
+ * drafts are run, the raw inputs of pending rows f32 [1 + drafts_max, width | a | b], which S and
+ * the columns have not seen: how many of them count is known only at the next step. */
 #ifndef TN_CPU_CACHE_H
 #define TN_CPU_CACHE_H
 
@@ -25,6 +27,8 @@ typedef struct cpu_cache {
 
 typedef struct cpu_state {
     uint32_t heads, k_dim, v_dim, width, keep;
+    uint32_t pending_max;     /* rows a slot; 0: no drafts */
+    uint64_t settled_floats;  /* S and columns */
     uint64_t slot_floats;
     float *data;              /* [nslot, slot_floats] */
 } cpu_state;
@@ -51,11 +55,22 @@ void cpu_cache_copy(const cpu_cache *c, int32_t from, int32_t to);
 uint8_t *cpu_cache_read(const cpu_cache *c, int32_t block, uint8_t *out);
 const uint8_t *cpu_cache_write(const cpu_cache *c, int32_t block, const uint8_t *in);
 
-void cpu_state_init(cpu_state *s, const tn_state_spec *spec);
+void cpu_state_init(cpu_state *s, const tn_state_spec *spec, uint32_t drafts_max);
 
 static inline float *cpu_state_slot(const cpu_state *s, int32_t slot)
 {
     return s->data + (uint64_t)slot * s->slot_floats;
+}
+
+static inline uint64_t cpu_state_pending_floats(const cpu_state *s)
+{
+    return (uint64_t)s->width + 2 * s->heads;
+}
+
+/* A pending row of a slot. */
+static inline float *cpu_state_pending(const cpu_state *s, int32_t slot, uint32_t row)
+{
+    return cpu_state_slot(s, slot) + s->settled_floats + row * cpu_state_pending_floats(s);
 }
 
 #endif

@@ -520,8 +520,5 @@ tn_status cpu_check(cpu_program *p, tn_err *err)
         if (st != TN_OK)
             return st;
     }
-    if (p->nstate > 0 && p->nsection > 1)
-        return tn_fail(err, TN_UNSUPPORTED, "cpu: recipe %s: a model with recurrent states cannot "
-                       "be drafted for on this device", p->name);
     return TN_OK;
 }

@@ -400,7 +400,7 @@ static void add_gather(cpu_program *p, const cpu_op *op)
 static void add_delta(cpu_program *p, const cpu_op *op)
 {
     const tn_op_delta *a = &op->a.delta;
-    keep_max32(&p->delta_floats, cpu_delta_floats(a));
+    keep_max32(&p->delta_floats, cpu_delta_floats(p, a));
     touch_all(p, op);
     add_cmd(p, cpu_do_delta, op, NULL);
 }

@@ -277,7 +277,7 @@ static tn_status device_block_write(void *program, int32_t block, const void *da
 
 static uint64_t device_state_size(void *program)
 {
-    return cpu_slot_bytes(program);
+    return cpu_settled_bytes(program);
 }
 
 static tn_status device_state_read(void *program, int32_t slot, void *data, tn_err *err)

@@ -10,7 +10,15 @@
  *
  * The convolution of q and k is done once for each v-head that shares the k-head: a hundredth
  * of the work on S. The columns that the convolution will want next are written behind a
- * barrier, when nobody reads the old ones any more. Cutting a prompt anywhere changes no bit. */
+ * barrier, when nobody reads the old ones any more. Cutting a prompt anywhere changes no bit.
+ *
+ * Drafts: which of a draft step's rows count is known only later, and a rule cannot be undone.
+ * So such a step goes on with a copy of S and leaves the raw inputs of its rows in the slot,
+ * pending; the next step first takes in those that count, with the same arithmetic:
+ *
+ *     columns  | pending rows that count |  rows of this step
+ *              S -----------------------> S, settled ---------> S after the step; with drafts
+ *                                                               thrown away                   */
 #include "program.h"
 
 #include <math.h>
@@ -23,29 +31,55 @@ typedef struct head {
     const tn_op_delta *a;
     const cpu_state *state;
     const tn_seq *seq;
-    const float *columns;         /* [keep, width] before the step; NULL: zeros */
+    const float *columns;         /* [keep, width] before all rows; NULL: zeros */
+    int32_t npending;             /* pending rows that count, before the step's own */
     float *s;                     /* [k_dim, v_dim] */
     uint32_t index, k_head;
     float *q, *k, *v, *o, *ones;
 } head;
 
-uint32_t cpu_delta_floats(const tn_op_delta *a)
+uint32_t cpu_delta_floats(const cpu_program *p, const tn_op_delta *a)
 {
     uint32_t most = a->k_dim > a->v_dim ? a->k_dim : a->v_dim;
-    return 5 * (uint32_t)cpu_round(most, 16);
+    uint32_t copy = p->lim.drafts_max > 0 ? a->k_dim * a->v_dim : 0;
+    return 5 * (uint32_t)cpu_round(most, 16) + copy;
 }
 
-/* The raw input `back` rows before row `row` of the step, from channel `channel` on; NULL:
- * before the sequence's beginning. */
+/* How many pending rows of the slot that a sequence comes from belong to it. */
+static int32_t pending_rows(const cpu_program *p, const tn_seq *seq)
+{
+    return seq->accepted >= 0 ? seq->accepted : p->verdict[seq->state_in];
+}
+
+/* Rows of the step count from 0, the pending ones before them from -npending. The raw input
+ * `back` rows before row `row`, from channel `channel` on; NULL: before the beginning. */
 static const float *raw_row(const cpu_program *p, const head *h, int32_t row, uint32_t back,
                             uint32_t channel)
 {
     int32_t at = row - (int32_t)back;
     if (at >= 0)
         return cpu_row(p, h->a->qkv, (uint64_t)(h->seq->row0 + at), h->a->qkv_col + channel);
+    at += h->npending;
+    if (at >= 0)
+        return cpu_state_pending(h->state, h->seq->state_in, (uint32_t)at) + channel;
     if (h->columns == NULL)
         return NULL;
     return h->columns + (uint64_t)((int32_t)h->state->keep + at) * h->state->width + channel;
+}
+
+/* Raw a and b of the head in a row. */
+static void raw_gates(const cpu_program *p, const head *h, int32_t row, float *a, float *b)
+{
+    if (row >= 0) {
+        uint64_t at = (uint64_t)(h->seq->row0 + row);
+        *a = *cpu_row(p, h->a->a, at, h->a->a_col + h->index);
+        *b = *cpu_row(p, h->a->b, at, h->a->b_col + h->index);
+        return;
+    }
+    const float *gates = cpu_state_pending(h->state, h->seq->state_in,
+                                           (uint32_t)(row + h->npending)) + h->state->width;
+    *a = gates[h->index];
+    *b = gates[h->state->heads + h->index];
 }
 
 /* silu(conv) of n channels. */
@@ -124,32 +158,33 @@ static void put_out(const cpu_program *p, const head *h, uint64_t row)
     }
 }
 
+/* Takes row `r` into S; leaves what the row reads in h->o. */
 static void do_row(const cpu_program *p, const head *h, int32_t r)
 {
-    const tn_op_delta *a = h->a;
-    uint64_t row = (uint64_t)(h->seq->row0 + r);
-    uint32_t key = a->k_heads * a->k_dim;
-    convolve(p, h, r, h->k_head * a->k_dim, a->k_dim, h->q);
-    convolve(p, h, r, key + h->k_head * a->k_dim, a->k_dim, h->k);
-    convolve(p, h, r, 2 * key + h->index * a->v_dim, a->v_dim, h->v);
-    scale_to_unit(h->q, a->k_dim, 1.0f / sqrtf((float)a->k_dim));
-    scale_to_unit(h->k, a->k_dim, 1.0f);
-    float x = *cpu_row(p, a->a, row, a->a_col + h->index) +
-              p->weight[a->w_dt_bias].vector[h->index];
+    const tn_op_delta *t = h->a;
+    uint32_t key = t->k_heads * t->k_dim;
+    float a, b;
+    convolve(p, h, r, h->k_head * t->k_dim, t->k_dim, h->q);
+    convolve(p, h, r, key + h->k_head * t->k_dim, t->k_dim, h->k);
+    convolve(p, h, r, 2 * key + h->index * t->v_dim, t->v_dim, h->v);
+    scale_to_unit(h->q, t->k_dim, 1.0f / sqrtf((float)t->k_dim));
+    scale_to_unit(h->k, t->k_dim, 1.0f);
+    raw_gates(p, h, r, &a, &b);
+    float x = a + p->weight[t->w_dt_bias].vector[h->index];
     float softplus = x > 20 ? x : log1pf(expf(x));
-    float decay = expf(-expf(p->weight[a->w_a_log].vector[h->index]) * softplus);
-    float beta = 1.0f / (1.0f + expf(-*cpu_row(p, a->b, row, a->b_col + h->index)));
+    float decay = expf(-expf(p->weight[t->w_a_log].vector[h->index]) * softplus);
+    float beta = 1.0f / (1.0f + expf(-b));
     rule(h, decay, beta);
-    put_out(p, h, row);
 }
 
 /* S moves to the slot that it will be in after the step. */
-static void open_state(const cpu_state *s, const tn_seq *seq, head *h)
+static void open_state(const cpu_program *p, const cpu_state *s, const tn_seq *seq, head *h)
 {
     uint64_t size = (uint64_t)s->k_dim * s->v_dim, at = h->index * size;
     bool fresh = (seq->flags & TN_SEQ_FRESH) != 0;
     h->s = cpu_state_slot(s, seq->state_out) + at;
     h->columns = NULL;
+    h->npending = fresh ? 0 : pending_rows(p, seq);
     if (fresh) {
         memset(h->s, 0, size * sizeof *h->s);
         return;
@@ -169,30 +204,62 @@ static void do_head(const cpu_program *p, const tn_op_delta *a, const tn_seq *se
               .v = memory + 2 * n, .o = memory + 3 * n, .ones = memory + 4 * n};
     for (uint64_t i = 0; i < n; i++)
         h.ones[i] = 1;
-    open_state(h.state, seq, &h);
-    for (int32_t r = 0; r < seq->nrow; r++)
+    open_state(p, h.state, seq, &h);
+    for (int32_t r = -h.npending; r < 0; r++)
         do_row(p, &h, r);
+    if ((seq->flags & TN_SEQ_DRAFT) != 0)
+        h.s = memcpy(memory + 5 * n, h.s, (uint64_t)a->k_dim * a->v_dim * sizeof *h.s);
+    for (int32_t r = 0; r < seq->nrow; r++) {
+        do_row(p, &h, r);
+        put_out(p, &h, (uint64_t)(seq->row0 + r));
+    }
 }
 
-/* Channels [from, to) of the columns after the step: the last `keep` raw inputs. Oldest first,
- * so that moving in place reads a column before it is written. */
-static void keep_columns(const cpu_program *p, const tn_op_delta *a, const tn_seq *seq,
-                         uint32_t from, uint32_t to)
+/* Channels [from, to) of the columns after the step: the last `keep` raw inputs that S has
+ * seen. Oldest first, so that moving in place reads a column before it is written. */
+static void keep_columns(const cpu_program *p, const head *h, uint32_t from, uint32_t to)
 {
-    const cpu_state *s = &p->state[a->state];
-    uint64_t all = (uint64_t)s->heads * s->k_dim * s->v_dim;
-    head h = {.a = a, .state = s, .seq = seq};
-    if ((seq->flags & TN_SEQ_FRESH) == 0)
-        h.columns = cpu_state_slot(s, seq->state_in) + all;
-    float *out = cpu_state_slot(s, seq->state_out) + all;
+    const cpu_state *s = h->state;
+    int32_t last = (h->seq->flags & TN_SEQ_DRAFT) != 0 ? -1 : h->seq->nrow - 1;
+    float *out = cpu_state_slot(s, h->seq->state_out) +
+                 (uint64_t)s->heads * s->k_dim * s->v_dim;
     for (uint32_t j = 0; j < s->keep; j++) {
-        const float *x = raw_row(p, &h, seq->nrow - 1, s->keep - 1 - j, from);
+        const float *x = raw_row(p, h, last, s->keep - 1 - j, from);
         float *to_column = out + (uint64_t)j * s->width + from;
         if (x == NULL)
             memset(to_column, 0, (to - from) * sizeof *x);
         else if (x != to_column)
             memcpy(to_column, x, (to - from) * sizeof *x);
     }
+}
+
+/* The same channels of the rows that stay pending, and with the first of them a and b. */
+static void keep_pending(const cpu_program *p, const head *h, uint32_t from, uint32_t to)
+{
+    const tn_op_delta *a = h->a;
+    for (int32_t r = 0; r < h->seq->nrow; r++) {
+        float *out = cpu_state_pending(h->state, h->seq->state_out, (uint32_t)r);
+        uint64_t row = (uint64_t)(h->seq->row0 + r), size = a->v_heads * sizeof *out;
+        memcpy(out + from, cpu_row(p, a->qkv, row, a->qkv_col + from), (to - from) * sizeof *out);
+        if (from > 0)
+            continue;
+        memcpy(out + h->state->width, cpu_row(p, a->a, row, a->a_col), size);
+        memcpy(out + h->state->width + a->v_heads, cpu_row(p, a->b, row, a->b_col), size);
+    }
+}
+
+static void keep_inputs(const cpu_program *p, const tn_op_delta *a, const tn_seq *seq,
+                        uint32_t from, uint32_t to)
+{
+    head h = {.a = a, .state = &p->state[a->state], .seq = seq};
+    if ((seq->flags & TN_SEQ_FRESH) == 0) {
+        h.columns = cpu_state_slot(h.state, seq->state_in) +
+                    (uint64_t)h.state->heads * h.state->k_dim * h.state->v_dim;
+        h.npending = pending_rows(p, seq);
+    }
+    keep_columns(p, &h, from, to);
+    if ((seq->flags & TN_SEQ_DRAFT) != 0)
+        keep_pending(p, &h, from, to);
 }
 
 /* Rows of no sequence get zeros. */
@@ -206,18 +273,24 @@ static void clear_padding(const cpu_program *p, const tn_op_delta *a, uint32_t w
                    (uint64_t)a->v_heads * a->v_dim * sizeof(float));
 }
 
+/* A sequence without rows settles what is pending. */
+static bool has_work(const tn_seq *seq)
+{
+    return seq->nrow > 0 || seq->accepted != 0;
+}
+
 void cpu_do_delta(cpu_program *p, const cpu_cmd *c, uint32_t worker)
 {
     const tn_op_delta *a = &c->op->a.delta;
     uint64_t n, from, to;
     clear_padding(p, a, worker);
     while (cpu_claim(p, worker, (uint64_t)p->step->nseq * a->v_heads, &n))
-        if (p->step->seq[n / a->v_heads].nrow > 0)
+        if (has_work(&p->step->seq[n / a->v_heads]))
             do_head(p, a, &p->step->seq[n / a->v_heads], (uint32_t)(n % a->v_heads),
                     p->worker[worker].delta);
     cpu_sync(p, worker);
     cpu_share(p, worker, p->state[a->state].width, &from, &to);
     for (uint32_t i = 0; from < to && i < p->step->nseq; i++)
-        if (p->step->seq[i].nrow > 0)
-            keep_columns(p, a, &p->step->seq[i], (uint32_t)from, (uint32_t)to);
+        if (has_work(&p->step->seq[i]))
+            keep_inputs(p, a, &p->step->seq[i], (uint32_t)from, (uint32_t)to);
 }

@@ -286,6 +286,14 @@ uint64_t cpu_slot_bytes(const cpu_program *p)
     return n;
 }
 
+uint64_t cpu_settled_bytes(const cpu_program *p)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < p->nstate; i++)
+        n += p->state[i].settled_floats * sizeof(float);
+    return n;
+}
+
 /* ------------------------------------------------------------------------------- reserve */
 
 static void place_weight(cpu_program *p, cpu_weight *w)
@@ -340,6 +348,9 @@ tn_status cpu_reserve(cpu_program *p, const tn_pools *pools, tn_err *err)
         return st;
     uint32_t huge = p->dev->huge;
     uint64_t blocks, slots;
+    p->verdict = cpu_take(p, (uint64_t)pools->nslot + 1, sizeof *p->verdict);
+    if (p->verdict == NULL)
+        return tn_fail(err, TN_NO_MEMORY, "cpu: no memory to keep %u states", pools->nslot);
     if (__builtin_mul_overflow(cpu_block_bytes(p), (uint64_t)pools->nblock, &blocks) ||
         __builtin_mul_overflow(cpu_slot_bytes(p), (uint64_t)pools->nslot, &slots))
         return tn_fail(err, TN_NO_MEMORY, "cpu: the cache is larger than any memory");

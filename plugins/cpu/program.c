@@ -116,6 +116,8 @@ tn_status cpu_slot_move(cpu_program *p, int32_t from, int32_t to, tn_err *err)
     for (uint32_t i = 0; st == TN_OK && from != to && i < p->nstate; i++)
         memcpy(cpu_state_slot(&p->state[i], to), cpu_state_slot(&p->state[i], from),
                p->state[i].slot_floats * sizeof(float));
+    if (st == TN_OK)
+        p->verdict[to] = p->verdict[from];
     return st;
 }
 
@@ -124,7 +126,7 @@ tn_status cpu_slot_get(const cpu_program *p, int32_t slot, void *data, tn_err *e
     uint8_t *at = data;
     tn_status st = check_index("state slot", slot, p->nslot, err);
     for (uint32_t i = 0; st == TN_OK && i < p->nstate; i++) {
-        uint64_t size = p->state[i].slot_floats * sizeof(float);
+        uint64_t size = p->state[i].settled_floats * sizeof(float);
         memcpy(at, cpu_state_slot(&p->state[i], slot), size);
         at += size;
     }
@@ -136,7 +138,7 @@ tn_status cpu_slot_set(cpu_program *p, int32_t slot, const void *data, tn_err *e
     const uint8_t *at = data;
     tn_status st = check_index("state slot", slot, p->nslot, err);
     for (uint32_t i = 0; st == TN_OK && i < p->nstate; i++) {
-        uint64_t size = p->state[i].slot_floats * sizeof(float);
+        uint64_t size = p->state[i].settled_floats * sizeof(float);
         memcpy(cpu_state_slot(&p->state[i], slot), at, size);
         at += size;
     }

@@ -273,6 +273,7 @@ typedef struct cpu_program {
     tn_status status;             /* of a communicator's call */
     tn_err *err;
     uint64_t clock;               /* profile: when what is timed now began */
+    int32_t *verdict;             /* [nslot] pending rows that the draft step let stand */
     cpu_outcome outcome[2];
     uint32_t current;             /* the outcome that the running step fills */
 
@@ -379,6 +380,7 @@ tn_status cpu_place_buffers(cpu_program *p, tn_err *err); /* which may share mem
 uint64_t cpu_workspace(cpu_program *p, uint8_t *base); /* lays out; bytes */
 uint64_t cpu_block_bytes(const cpu_program *p);
 uint64_t cpu_slot_bytes(const cpu_program *p);
+uint64_t cpu_settled_bytes(const cpu_program *p); /* of a slot, in the neutral order */
 tn_status cpu_reserve(cpu_program *p, const tn_pools *pools, tn_err *err);
 void cpu_release(cpu_program *p);
 
@@ -395,7 +397,7 @@ tn_status cpu_run_step(cpu_program *p, const tn_step *s, tn_err *err);
 /* experts.c, delta.c: what their commands need */
 void cpu_experts_init(cpu_experts *e, const cpu_program *p, const tn_op_experts *a);
 uint64_t cpu_experts_size(const cpu_experts *e, const tn_op_experts *a);
-uint32_t cpu_delta_floats(const tn_op_delta *a);
+uint32_t cpu_delta_floats(const cpu_program *p, const tn_op_delta *a);
 
 /* acts.c: activations */
 void cpu_set_init(cpu_set *s, const cpu_program *p, const cpu_weight *w, uint64_t k);

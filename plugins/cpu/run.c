@@ -88,6 +88,20 @@ static void judge_drafts(const tn_step *s, tn_result *r)
     }
 }
 
+/* How many rows of each draft sequence stand, for a next step that asks for the verdict. */
+static void keep_verdicts(cpu_program *p, const tn_step *s, const tn_result *r)
+{
+    for (uint32_t i = 0; i < s->nseq; i++)
+        if ((s->seq[i].flags & TN_SEQ_DRAFT) != 0 && s->seq[i].state_out >= 0)
+            p->verdict[s->seq[i].state_out] = s->seq[i].nrow > 0;
+    for (uint32_t i = 0; i < s->nout; i++) {
+        int32_t q = s->row_seq[s->out[i].row];
+        if ((r[i].flags & TN_RESULT_ACCEPTED) != 0 && q >= 0 &&
+            (s->seq[q].flags & TN_SEQ_DRAFT) != 0 && s->seq[q].state_out >= 0)
+            p->verdict[s->seq[q].state_out]++;
+    }
+}
+
 static void open_outcome(cpu_program *p, const tn_step *s)
 {
     const cpu_section *section = &p->section[s->section];
@@ -123,5 +137,7 @@ tn_status cpu_run_step(cpu_program *p, const tn_step *s, tn_err *err)
         o->number = UINT64_MAX;
     else if (p->section[s->section].vocab > 0)
         judge_drafts(s, o->result);
+    if (p->status == TN_OK && p->nstate > 0)
+        keep_verdicts(p, s, o->result);
     return p->status;
 }

@@ -231,7 +231,7 @@ static tn_status take_caches(cpu_program *p, const tn_recipe *r, tn_err *err)
             return bad(p, err, "state %u: %u heads of %u x %u, %u channels, %u columns kept; "
                        "expected 1 .. 65536 of 1 .. %u, 1 .. %u, 1 .. 64", i, s.heads, s.k_dim,
                        s.v_dim, s.conv_width, s.conv_keep, DIM_MAX, WIDTH_MAX);
-        cpu_state_init(&p->state[i], &s);
+        cpu_state_init(&p->state[i], &s, p->lim.drafts_max);
     }
     p->ncache = r->ncache;
     p->nstate = r->nstate;

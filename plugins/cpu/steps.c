@@ -59,9 +59,12 @@ static tn_status check_states(const cpu_program *p, const tn_step *s, uint32_t i
 {
     const tn_seq *q = &s->seq[i];
     bool fresh = (q->flags & TN_SEQ_FRESH) != 0;
-    if ((q->flags & TN_SEQ_DRAFT) != 0 || q->accepted != 0)
-        return bad(s, err, "sequence %u: drafts for a model with recurrent states are not offered "
-                   "by this device", i);
+    int32_t most = p->lim.drafts_max > 0 ? (int32_t)p->lim.drafts_max + 1 : 0;
+    if ((q->flags & TN_SEQ_DRAFT) != 0 && q->nrow > most)
+        return bad(s, err, "sequence %u: %d draft rows; at most %d", i, q->nrow, most);
+    if (q->accepted < -1 || q->accepted > most || (fresh && q->accepted != 0))
+        return bad(s, err, "sequence %u: %d pending rows count; at most %d", i, q->accepted,
+                   fresh ? 0 : most);
     if ((!fresh && (q->state_in < 0 || (uint32_t)q->state_in >= p->nslot)) || q->state_out < 0 ||
         (uint32_t)q->state_out >= p->nslot)
         return bad(s, err, "sequence %u: states %d and %d of %u", i, q->state_in, q->state_out,

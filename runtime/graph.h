@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* graph.h - the forward pass of every supported model, as a recipe.
+ *
+ *     x = embed(token)
+ *     per layer:  x += mixer(norm(x))       attention, gated or not; or Gated DeltaNet
+ *                 x += mlp(norm(x))         dense, or experts with or without a shared one
+ *     logits = head(norm(x at the rows that want one))
+ *
+ * The residual x stays in fp32; everything between is in the operator's dtype. One builder
+ * serves all families: what differs between them are numbers and switches in tn_model_conf.
+ * graph.c holds the frame, graph_mixer.c and graph_mlp.c what a layer is made of, graph_mtp.c
+ * the second section, which drafts. */
+#ifndef TN_GRAPH_H
+#define TN_GRAPH_H
+
+#include "recipe.h"
+
+/* What is built beside the model's own numbers. */
+typedef struct tn_graph_ask {
+    const tn_view *view;          /* tells which optional tensors exist; may be NULL */
+    uint32_t act_dtype;
+    uint32_t npos;                /* positions are below it */
+    bool drafting;                /* with the section that drafts (graph_mtp.c) */
+    bool drafting_second;         /* its tensors come from the second folder */
+} tn_graph_ask;
+
+/* Sections of the recipe. */
+#define TN_SECTION_MODEL 0u
+#define TN_SECTION_DRAFT 1u
+
+/* The recipe of one rank. Opens the draft; close it also after a failure. */
+tn_status tn_graph_build(const tn_model_conf *c, const tn_graph_ask *ask, tn_draft *d,
+                         tn_err *err);
+/* Whether these tensors hold the drafting module. */
+bool tn_graph_can_draft(const tn_view *view);
+
+/* --------------------------------------------------------- between the files of the builder */
+
+/* Buffers are made when first wanted: TN_NONE until then. */
+typedef struct tn_graph {
+    tn_draft *d;
+    const tn_model_conf *c;
+    const tn_view *view;          /* may be NULL: nothing is known of the files */
+    uint32_t act_dtype;
+    uint32_t x, h;                /* residual and normed rows, [tokens, hidden] */
+    uint32_t qkv, att;            /* q | k | v | gate; what attention made */
+    uint32_t mix, delta;          /* q | k | v | z | b | a; what the delta rule made */
+    uint32_t gu, ff;              /* gate | up of a dense MLP; their product */
+    uint32_t route, ids, weights; /* router logits | shared gate; the choice */
+    uint32_t shared_gu, shared_ff, shared;
+    uint32_t last;                /* normed rows behind the last layer, kept for drafting;
+                                     TN_NONE without */
+    uint32_t embed, head;         /* weights */
+    uint32_t x_out, h_out, logits; /* output rows */
+    uint32_t rope;
+} tn_graph;
+
+/* A layer by the name of its tensors ("model.layers.3") and of its operations ("layers.3"). */
+typedef struct tn_graph_layer {
+    const char *path, *label;
+    uint32_t index;               /* for timing; TN_NONE outside the model's layers */
+    uint32_t window;
+    uint32_t mixer, mlp;          /* TN_MIXER_*, TN_MLP_* */
+} tn_graph_layer;
+
+void tn_graph_head(tn_graph *g);
+void tn_graph_draft(tn_graph *g);
+void tn_graph_layer_add(tn_graph *g, const tn_graph_layer *l);
+void tn_graph_attention(tn_graph *g, const tn_graph_layer *l);
+void tn_graph_delta(tn_graph *g, const tn_graph_layer *l);
+void tn_graph_mlp(tn_graph *g, const tn_graph_layer *l);
+void tn_graph_experts(tn_graph *g, const tn_graph_layer *l);
+
+/* Part of a LINEAR: the module PATH.NAME [n, k] into columns of `out`. A bias that the config
+ * names must be there; one that only the file holds is used as well (some quantizers write
+ * them for every linear). */
+tn_part tn_graph_part(tn_graph *g, const tn_graph_layer *l, const char *module, uint64_t n,
+                      uint64_t k, bool bias, uint32_t out, uint32_t col);
+/* out = norm(in) over the model's width, with the vector NAME. */
+void tn_graph_norm_named(tn_graph *g, uint32_t in, uint32_t out, const char *name,
+                         const char *op);
+/* out = norm(in) with the vector PATH.NAME.weight. */
+void tn_graph_norm(tn_graph *g, const tn_graph_layer *l, const char *name, uint32_t in,
+                   uint32_t out, const char *op);
+/* The buffer at *slot, made now if it is missing. */
+uint32_t tn_graph_buffer(tn_graph *g, uint32_t *slot, uint32_t width, uint32_t dtype,
+                         const char *name);
+
+#endif
