@@ -77,6 +77,8 @@ BASE = {
 }
 BASE["qwen3_5_moe"] = {**BASE["qwen3_5"], **EXPERTS, "shared_expert_intermediate_size": 64}
 BASE["qwen3_5_moe"].pop("intermediate_size")
+CLASSES = {"qwen3_next": "Qwen3Next", "qwen3_5": "Qwen3_5", "qwen3_5_moe": "Qwen3_5Moe",
+           "qwen3_moe": "Qwen3Moe", "mixtral": "Mixtral"}
 
 
 class Maker:
@@ -219,10 +221,11 @@ def make(name, kind, change=(), drop=(), dtype="bf16", fused=False, nested=False
     w = m.tensors(attends, experts, c.get("tie_word_embeddings", False))
     for extra, shape in dict(more).items():
         w[extra] = m.r.standard_normal(shape).astype(np.float32)
-    c = {"model_type": kind, **c}
+    c = {"model_type": kind, "architectures": [CLASSES[kind] + "ForCausalLM"], **c}
     if nested:
-        c = {"model_type": kind, "architectures": ["ForConditionalGeneration"],
-             "text_config": {**c, "model_type": kind + "_text"}, "vision_config": {"depth": 1},
+        c = {"model_type": kind, "architectures": [CLASSES[kind] + "ForConditionalGeneration"],
+             "text_config": {k: v for k, v in {**c, "model_type": kind + "_text"}.items()
+                             if k != "architectures"}, "vision_config": {"depth": 1},
              "tie_word_embeddings": c.get("tie_word_embeddings", False)}
     return write_model(os.path.join(folder, name), c, stored(w, dtype))
 
@@ -356,7 +359,7 @@ MODELS = {
         "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 48, "beta_slow": 0.5,
         "truncate": False, "mscale": 0.7, "mscale_all_dim": 1.2}}),
     "spelled anew": ("qwen3_next", {**NEW, "layer_types": [L, A, L, A]}, {"drop": OLD_ROPE}),
-    "little said": ("qwen3_next", {"shared_expert_intermediate_size": 512}, {"drop": (
+    "little said": ("qwen3_next", {}, {"drop": (
         "full_attention_interval", "norm_topk_prob", "partial_rotary_factor", "rope_theta",
         "mlp_only_layers", "decoder_sparse_step", "rms_norm_eps", "attention_bias", "torch_dtype",
         "tie_word_embeddings", "shared_expert_intermediate_size", "hidden_act")}),
@@ -368,6 +371,8 @@ MODELS = {
     "qwen3_5_moe": ("qwen3_5_moe", {}, {"nested": True, "fused": True, "dtype": "mixed",
                                         "more": {"model.visual.blocks.0.mlp.weight": (8, 8)}}),
     "qwen3_5_moe, one tensor an expert": ("qwen3_5_moe", {"num_experts_per_tok": 1}, {"nested": True}),
+    "qwen3_5_moe that says little": ("qwen3_5_moe", {}, {"nested": True, "drop": (
+        "shared_expert_intermediate_size", "attn_output_gate", "mamba_ssm_dtype", "dtype")}),
     "qwen3_moe": ("qwen3_moe", {"mlp_only_layers": [2]}),
     "qwen3_moe that says nothing of its probabilities": ("qwen3_moe", {}, {"drop": ("norm_topk_prob",)}),
     "qwen3_moe with biases": ("qwen3_moe", {"attention_bias": True}, {"fused": True}),
