@@ -232,11 +232,13 @@ def make(name, kind, change=(), drop=(), dtype="bf16", fused=False, nested=False
 
 # ------------------------------------------------------------------------------ comparing
 def complete(model, n, *args, tokens=8):
+    """The answer, and the lines of the log: a slow machine also sees how far loading is."""
     r = run("complete", model, "--config", ini, "--prompt-file", prompts[n], "--max-tokens",
             str(tokens), "--temperature", "0", "--ignore-eos", "--json", "--logprobs", "5",
             "--cpu-exact", "--kv-cache-memory", "8MiB", *args)
     assert r.returncode == 0, r.stderr
-    return json.loads(r.stdout), r.stderr
+    log = re.findall(r"^\S+Z (?:warn|error) .*", r.stderr, re.M)
+    return json.loads(r.stdout), "\n".join(log)
 
 
 def evaluate(model, n, *args, exact=True):
