@@ -4,6 +4,7 @@
 
 #include "buf.h"
 #include "filemap.h"
+#include "fingerprint.h"
 #include "graph.h"
 #include "json.h"
 #include "plain.h"
@@ -250,6 +251,8 @@ static tn_status load_weights(tn_served *s, const tn_served_setup *setup, tn_err
     if (s->loader.odd > 0)
         tn_log_put(s->log, TN_LOG_WARN, "core", NULL, "model %s: %llu values of its weights are "
                    "NaN or infinite", s->settings->name, (unsigned long long)s->loader.odd);
+    tn_fingerprint(s->loader.view, s->loader.second, &s->draft.recipe, &s->limits,
+                   s->need.cache_dtype, s->fingerprint);
     s->token_bytes = tn_loader_token_bytes(&s->loader, d, s->program);
     tn_loader_print(&s->loader, d, s->program, &s->table);
     return tn_ckpt_unchanged(s->ckpt, err);
