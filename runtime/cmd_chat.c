@@ -32,7 +32,7 @@ static const tn_flag own[] = {
 typedef struct talk {
     tn_house *h;
     tn_buf messages;     /* JSON objects, comma separated, without the brackets */
-    size_t begin;        /* length of `messages` with the system message alone */
+    bool said;           /* something that no file has yet */
     const char *system;
     int64_t max_tokens;
     float temperature, top_p;
@@ -52,7 +52,6 @@ static void begin_talk(talk *t)
     tn_buf_reset(&t->messages);
     if (t->system != NULL)
         add_message(t, "system", t->system, strlen(t->system));
-    t->begin = t->messages.len;
 }
 
 static void print_piece(void *user, const tn_piece *p)
@@ -144,6 +143,7 @@ static tn_status turn(talk *t, const char *line, tn_err *err)
     if (st == TN_OK)
         st = reply(t, tn_json_root(doc), err);
     tn_json_close(doc);
+    t->said = t->said || st == TN_OK;
     if (st != TN_OK) {
         t->messages.len = before;
         t->messages.failed = false;
@@ -159,7 +159,7 @@ static bool take_command(talk *t, const char *line, bool *over)
     if (strcmp(line, "/exit") == 0 || strcmp(line, "/quit") == 0) {
         *over = true;
     } else if (strcmp(line, "/reset") == 0) {
-        t->messages.len = t->begin;
+        begin_talk(t);
     } else if (strcmp(line, "/help") == 0) {
         fputs("/reset  begins a new conversation\n/exit   ends (also Ctrl-D)\nCtrl-C  stops the "
               "reply\n", stderr);
@@ -243,8 +243,8 @@ static tn_status save_talk(const talk *t, const char *path, tn_err *err)
     tn_session_talk now = {.note = t->messages.data, .note_size = t->messages.len};
     uint64_t nid = 0;
     uint32_t ncached;
-    if (path == NULL || t->messages.len == t->begin)
-        return TN_OK; /* nothing was said */
+    if (path == NULL || !t->said)
+        return TN_OK;
     tn_status st = messages_open(t, &doc, err);
     if (st != TN_OK)
         return st;
