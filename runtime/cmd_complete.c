@@ -113,7 +113,7 @@ static void put_steps(const tn_answer *c, tn_buf *out)
     tn_buf_putc(out, ']');
 }
 
-static void put_json(const tn_answer *c, bool steps, tn_buf *out)
+static void put_json(const tn_answer *c, bool steps, bool session, tn_buf *out)
 {
     tn_buf_puts(out, "{\"prompt_token_ids\": [");
     put_ids(c->prompt, c->nprompt, out);
@@ -121,8 +121,9 @@ static void put_json(const tn_answer *c, bool steps, tn_buf *out)
     put_ids(c->token, c->ntoken, out);
     tn_buf_puts(out, "], \"text\": ");
     tn_buf_put_json(out, c->text.data != NULL ? c->text.data : "", c->text.len);
-    tn_buf_printf(out, ", \"finish_reason\": \"%s\", \"cached_tokens\": %llu",
-                  tn_finish_name(c->finish), (unsigned long long)c->cached_tokens);
+    tn_buf_printf(out, ", \"finish_reason\": \"%s\"", tn_finish_name(c->finish));
+    if (session)
+        tn_buf_printf(out, ", \"cached_tokens\": %llu", (unsigned long long)c->cached_tokens);
     if (steps)
         put_steps(c, out);
     tn_buf_puts(out, "}\n");
@@ -217,7 +218,7 @@ static tn_status run(tn_house *h, tn_ask *a, tn_session_talk *talk, tn_err *err)
         tn_buf out;
         tn_buf_open(&out, (size_t)1 << 30);
         if (json)
-            put_json(&c, a->logprobs >= 0, &out);
+            put_json(&c, a->logprobs >= 0, tn_flags_value(h->flags, "session") != NULL, &out);
         else
             tn_buf_putc(&out, '\n');
         st = out.failed ? tn_fail(err, TN_NO_MEMORY, "no memory for the reply")
