@@ -293,12 +293,96 @@ static void test_settling_fails(void **state)
     scratch_close(&s);
 }
 
+typedef struct mover {
+    house *h;
+    const char *path, *again;    /* restored from the one, saved to the other */
+    int32_t *ids;
+    uint32_t n, nmove, nfull;
+    atomic_bool stop;
+} mover;
+
+static void *move(void *arg)
+{
+    mover *m = arg;
+    const tn_session_place from = place_in(m->h, m->path), to = place_in(m->h, m->again);
+    const tn_session_talk talk = {.id = m->ids, .nid = m->n};
+    tn_err err = {0};
+    while (!atomic_load(&m->stop) || m->nmove == 0) { /* alone it has room in any case */
+        tn_session_talk read = {0};
+        uint32_t known;
+        tn_status st = tn_session_restore(&from, &read, &known, &err);
+        m->nfull += st == TN_BUSY;
+        if (st == TN_OK)
+            st = tn_session_save(&to, &talk, &known, &err);
+        m->nmove += st == TN_OK;
+        tn_session_talk_close(&read);
+        if (st != TN_OK && st != TN_BUSY)
+            abort();
+    }
+    return NULL;
+}
+
+/* Conversations come and go beside requests that fill the cache: every reply is right, none
+ * stays without room, and every block comes back. */
+static void storm(kind k)
+{
+    scratch s;
+    house h;
+    pthread_t thread;
+    int32_t ids[256], text[8][64];
+    char path[512], again[512];
+    uint32_t n = 60;
+    scratch_open(&s);
+    snprintf(path, sizeof path, "%s", scratch_path(&s, "talk"));
+    snprintf(again, sizeof again, "%s", scratch_path(&s, "again"));
+    open_house(&h, k, 48);
+    fill_ids(ids, n, 1);
+    say(&h, ids, &n, 8, NULL);
+    save(&h, path, ids, n);
+    mover m = {.h = &h, .path = path, .again = again, .ids = ids, .n = n};
+    assert_int_equal(pthread_create(&thread, NULL, move, &m), 0);
+    for (uint32_t round = 0; round < 12; round++) {
+        guest g[8];
+        tn_ask ask[8];
+        for (uint32_t i = 0; i < 8; i++) {
+            fill_ids(text[i], 50, round * 8 + i);
+            memcpy(text[i], ids, 20 * sizeof *ids); /* they begin as the conversation does */
+            ask[i] = oracle_ask(text[i], 30 + 2 * i);
+            ask[i].max_tokens = 30;
+            ask[i].temperature = 0;
+            ask[i].flags = TN_ASK_IGNORE_EOS;
+            guest_open(&g[i]);
+            house_ask(&h, &ask[i], &g[i]);
+        }
+        for (uint32_t i = 0; i < 8; i++) {
+            guest_wait(&g[i], 0);
+            check_guest(&h, &ask[i], &g[i]);
+            tn_request_release(g[i].req);
+            guest_close(&g[i]);
+        }
+    }
+    atomic_store(&m.stop, true);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_true(m.nmove > 0);
+    house_is_empty(&h);
+    house_close(&h);
+    scratch_close(&s);
+}
+
+static void test_storm(void **state)
+{
+    (void)state;
+    storm((kind){0});
+    storm((kind){.states = true, .drafts = 2});
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_goes_on),   cmocka_unit_test(test_known_blocks_and_salts),
         cmocka_unit_test(test_refusals),  cmocka_unit_test(test_no_room),
         cmocka_unit_test(test_device_fails), cmocka_unit_test(test_settling_fails),
+        cmocka_unit_test(test_storm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
