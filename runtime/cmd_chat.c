@@ -7,6 +7,7 @@
 #include "command.h"
 #include "house.h"
 #include "json.h"
+#include "session.h"
 
 #include <editline/readline.h>
 #include <math.h>
@@ -25,12 +26,13 @@ static const tn_flag own[] = {
     {"temperature", NULL, 1, "0 is greedy; default: the model's own."},
     {"top-p", NULL, 1, "Nucleus: the share of probability that is kept."},
     {"history", NULL, 1, "A file that keeps the lines typed."},
+    {"session", NULL, 1, "A file that keeps the conversation, to go on with it another time."},
 };
 
 typedef struct talk {
     tn_house *h;
     tn_buf messages;     /* JSON objects, comma separated, without the brackets */
-    size_t begin;        /* length of `messages` with the system message alone */
+    bool said;           /* something that no file has yet */
     const char *system;
     int64_t max_tokens;
     float temperature, top_p;
@@ -50,7 +52,6 @@ static void begin_talk(talk *t)
     tn_buf_reset(&t->messages);
     if (t->system != NULL)
         add_message(t, "system", t->system, strlen(t->system));
-    t->begin = t->messages.len;
 }
 
 static void print_piece(void *user, const tn_piece *p)
@@ -116,25 +117,33 @@ static tn_status reply(talk *t, const tn_json *messages, tn_err *err)
     return st;
 }
 
-/* One turn. On failure the line is taken back, so that the talk can go on. */
-static tn_status turn(talk *t, const char *line, tn_err *err)
+/* What was said as JSON; the caller closes it, whether or not it opened. */
+static tn_status messages_open(const talk *t, tn_json_doc **doc, tn_err *err)
 {
-    size_t before = t->messages.len;
-    add_message(t, "user", line, strlen(line));
     tn_buf list;
     tn_buf_open(&list, TALK_MAX + 16);
     tn_buf_puts(&list, "[");
     tn_buf_put(&list, t->messages.data, t->messages.len);
     tn_buf_puts(&list, "]");
-    tn_json_doc *doc = NULL;
     tn_status st = t->messages.failed || list.failed
                        ? tn_fail(err, TN_NO_MEMORY, "chat: the conversation is too long")
-                       : tn_json_open(list.data, list.len, "chat", TN_JSON_DEPTH_REQUEST, &doc,
+                       : tn_json_open(list.data, list.len, "chat", TN_JSON_DEPTH_REQUEST, doc,
                                       err);
+    tn_buf_close(&list);
+    return st;
+}
+
+/* One turn. On failure the line is taken back, so that the talk can go on. */
+static tn_status turn(talk *t, const char *line, tn_err *err)
+{
+    size_t before = t->messages.len;
+    add_message(t, "user", line, strlen(line));
+    tn_json_doc *doc = NULL;
+    tn_status st = messages_open(t, &doc, err);
     if (st == TN_OK)
         st = reply(t, tn_json_root(doc), err);
     tn_json_close(doc);
-    tn_buf_close(&list);
+    t->said = t->said || st == TN_OK;
     if (st != TN_OK) {
         t->messages.len = before;
         t->messages.failed = false;
@@ -150,7 +159,7 @@ static bool take_command(talk *t, const char *line, bool *over)
     if (strcmp(line, "/exit") == 0 || strcmp(line, "/quit") == 0) {
         *over = true;
     } else if (strcmp(line, "/reset") == 0) {
-        t->messages.len = t->begin;
+        begin_talk(t);
     } else if (strcmp(line, "/help") == 0) {
         fputs("/reset  begins a new conversation\n/exit   ends (also Ctrl-D)\nCtrl-C  stops the "
               "reply\n", stderr);
@@ -196,10 +205,66 @@ static tn_status talk_on(talk *t, tn_err *err)
     return terminal ? TN_OK : st; /* a script learns of its last failure */
 }
 
+/* --------------------------------------------------------------------------- the session */
+
+static tn_session_place place_of(const talk *t, const char *path)
+{
+    const tn_served *s = &t->h->served[0];
+    return (tn_session_place){.engine = s->engine, .fingerprint = s->fingerprint, .path = path,
+                              .what = path, .model = tn_served_name(s, 0)};
+}
+
+/* The messages are the file's note. */
+static tn_status restore_talk(talk *t, const char *path, tn_err *err)
+{
+    tn_session_talk was = {0};
+    tn_json_doc *doc = NULL;
+    uint32_t ncached;
+    if (path == NULL || access(path, F_OK) != 0)
+        return TN_OK;
+    const tn_session_place p = place_of(t, path);
+    tn_status st = tn_session_restore(&p, &was, &ncached, err);
+    if (st != TN_OK)
+        return st;
+    tn_buf_reset(&t->messages);
+    tn_buf_put(&t->messages, was.note, was.note_size);
+    st = messages_open(t, &doc, err);
+    tn_json_close(doc);
+    if (st == TN_OK && was.note_size == 0)
+        st = tn_fail(err, TN_DATA, "%s: holds no messages; expected a conversation saved by "
+                     "`tenon chat`", path);
+    tn_session_talk_close(&was);
+    return st;
+}
+
+static tn_status save_talk(const talk *t, const char *path, tn_err *err)
+{
+    tn_json_doc *doc = NULL;
+    tn_session_talk now = {.note = t->messages.data, .note_size = t->messages.len};
+    uint64_t nid = 0;
+    uint32_t ncached;
+    if (path == NULL || !t->said)
+        return TN_OK;
+    tn_status st = messages_open(t, &doc, err);
+    if (st != TN_OK)
+        return st;
+    const tn_prompt prompt = {.size = sizeof prompt, .kind = TN_PROMPT_CHAT,
+                              .messages = tn_json_root(doc)};
+    const tn_session_place p = place_of(t, path);
+    st = tn_engine_tokenize(t->h->served[0].engine, &prompt, &now.id, &nid, err);
+    now.nid = nid < UINT32_MAX ? (uint32_t)nid : UINT32_MAX;
+    if (st == TN_OK)
+        st = tn_session_save(&p, &now, &ncached, err);
+    free(now.id);
+    tn_json_close(doc);
+    return st;
+}
+
 static tn_status run(tn_house *h, tn_err *err)
 {
     talk t = {.h = h, .system = tn_flags_value(h->flags, "system")};
     const char *file = tn_flags_value(h->flags, "history");
+    const char *session = tn_flags_value(h->flags, "session");
     tn_buf_open(&t.messages, TALK_MAX);
     tn_status st = tn_command_int(h->flags, "max-tokens", -1, 1, INT32_MAX, &t.max_tokens, err);
     if (st == TN_OK)
@@ -209,6 +274,9 @@ static tn_status run(tn_house *h, tn_err *err)
     if (st == TN_OK && h->served[0].chat == NULL)
         st = tn_fail(err, TN_DATA, "chat: %s has no chat template; expected one, or "
                      "--chat-template FILE", h->served[0].settings->path);
+    begin_talk(&t);
+    if (st == TN_OK)
+        st = restore_talk(&t, session, err);
     if (st == TN_OK) {
         if (isatty(STDIN_FILENO))
             fprintf(stderr, "%s, %s. /help lists the commands.\n",
@@ -217,8 +285,9 @@ static tn_status run(tn_house *h, tn_err *err)
         stifle_history(HISTORY_LINES);
         if (file != NULL)
             read_history(file); /* a first time has none */
-        begin_talk(&t);
         st = talk_on(&t, err);
+        tn_status saved = save_talk(&t, session, st == TN_OK ? err : NULL);
+        st = st == TN_OK ? saved : st;
         if (file != NULL && write_history(file) != 0)
             fprintf(stderr, "tenon: %s: cannot keep the history there\n", file);
     }

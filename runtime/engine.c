@@ -28,6 +28,16 @@
 #define RETRY_MOST 60u
 #define NEVER UINT64_MAX
 
+/* Somebody who waits to be called on the step thread; lives on his stack. */
+typedef struct visit_call {
+    tn_status (*visitor)(void *user, tn_visit *v, tn_err *err);
+    void *user;
+    tn_status st;
+    tn_err err;
+    bool done;
+    struct visit_call *next;
+} visit_call;
+
 struct tn_engine {
     tn_device device;            /* the table, copied */
     void *program;               /* borrowed */
@@ -45,12 +55,14 @@ struct tn_engine {
 
     pthread_mutex_t lock;
     pthread_cond_t work, outlet, quiet; /* for the step thread, the output thread, drain */
+    pthread_cond_t visited;      /* for those who wait to be called */
     pthread_t step_thread, output_thread;
     bool has_lock, has_step_thread, has_output_thread;
 
     /* under the lock */
     tn_request *inbox_first, *inbox_last;
     tn_request *outlet_first, *outlet_last;
+    visit_call *visit_first, *visit_last;
     tn_request *live;            /* doubly linked */
     uint32_t nlive, nopen;       /* live ones; those whose last piece is not out */
     uint64_t nsubmit;            /* accepted by submit so far */
@@ -75,6 +87,14 @@ static struct timespec time_of(uint64_t ns)
 {
     return (struct timespec){.tv_sec = (time_t)(ns / 1000000000u),
                              .tv_nsec = (long)(ns % 1000000000u)};
+}
+
+static tn_status refuse_with(tn_err *err, tn_status st, const char *code, const char *text)
+{
+    tn_fail(err, st, "%s", text);
+    if (err != NULL)
+        snprintf(err->code, sizeof err->code, "%s", code);
+    return st;
 }
 
 /* --------------------------------------------------------- lists, all under the lock */
@@ -238,6 +258,44 @@ static tn_status copies_run(tn_engine *e, tn_err *err)
     return st;
 }
 
+/* Calls those who wait for it. Not TN_OK: the device was lost with one of them. */
+static tn_status visits_run(tn_engine *e, tn_err *err)
+{
+    tn_visit v = {.sched = e->sched, .device = &e->device, .program = e->program};
+    pthread_mutex_lock(&e->lock);
+    visit_call *c = e->visit_first;
+    e->visit_first = e->visit_last = NULL;
+    pthread_mutex_unlock(&e->lock);
+    while (c != NULL) {
+        visit_call *next = c->next;
+        atomic_store(&e->step_begun, now_ns());
+        c->st = v.lost ? refuse_with(&c->err, TN_UNAVAILABLE, "engine_down",
+                                     "engine: stopped after its device failed")
+                       : c->visitor(c->user, &v, &c->err);
+        atomic_store(&e->step_begun, 0);
+        if (v.lost && err->text[0] == 0)
+            *err = c->err;
+        pthread_mutex_lock(&e->lock);
+        c->done = true; /* from here on it may be gone */
+        pthread_cond_broadcast(&e->visited);
+        pthread_mutex_unlock(&e->lock);
+        c = next;
+    }
+    return v.lost ? TN_UNAVAILABLE : TN_OK;
+}
+
+/* The step thread is about to end: nobody will be called any more. Under the lock. */
+static void visits_refuse(tn_engine *e)
+{
+    for (visit_call *c = e->visit_first, *next; c != NULL; c = next) {
+        next = c->next;
+        c->st = refuse_with(&c->err, TN_UNAVAILABLE, "engine_down", "engine: stopped");
+        c->done = true;
+    }
+    e->visit_first = e->visit_last = NULL;
+    pthread_cond_broadcast(&e->visited);
+}
+
 static tn_status results_check(const tn_results *r, const tn_step *step, tn_err *err)
 {
     if (r == NULL || r->nout != step->nout || (r->nout > 0 && r->result == NULL))
@@ -310,9 +368,11 @@ static void *step_main(void *arg)
         tn_status st = TN_OK;
         inbox_add(e, inbox_take(e, idle, &kick, &stop));
         tn_sched_sweep(e->sched, atomic_exchange(&e->sweep_all, 0) != 0);
-        const tn_step *step = tn_sched_plan(e->sched, now_ns());
+        st = visits_run(e, &err);
+        const tn_step *step = st == TN_OK ? tn_sched_plan(e->sched, now_ns()) : NULL;
         counts_publish(e);
-        st = copies_run(e, &err);
+        if (st == TN_OK)
+            st = copies_run(e, &err);
         if (st == TN_OK && step != NULL)
             st = step_run(e, step, &err);
         if (st == TN_OK && step != NULL && e->drafts > 0) {
@@ -329,6 +389,7 @@ static void *step_main(void *arg)
     }
     pthread_mutex_lock(&e->lock);
     e->step_gone = true;
+    visits_refuse(e);
     pthread_cond_signal(&e->outlet);
     pthread_mutex_unlock(&e->lock);
     return NULL;
@@ -459,14 +520,6 @@ static uint32_t retry_after(const tn_engine *e, uint64_t waiting)
     return seconds < RETRY_MOST ? (uint32_t)seconds : RETRY_MOST;
 }
 
-static tn_status refuse_with(tn_err *err, tn_status st, const char *code, const char *text)
-{
-    tn_fail(err, st, "%s", text);
-    if (err != NULL)
-        snprintf(err->code, sizeof err->code, "%s", code);
-    return st;
-}
-
 /* Under the lock. */
 static tn_status door_check(tn_engine *e, tn_err *err)
 {
@@ -581,6 +634,34 @@ void tn_engine_health(tn_engine *e, tn_health *out)
         out->retry_after = retry_after(e, waiting);
 }
 
+tn_status tn_engine_visit(tn_engine *e, tn_status (*visitor)(void *user, tn_visit *v, tn_err *err),
+                          void *user, tn_err *err)
+{
+    visit_call c = {.visitor = visitor, .user = user};
+    pthread_mutex_lock(&e->lock);
+    if (e->dead || e->step_gone || e->closing) {
+        pthread_mutex_unlock(&e->lock);
+        return refuse_with(err, TN_UNAVAILABLE, "engine_down", "engine: stopped");
+    }
+    if (e->visit_last != NULL)
+        e->visit_last->next = &c;
+    else
+        e->visit_first = &c;
+    e->visit_last = &c;
+    wake_step(e);
+    while (!c.done)
+        pthread_cond_wait(&e->visited, &e->lock);
+    pthread_mutex_unlock(&e->lock);
+    if (c.st != TN_OK && err != NULL)
+        *err = c.err;
+    return c.st;
+}
+
+const tn_kv *tn_engine_kv(const tn_engine *e)
+{
+    return e->kv;
+}
+
 void tn_engine_pulse(tn_engine *e, tn_pulse *out)
 {
     *out = (tn_pulse){
@@ -646,6 +727,7 @@ static void threads_end(tn_engine *e)
     pthread_cond_destroy(&e->work);
     pthread_cond_destroy(&e->outlet);
     pthread_cond_destroy(&e->quiet);
+    pthread_cond_destroy(&e->visited);
 }
 
 void tn_engine_close(tn_engine *e)
@@ -672,7 +754,8 @@ static tn_status locks_open(tn_engine *e, tn_err *err)
     if (pthread_mutex_init(&e->lock, NULL) == 0) {
         e->has_lock = pthread_cond_init(&e->work, &attr) == 0 &&
                       pthread_cond_init(&e->outlet, &attr) == 0 &&
-                      pthread_cond_init(&e->quiet, &attr) == 0;
+                      pthread_cond_init(&e->quiet, &attr) == 0 &&
+                      pthread_cond_init(&e->visited, &attr) == 0;
     }
     pthread_condattr_destroy(&attr);
     return e->has_lock ? TN_OK : tn_fail(err, TN_OS, "engine: the system gave no lock");

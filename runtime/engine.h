@@ -20,6 +20,8 @@
 
 #include <tenon/plugin.h>
 
+#include <stdbool.h>
+
 #include "chat.h"
 #include "log.h"
 #include "metric.h"
@@ -80,6 +82,22 @@ tn_status tn_engine_tokenize(tn_engine *e, const tn_prompt *p, int32_t **ids, ui
                              tn_err *err);
 /* [any] Never waits for a step. `running` and `waiting` count sequences and requests. */
 void tn_engine_health(tn_engine *e, tn_health *out);
+
+/* What a visitor of the step thread finds there. */
+struct tn_sched;
+typedef struct tn_visit {
+    struct tn_sched *sched;
+    const tn_device *device;
+    void *program;
+    bool lost;                   /* to set when a step of the visitor's own failed: the engine
+                                    ends as with any lost step */
+} tn_visit;
+/* [any but on_piece] Calls `visitor` on the step thread between two steps and waits for it; it
+ * delays all requests by the time it takes. Its status, or TN_UNAVAILABLE "engine_down". */
+tn_status tn_engine_visit(tn_engine *e, tn_status (*visitor)(void *user, tn_visit *v, tn_err *err),
+                          void *user, tn_err *err);
+/* [any] The cache's books, for their key functions alone; borrowed until close. */
+const struct tn_kv *tn_engine_kv(const tn_engine *e);
 
 /* What a watchdog and the tests look at; all from atomics. */
 typedef struct tn_pulse {

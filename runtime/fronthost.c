@@ -3,6 +3,7 @@
 #include "house.h"
 
 #include "buf.h"
+#include "frontsession.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -145,6 +146,36 @@ static const char *host_version(void *ctx)
     return TN_VERSION;
 }
 
+static tn_status host_session(void *ctx, tn_session *given, tn_err *err,
+                              tn_status (*call)(tn_served *served, tn_session *s, tn_err *err))
+{
+    tn_session s = {0}; /* members that an older frontend lacks read as 0 */
+    memcpy(&s, given, given->size < sizeof s ? given->size : sizeof s);
+    tn_served *served = tn_house_find(house_of(ctx), s.model);
+    if (served == NULL)
+        return no_model(s.model, err);
+    err->code[0] = err->param[0] = 0; /* what is set below is its own */
+    tn_status st = call(served, &s, err);
+    given->tokens = s.tokens;
+    given->cached_tokens = s.cached_tokens;
+    return st;
+}
+
+static tn_status host_session_save(void *ctx, tn_session *s, tn_err *err)
+{
+    return host_session(ctx, s, err, tn_front_session_save);
+}
+
+static tn_status host_session_restore(void *ctx, tn_session *s, tn_err *err)
+{
+    return host_session(ctx, s, err, tn_front_session_restore);
+}
+
+static tn_status host_session_fork(void *ctx, tn_session *s, tn_err *err)
+{
+    return host_session(ctx, s, err, tn_front_session_fork);
+}
+
 const tn_front_host *tn_house_front_host(void)
 {
     static const tn_front_host host = {
@@ -152,6 +183,8 @@ const tn_front_host *tn_house_front_host(void)
         .release = host_release, .tokenize = host_tokenize, .detokenize = host_detokenize,
         .token_text = host_token_text, .give = host_give, .health = host_health,
         .metrics = host_metrics, .version = host_version,
+        .session_save = host_session_save, .session_restore = host_session_restore,
+        .session_fork = host_session_fork,
     };
     return &host;
 }

@@ -2,6 +2,8 @@
 /* kv.c - the paged cache's books: which block belongs to whom, which can be found again. */
 #include "kv.h"
 
+#include "siphash.h"
+
 #include <assert.h>
 #include <stdlib.h>
 #include <sys/random.h>
@@ -26,93 +28,40 @@ struct tn_kv {
     uint64_t secret[2];
 };
 
-/* ---------------------------------------------------------------- SipHash-2-4, 128 bits
- * Source: Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012. */
-
-typedef struct sip {
-    uint64_t a, b, c, d;
-} sip;
-
-static uint64_t turn(uint64_t x, int n)
-{
-    return x << n | x >> (64 - n);
-}
-
-static void sip_round(sip *s)
-{
-    s->a += s->b;
-    s->b = turn(s->b, 13) ^ s->a;
-    s->a = turn(s->a, 32);
-    s->c += s->d;
-    s->d = turn(s->d, 16) ^ s->c;
-    s->a += s->d;
-    s->d = turn(s->d, 21) ^ s->a;
-    s->c += s->b;
-    s->b = turn(s->b, 17) ^ s->c;
-    s->c = turn(s->c, 32);
-}
-
-static void sip_open(sip *s, const uint64_t secret[2])
-{
-    s->a = secret[0] ^ UINT64_C(0x736f6d6570736575);
-    s->b = secret[1] ^ UINT64_C(0x646f72616e646f6d) ^ 0xee;
-    s->c = secret[0] ^ UINT64_C(0x6c7967656e657261);
-    s->d = secret[1] ^ UINT64_C(0x7465646279746573);
-}
-
-static void sip_word(sip *s, uint64_t word)
-{
-    s->d ^= word;
-    sip_round(s);
-    sip_round(s);
-    s->a ^= word;
-}
-
-static tn_kv_key sip_close(sip *s, uint64_t size)
-{
-    tn_kv_key key;
-    sip_word(s, size << 56);
-    s->c ^= 0xee;
-    for (int i = 0; i < 4; i++)
-        sip_round(s);
-    key.word[0] = s->a ^ s->b ^ s->c ^ s->d;
-    s->b ^= 0xdd;
-    for (int i = 0; i < 4; i++)
-        sip_round(s);
-    key.word[1] = s->a ^ s->b ^ s->c ^ s->d;
-    return key;
-}
-
 /* ------------------------------------------------------------------------------- keys */
 
 tn_kv_key tn_kv_root(const tn_kv *kv, const char *salt)
 {
     size_t size = salt != NULL ? strlen(salt) : 0;
-    sip s;
-    sip_open(&s, kv->secret);
-    sip_word(&s, salt != NULL);
-    sip_word(&s, size);
+    tn_kv_key key;
+    tn_sip s;
+    tn_sip_open(&s, kv->secret);
+    tn_sip_word(&s, salt != NULL);
+    tn_sip_word(&s, size);
     for (size_t at = 0; at < size; at += 8) {
         uint64_t word = 0;
         memcpy(&word, salt + at, size - at < 8 ? size - at : 8);
-        sip_word(&s, word);
+        tn_sip_word(&s, word);
     }
-    return sip_close(&s, size);
+    tn_sip_close(&s, size, key.word);
+    return key;
 }
 
 tn_kv_key tn_kv_next(const tn_kv *kv, tn_kv_key before, const int32_t *ids)
 {
-    sip s;
-    sip_open(&s, kv->secret);
-    sip_word(&s, before.word[0]);
-    sip_word(&s, before.word[1]);
+    tn_kv_key key;
+    tn_sip s;
+    tn_sip_open(&s, kv->secret);
+    tn_sip_word(&s, before.word[0]);
+    tn_sip_word(&s, before.word[1]);
     for (uint32_t i = 0; i < kv->tokens; i += 2) {
         uint64_t word = (uint32_t)ids[i];
         if (i + 1 < kv->tokens)
             word |= (uint64_t)(uint32_t)ids[i + 1] << 32;
-        sip_word(&s, word);
+        tn_sip_word(&s, word);
     }
-    return sip_close(&s, kv->tokens);
+    tn_sip_close(&s, kv->tokens, key.word);
+    return key;
 }
 
 /* ------------------------------------------------------------------------- idle queue */

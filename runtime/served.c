@@ -4,11 +4,13 @@
 
 #include "buf.h"
 #include "filemap.h"
+#include "fingerprint.h"
 #include "graph.h"
 #include "json.h"
 #include "plain.h"
 
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #define OUTS_LEAST 64u     /* rows of prompt scoring a step, however few sequences run */
@@ -24,6 +26,15 @@ const char *tn_served_name(const tn_served *s, uint32_t i)
     if (m->nserved_name == 0)
         return i == 0 ? m->name : NULL;
     return i < m->nserved_name ? m->served_name[i] : NULL;
+}
+
+static tn_status check_session_dir(const tn_model_settings *m, tn_err *err)
+{
+    struct stat st;
+    if (m->session_dir[0] == 0 || (stat(m->session_dir, &st) == 0 && S_ISDIR(st.st_mode)))
+        return TN_OK;
+    return tn_fail(err, TN_CONFIG, "[model %s]: session_dir: %s is no folder; expected one that "
+                   "is there", m->name, m->session_dir);
 }
 
 static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *err)
@@ -250,6 +261,8 @@ static tn_status load_weights(tn_served *s, const tn_served_setup *setup, tn_err
     if (s->loader.odd > 0)
         tn_log_put(s->log, TN_LOG_WARN, "core", NULL, "model %s: %llu values of its weights are "
                    "NaN or infinite", s->settings->name, (unsigned long long)s->loader.odd);
+    tn_fingerprint(s->loader.view, s->loader.second, &s->draft.recipe, &s->limits,
+                   s->need.cache_dtype, s->fingerprint);
     s->token_bytes = tn_loader_token_bytes(&s->loader, d, s->program);
     tn_loader_print(&s->loader, d, s->program, &s->table);
     return tn_ckpt_unchanged(s->ckpt, err);
@@ -348,7 +361,9 @@ tn_status tn_served_open(const tn_served_setup *setup, tn_served *out, tn_err *e
     *s = (tn_served){.settings = setup->settings, .log = setup->log,
                      .created = (int64_t)time(NULL)};
     tn_buf_open(&s->table, (size_t)1 << 30);
-    tn_status st = open_files(s, setup, err);
+    tn_status st = check_session_dir(setup->settings, err);
+    if (st == TN_OK)
+        st = open_files(s, setup, err);
     if (st == TN_OK)
         st = open_drafting(s, err);
     if (st == TN_OK)

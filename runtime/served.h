@@ -54,6 +54,7 @@ typedef struct tn_served {
     tn_need need;
     tn_budget budget;
     uint64_t token_bytes;              /* packed weight bytes that one token reads */
+    uint64_t fingerprint[2];           /* of model and cache, see fingerprint.h */
     tn_tok *tok;
     tn_chat *chat;                     /* NULL: no template */
     tn_ckpt *ckpt, *second;            /* open while loading; the drafting module's, or NULL */

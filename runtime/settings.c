@@ -77,6 +77,10 @@ static const tn_option model_options[] = {
     NUM(INT, "queue", "0", 0, 65536, "Requests that may wait; 0 takes 4 x max_num_seqs."),
     NUM(INT, "request_timeout", "300", 0, 86400,
         "Seconds a request may take in all; 0 sets no limit."),
+    OPT(PATH, "session_dir", "", "The folder of conversations that clients save; empty: they "
+        "save none."),
+    NUM(SIZE, "session_space", "16GiB", 0, BYTES_MAX,
+        "Most bytes that the files of session_dir may take together."),
 };
 
 #define COUNT(a) ((uint32_t)(sizeof(a) / sizeof(a)[0]))
@@ -208,6 +212,8 @@ static void fill_model(const tn_values *v, tn_model_settings *s)
     if (s->queue == 0)
         s->queue = 4 * s->max_num_seqs;
     s->request_timeout = (uint32_t)int_of(v, "request_timeout");
+    s->session_dir = text_of(v, "session_dir");
+    s->session_space = (uint64_t)int_of(v, "session_space");
 }
 
 tn_status tn_model_settings_open(const tn_conf *c, const char *name, tn_model_settings *out,

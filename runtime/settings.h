@@ -51,6 +51,8 @@ typedef struct tn_model_settings {
     uint32_t max_logprobs;
     uint32_t queue;            /* waiting requests allowed; already 4 x max_num_seqs for 0 */
     uint32_t request_timeout;  /* seconds, 0: none */
+    const char *session_dir;   /* folder of saved conversations, "": none are */
+    uint64_t session_space;    /* bytes that its files may take */
 } tn_model_settings;
 
 /* The tables themselves, for help texts, flags and man pages. */

@@ -65,6 +65,12 @@ void tn_states_touch(tn_states *s, int32_t i)
     s->slot[i].used_at = ++s->clock;
 }
 
+void tn_states_settled(tn_states *s, int32_t i)
+{
+    assert(s->slot[i].state == KEPT);
+    s->slot[i].snap.accepted = 0;
+}
+
 void tn_states_drop(tn_states *s, int32_t i)
 {
     const tn_snapshot *snap = tn_states_at(s, i);

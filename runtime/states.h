@@ -53,6 +53,7 @@ int32_t tn_states_find(const tn_states *s, tn_kv_key root, const tn_kv_key *keys
                        const int32_t *ids, uint32_t most);
 const tn_snapshot *tn_states_at(const tn_states *s, int32_t slot);
 void tn_states_touch(tn_states *s, int32_t slot);   /* used now */
+void tn_states_settled(tn_states *s, int32_t slot); /* nothing of it is pending any more */
 void tn_states_drop(tn_states *s, int32_t slot);    /* its slot is free */
 /* Drops the snapshot unused for longest whose block no sequence uses. False: there is none. */
 bool tn_states_free_block(tn_states *s);

@@ -55,7 +55,7 @@ typedef struct house {
     tn_metrics *metrics;
     tn_tok *tok;                 /* owned, opened with the defaults */
     tn_intake intake;            /* for the oracle: the same facts, no cache */
-    uint32_t queue_max, timeout_ms, running;
+    uint32_t queue_max, timeout_ms, running, drafts;
     bool uncached;
     int32_t eos;
 } house;

@@ -189,7 +189,7 @@ static bool step_check(fake_device *d, const tn_step *s)
               must(d, s->number == d->number, "step %llu, expected %llu",
                    (unsigned long long)s->number, (unsigned long long)d->number) &&
               must(d, !d->open_step, "run before wait") &&
-              must(d, s->nrow > 0 && s->nrow <= l->rows_max, "%u rows", s->nrow) &&
+              must(d, s->nrow <= l->rows_max, "%u rows", s->nrow) &&
               must(d, s->nseq > 0 && s->nseq <= l->seqs_max, "%u sequences", s->nseq) &&
               must(d, s->nout <= l->outs_max, "%u outputs", s->nout) &&
               must(d, s->nblock <= l->blocks_max, "%u block entries", s->nblock);
@@ -201,7 +201,9 @@ static bool step_check(fake_device *d, const tn_step *s)
         const tn_seq *seq = &s->seq[q];
         uint32_t need = ((uint32_t)(seq->context + seq->nrow) + l->block_tokens - 1) /
                         l->block_tokens;
-        ok = must(d, seq->nrow > 0 && (uint32_t)seq->row0 == row, "rows of sequence %u", q) &&
+        bool settles = seq->nrow == 0 && seq->accepted > 0; /* only takes in what is pending */
+        ok = must(d, (seq->nrow > 0 || settles) && (uint32_t)seq->row0 == row,
+                  "rows of sequence %u", q) &&
              must(d, (uint32_t)(seq->context + seq->nrow) <= l->context_max, "context of %u",
                   q) &&
              must(d, seq->block0 >= entry && seq->block0 + need <= s->nblock, "blocks of %u",
@@ -455,10 +457,78 @@ static tn_status fake_state_copy(void *program, int32_t from, int32_t to, tn_err
     return TN_OK;
 }
 
+/* Of a block: the tokens it was told, and those that drafting was told. */
+static uint64_t fake_block_size(void *program)
+{
+    const fake_device *d = program;
+    return 2 * d->limits.block_tokens * sizeof *d->cell;
+}
+
+static tn_status fake_block_read(void *program, int32_t block, void *data, tn_err *err)
+{
+    fake_device *d = program;
+    size_t n = d->limits.block_tokens * sizeof *d->cell;
+    size_t at = (size_t)block * d->limits.block_tokens;
+    if (!must(d, block >= 0 && (uint32_t)block < d->pools.nblock && !d->open_step,
+              "read of block %d", block))
+        return tn_fail(err, TN_INTERNAL, "fake: no such block");
+    if (atomic_load(&d->fail_read))
+        return tn_fail(err, TN_UNAVAILABLE, "fake: nothing can be read");
+    memcpy(data, d->cell + at, n);
+    memcpy((char *)data + n, d->guess_cell + at, n);
+    return TN_OK;
+}
+
+static tn_status fake_block_write(void *program, int32_t block, const void *data, tn_err *err)
+{
+    fake_device *d = program;
+    size_t n = d->limits.block_tokens * sizeof *d->cell;
+    size_t at = (size_t)block * d->limits.block_tokens;
+    if (!must(d, block >= 0 && (uint32_t)block < d->pools.nblock && !d->open_step,
+              "write of block %d", block))
+        return tn_fail(err, TN_INTERNAL, "fake: no such block");
+    memcpy(d->cell + at, data, n);
+    memcpy(d->guess_cell + at, (const char *)data + n, n);
+    atomic_fetch_add(&d->nwritten, 1);
+    return TN_OK;
+}
+
+static uint64_t fake_state_size(void *program)
+{
+    return sizeof *((fake_device *)program)->state;
+}
+
+/* Pending rows are no part of what is read: whoever wants them has them settled before. */
+static tn_status fake_state_read(void *program, int32_t slot, void *data, tn_err *err)
+{
+    fake_device *d = program;
+    (void)err;
+    must(d, d->has_states && !d->open_step && d->npending[slot] == 0,
+         "read of state %d with %d pending rows", slot, d->npending[slot]);
+    memcpy(data, &d->state[slot], sizeof *d->state);
+    return TN_OK;
+}
+
+static tn_status fake_state_write(void *program, int32_t slot, const void *data, tn_err *err)
+{
+    fake_device *d = program;
+    (void)err;
+    must(d, d->has_states && !d->open_step, "write of state %d", slot);
+    memcpy(&d->state[slot], data, sizeof *d->state);
+    d->npending[slot] = 0;
+    return TN_OK;
+}
+
 const tn_device *fake_table(void)
 {
     static const tn_device table = {.size = sizeof table, .run = fake_run, .wait = fake_wait,
                                     .block_copy = fake_block_copy,
-                                    .state_copy = fake_state_copy};
+                                    .state_copy = fake_state_copy,
+                                    .block_size = fake_block_size,
+                                    .block_read = fake_block_read,
+                                    .block_write = fake_block_write,
+                                    .state_size = fake_state_size,
+                                    .state_read = fake_state_read,
+                                    .state_write = fake_state_write};
     return &table;
 }

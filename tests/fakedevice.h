@@ -36,9 +36,10 @@ typedef struct fake_device {
     _Atomic uint64_t fail_run;   /* the run with this count (from 1) fails; 0: never */
     _Atomic uint64_t fail_wait;
     atomic_bool hold;            /* wait does not return while it is set */
+    atomic_bool fail_read;       /* blocks cannot be read */
 
     /* seen; after the engine is closed, or as hints before */
-    _Atomic uint64_t nrun, nwait, nrow, ncopy;
+    _Atomic uint64_t nrun, nwait, nrow, ncopy, nwritten;
     _Atomic uint32_t rows_most, seqs_most, outs_most;
     _Atomic uint32_t nbreach;
     char breach[256];

@@ -16,13 +16,16 @@ LINES_MOST = 1000
 # Layers in order; each name is a header of runtime/ without ".h", or a prefix ending in "*".
 LAYERS = [
     ("tools", "arena buf json log metric number nearest names plain quote utf8seq unicode* floats "
-              "conf* option settings flags* progress pattern regex* scanner newer"),
-    ("files", "safetensors checkpoint ckpt* filemap jsonscan stwriter gguf ggml_types import* "
+              "conf* option settings flags* progress pattern regex* scanner newer "
+              "siphash"),
+    ("files", "safetensors checkpoint ckpt* filemap jsonscan stwriter sessionfile gguf ggml_types import* "
               "tokenizer tok* bpe pretoken* normal* added decod* detok ids lexicon jinja_* chat*"),
     ("wall", "wall* guard manners elffile plugin_*"),
-    ("model", "modelconf* rope recipe* graph* loader budget sampling genconf quantize kv states"),
-    ("serving", "request prefix payoff scheduler schedstate draftsteps engine* output intake servestats"),
-    ("house", "plugin_cmd served house fronthost answer command cmd_* main"),
+    ("model", "modelconf* rope recipe* graph* loader budget sampling genconf quantize kv states "
+              "fingerprint"),
+    ("serving", "request prefix payoff scheduler schedstate draftsteps engine* output intake servestats "
+                "parcel session"),
+    ("house", "plugin_cmd served house fronthost frontsession answer command cmd_* main"),
 ]
 
 

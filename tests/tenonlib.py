@@ -89,6 +89,77 @@ def make_model(folder, seed=1, layers=2, hidden=64, context=512, tied=True):
     return folder
 
 
+def make_hybrid(folder, seed=1, layers=4, hidden=64, context=512, mtp=False):
+    """A Qwen3-Next of random weights: every second layer attends, the others keep a state; with
+    `mtp` it brings the module that drafts."""
+    import numpy as np
+    from safetensors.numpy import save_file
+    os.makedirs(folder, exist_ok=True)
+    vocab = make_tokenizer(folder).get_vocab_size()
+    vocab += -vocab % 16
+    heads, kv, dim, inter = 2, 1, 32, hidden * 2
+    kh, vh, kd, vd = 2, 4, 16, 16
+    r = np.random.default_rng(seed)
+    w = {}
+
+    def matrix(name, n, k, gain=1.0):
+        w[name + ".weight"] = (r.standard_normal((n, k)) * gain / np.sqrt(k)).astype(np.float16)
+
+    def vector(name, n, gain=0.1):
+        w[name] = (r.standard_normal(n) * gain).astype(np.float16)
+
+    def mlp(p):
+        matrix(p + "mlp.gate_proj", inter, hidden)
+        matrix(p + "mlp.up_proj", inter, hidden)
+        matrix(p + "mlp.down_proj", hidden, inter)
+        for n in ("input_layernorm.weight", "post_attention_layernorm.weight"):
+            vector(p + n, hidden)
+
+    def attention(p):
+        matrix(p + "self_attn.q_proj", 2 * heads * dim, hidden, 2.0)
+        matrix(p + "self_attn.k_proj", kv * dim, hidden, 2.0)
+        matrix(p + "self_attn.v_proj", kv * dim, hidden)
+        matrix(p + "self_attn.o_proj", hidden, heads * dim)
+        vector(p + "self_attn.q_norm.weight", dim)
+        vector(p + "self_attn.k_norm.weight", dim)
+
+    def delta(p):
+        channels = 2 * kh * kd + vh * vd
+        matrix(p + "linear_attn.in_proj_qkvz", channels + vh * vd, hidden, 2.0)
+        matrix(p + "linear_attn.in_proj_ba", 2 * vh, hidden)
+        w[p + "linear_attn.conv1d.weight"] = r.standard_normal((channels, 1, 4)).astype(np.float16)
+        vector(p + "linear_attn.A_log", vh, 0.5)
+        vector(p + "linear_attn.dt_bias", vh, 0.5)
+        w[p + "linear_attn.norm.weight"] = np.ones(vd, np.float16)
+        matrix(p + "linear_attn.out_proj", hidden, vh * vd)
+
+    matrix("model.embed_tokens", vocab, hidden, 4.0)
+    matrix("lm_head", vocab, hidden, 2.0)
+    vector("model.norm.weight", hidden)
+    for i in range(layers):
+        p = f"model.layers.{i}."
+        (attention if i % 2 else delta)(p)
+        mlp(p)
+    if mtp:
+        attention("mtp.layers.0.")
+        mlp("mtp.layers.0.")
+        matrix("mtp.fc", hidden, 2 * hidden)
+        for n in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"):
+            vector(f"mtp.{n}.weight", hidden)
+    save_file(w, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+    write_json(os.path.join(folder, "config.json"), {
+        "architectures": ["Qwen3NextForCausalLM"], "model_type": "qwen3_next", "hidden_size": hidden,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv,
+        "head_dim": dim, "intermediate_size": inter, "vocab_size": vocab, "full_attention_interval": 2,
+        "max_position_embeddings": context, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.25, "num_experts": 0, "linear_num_key_heads": kh,
+        "linear_num_value_heads": vh, "linear_key_head_dim": kd, "linear_value_head_dim": vd,
+        "linear_conv_kernel_dim": 4, "tie_word_embeddings": False, "hidden_act": "silu",
+        "torch_dtype": "float16", "bos_token_id": 0, "eos_token_id": 2})
+    write_json(os.path.join(folder, "generation_config.json"), {"eos_token_id": [2]})
+    return folder
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

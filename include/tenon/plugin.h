@@ -34,7 +34,7 @@ extern "C" {
 
 /* Same major: compatible. A plugin's minor may not be newer than the core's. */
 #define TN_ABI_MAJOR 1u
-#define TN_ABI_MINOR 0u
+#define TN_ABI_MINOR 1u
 #define TN_NONE 0xffffffffu   /* "no such index" in every uint32_t index below */
 
 #if defined(__GNUC__)
@@ -157,14 +157,11 @@ typedef struct tn_front_host tn_front_host;
 typedef struct tn_host {
     uint32_t size, reserved;
     void *ctx;                   /* the first argument of every call below */
-
     /* [any] One event, one line, no newline. */
     void (*log)(void *ctx, uint32_t level, const char *text);
-
     /* [any] Counted memory, 64-byte aligned, not zeroed; NULL when there is none. */
     void *(*alloc)(void *ctx, uint64_t size);
     void (*release)(void *ctx, void *p);
-
     /* [any] The value of a declared option, already checked. An undeclared key is a bug of
      * the plugin: it is logged and reads as 0 or "". Text lives as long as the host. */
     int64_t (*opt_int)(void *ctx, const char *key);       /* INT, SIZE, BOOL (0 or 1) */
@@ -172,14 +169,12 @@ typedef struct tn_host {
     const char *(*opt_text)(void *ctx, const char *key);  /* ENUM, TEXT, PATH */
     uint32_t (*opt_count)(void *ctx, const char *key);    /* LIST */
     const char *(*opt_item)(void *ctx, const char *key, uint32_t i);
-
     /* [control] Declares a series; `labels` is Prometheus text such as `rank="0"` or "".
      * `bounds` are the histogram's upper bounds. Returns an id, TN_NONE when refused. */
     uint32_t (*metric)(void *ctx, uint32_t type, const char *name, const char *help,
                        const char *labels, const double *bounds, uint32_t nbound);
     /* [any] Counter: adds. Gauge: sets. Histogram: observes. */
     void (*metric_put)(void *ctx, uint32_t id, double value);
-
     /* [any] The house's strict JSON reader: refuses what RFC 8259 refuses, invalid UTF-8,
      * duplicate keys and depth past `depth_max`; err->code says which. The document owns
      * its nodes and is closed by the caller. */
@@ -187,10 +182,8 @@ typedef struct tn_host {
                            uint32_t depth_max, tn_json_doc **doc, tn_err *err);
     const tn_json *(*json_root)(void *ctx, const tn_json_doc *doc);
     void (*json_close)(void *ctx, tn_json_doc *doc);
-
     /* [any] Nanoseconds of the monotonic clock. */
     uint64_t (*clock)(void *ctx);
-
     const tn_front_host *front;  /* frontends only, else NULL */
 } tn_host;
 
@@ -211,7 +204,6 @@ typedef struct tn_plugin {
     uint32_t noption;
     uint32_t reserved;
     const void *table;             /* tn_quant, tn_device, tn_comm or tn_front, by kind */
-
     /* Can this plugin work here? Takes nothing, changes nothing, leaves no trace. */
     tn_status (*probe)(const tn_host *h, tn_err *err);
     tn_status (*init)(const tn_host *h, void **self, tn_err *err);
@@ -357,11 +349,9 @@ typedef struct tn_write_linear {
 typedef struct tn_quant {
     uint32_t size, nmultiply;
     const tn_multiply *multiply;   /* PRIVATE forms; one for "cpu" is required then */
-
     /* [control] 0: not mine, up to 100: certainly mine; by config and by what exists. On 0
      * `why` (never NULL) says in one sentence what spoke against it. */
     uint32_t (*claims)(void *self, const tn_view *v, tn_err *why);
-
     /* [any] The form of this rectangle of the module. A module that the file holds in plain
      * form (ignored, not converted) is not an error: it answers F32, F16 or BF16 and read
      * serves it. TN_NOINPUT when the module has no tensor
@@ -370,17 +360,14 @@ typedef struct tn_quant {
      * appear in the data (g_idx in range) are checked here too. */
     tn_status (*form_of)(void *self, const tn_view *v, const tn_module *m, const tn_rect *r,
                          tn_form *out, tn_err *err);
-
     /* [any] Where the module may be cut: row bounds at multiples of *row_unit, column bounds
      * at multiples of *col_unit. 1, or NULL for cut: anywhere. */
     tn_status (*cut)(void *self, const tn_view *v, const tn_module *m, uint64_t *row_unit,
                      uint64_t *col_unit, tn_err *err);
-
     /* [any] Fills `out` with rows [row0, row1) of the rectangle `r` (counted from the
      * module's row 0, inside r's rows). PRIVATE: always the whole rectangle. */
     tn_status (*read)(void *self, const tn_view *v, const tn_module *m, const tn_rect *r,
                       uint64_t row0, uint64_t row1, tn_block *out, tn_err *err);
-
     /* Writer, optional, all [control]; linear may come from several threads for different
      * modules. end() emits the config; drop() frees after end or on failure. */
     tn_status (*write_begin)(void *self, const tn_write_options *o, const tn_json *config,
@@ -759,23 +746,19 @@ typedef struct tn_reader {
 } tn_reader;
 
 typedef struct tn_pools {
-    uint32_t size;
-    uint32_t nblock;             /* cache blocks */
-    uint32_t nslot;              /* state slots, snapshots included */
-    uint32_t reserved;
+    uint32_t size, nblock;       /* cache blocks */
+    uint32_t nslot, reserved;    /* state slots, snapshots included */
 } tn_pools;
 
 /* A device knows memory, kernels and forms, and nothing about files.
  * Order: open, compile, reserve, pack every weight, then run and wait; release, close. */
 typedef struct tn_device {
     uint32_t size, reserved;
-
     tn_status (*open)(void *self, uint32_t index, void **dev, tn_err *err);      /* [control] */
     void (*close)(void *dev);                                                    /* [control] */
     tn_status (*info)(void *dev, tn_device_info *out, tn_err *err);              /* [control] */
     /* Read bandwidth of its memory in bytes a second, measured now (under a second). */
     tn_status (*bandwidth)(void *dev, double *out, tn_err *err);                 /* [control] */
-
     /* An operation or form that the device does not know fails here, by name. */
     tn_status (*compile)(void *dev, const tn_recipe *r, const tn_limits *l, void **program,
                          tn_need *need, tn_err *err);                            /* [control] */
@@ -785,13 +768,11 @@ typedef struct tn_device {
     tn_status (*pack)(void *program, uint32_t w, const tn_reader *reader, tn_err *err);
     uint64_t (*weight_bytes)(void *program, uint32_t w);        /* [any] packed size */
     void (*release)(void *program);                             /* [control] */
-
     /* Enqueues a step; its arrays stay untouched until waited for. */
     tn_status (*run)(void *program, const tn_step *step, tn_err *err);           /* [step] */
     /* Blocks until step `number` is done. TN_BUSY at once when `poll` and it is not. */
     tn_status (*wait)(void *program, uint64_t number, uint32_t poll, const tn_results **out,
                       tn_err *err);                                              /* [step] */
-
     /* Between steps. Counts of blocks or slots; `data` in a neutral order, see below. */
     tn_status (*block_copy)(void *program, int32_t from, int32_t to, tn_err *err);
     tn_status (*state_copy)(void *program, int32_t from, int32_t to, tn_err *err);
@@ -803,12 +784,10 @@ typedef struct tn_device {
     uint64_t (*state_size)(void *program);
     tn_status (*state_read)(void *program, int32_t slot, void *data, tn_err *err);
     tn_status (*state_write)(void *program, int32_t slot, const void *data, tn_err *err);
-
     /* For comparing devices: rows of a buffer as the last step left them, as f32. Only with
      * limits.profile; a fused device answers TN_UNSUPPORTED for buffers it never forms. */
     tn_status (*peek)(void *program, uint32_t buffer, uint32_t row0, uint32_t nrow,
                       float *out, tn_err *err);
-
     /* Memory for communicators and tools. Host devices hand out host memory. */
     tn_status (*mem_take)(void *dev, uint64_t size, void **p, tn_err *err);
     void (*mem_give)(void *dev, void *p);
@@ -961,6 +940,17 @@ typedef struct tn_health {
     const char *why;            /* "ok", "loading", "draining", "engine_down" */
 } tn_health;
 
+/* A conversation kept as a file called `name`: [A-Za-z0-9._-], 1 to 64 of them, never a path. */
+typedef struct tn_session {
+    uint32_t size, reserved;
+    const char *model, *name;       /* model NULL: the first */
+    const char *to;                 /* fork: the second name */
+    const char *cache_salt;         /* as in tn_ask */
+    const char *owner;              /* a name space of files, one per API key; NULL: the common */
+    const tn_prompt *prompt;        /* save: the conversation so far */
+    uint64_t tokens, cached_tokens; /* out: in the file; of these, known without computing */
+} tn_session;
+
 /* What frontends get beside tn_host (same ctx). All [any]. */
 struct tn_front_host {
     uint32_t size, reserved;
@@ -983,6 +973,13 @@ struct tn_front_host {
     /* Prometheus text of every series, terminated; released with give. */
     tn_status (*metrics)(void *ctx, char **text, uint64_t *size, tn_err *err);
     const char *(*version)(void *ctx);
+    /* Each blocks until done. save keeps what the cache knows of the prompt's beginning, restore
+     * makes the cache know it, fork copies the file. err->code: sessions_not_offered,
+     * session_not_found, session_exists, session_invalid, session_mismatch, session_too_large,
+     * cache_full. Since 1.1. */
+    tn_status (*session_save)(void *ctx, tn_session *s, tn_err *err);
+    tn_status (*session_restore)(void *ctx, tn_session *s, tn_err *err);
+    tn_status (*session_fork)(void *ctx, tn_session *s, tn_err *err);
 };
 
 /* A frontend turns a protocol into requests; threads and sockets are its own. start opens the

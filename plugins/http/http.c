@@ -131,6 +131,11 @@ static void http_stop(void *self)
 {
     http_server *s = self;
     http_server_stop(s);
+    /* Whoever writes a file uses the engine, which goes next. */
+    while (atomic_load(&s->nsession) > 0) {
+        struct timespec t = {.tv_nsec = 5000000};
+        nanosleep(&t, NULL);
+    }
     /* Calls whose connection is over may still wait for their last piece. */
     for (int i = 0; i < 1000 && atomic_load(&s->ncall) > 0; i++) {
         struct timespec t = {.tv_nsec = 5000000};

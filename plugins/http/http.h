@@ -7,6 +7,7 @@
  *     ask     JSON -> tn_ask            (chat: messages, offer: tools)
  *     call    one HTTP request and its tn_requests; pieces arrive on the core's thread
  *     reply   pieces -> JSON or events  (speech: reasoning, content and tool calls)
+ *     session conversations kept as files
  *     watch   clients that left, deadlines      (one thread of its own)
  *
  * A call is reached from three sides: MHD's thread, the core's output thread and the watcher.
@@ -39,6 +40,7 @@
 typedef struct http_key {
     uint64_t hash[2];
     char salt[33];               /* prefix-cache name space of this key's owner */
+    char owner[33];              /* of files; the same in every process */
 } http_key;
 
 enum { HTTP_REASONING_NONE, HTTP_REASONING_QWEN3, HTTP_REASONING_R1 };
@@ -70,7 +72,8 @@ typedef struct http_server {
     struct MHD_Daemon *daemon;
     struct http_watch *watch;
     atomic_bool draining, stopping;
-    atomic_uint ncall;           /* generation calls in flight */
+    atomic_uint ncall;           /* generation calls in flight, and those for sessions */
+    atomic_uint nsession;        /* of these, calls for sessions */
     atomic_ullong next_id;
     uint64_t id_salt;
     uint32_t *series;            /* [routes][HTTP_STATUS_COUNT] metric ids */
@@ -181,6 +184,10 @@ typedef struct http_call {
 http_call *http_call_new(http_server *s, struct MHD_Connection *c);
 /* Ends one use; the last one frees. */
 void http_call_drop(http_call *c);
+/* Makes c->cache_salt from the key's name space and the body's own. */
+tn_status http_call_salt(http_call *c, tn_err *err);
+/* TN_UNAVAILABLE while the server drains. */
+tn_status http_call_admit(const http_call *c, tn_err *err);
 /* Runs a generation request from c->body. On failure nothing is in flight. */
 tn_status http_call_generate(http_call *c, bool chat, tn_err *err);
 /* The client left, or its time is up: cancels, wakes the connection. Any thread. */
@@ -231,6 +238,12 @@ enum MHD_Result http_answer(http_call *c, uint32_t status, const char *type, con
 enum MHD_Result http_answer_error(http_call *c, tn_status st, const tn_err *err);
 /* Runs a generation route, or goes on with one after its connection was woken. */
 enum MHD_Result http_generate(http_call *c);
+enum MHD_Result http_session(http_call *c); /* the same for /v1/sessions */
+/* Begins what the route says in a thread of its own, which finishes the call. */
+tn_status http_session_begin(http_call *c, tn_err *err);
+/* Reads c->body as an object into `a`, and its model. */
+tn_status http_body_open(http_call *c, const char *const *known, size_t nknown, http_ask *a,
+                         const char **model, tn_err *err);
 /* A short reply straight to the socket of a connection whose body is still coming, where MHD
  * takes no response any more; the connection is shut down. */
 void http_raw_reply(int fd, uint32_t status, const char *reason, const char *code,

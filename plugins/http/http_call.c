@@ -271,7 +271,7 @@ static void show_tags(http_call *c)
 }
 
 /* The prefix cache's name space: the key's own, narrowed by what the request names. */
-static tn_status make_salt(http_call *c, tn_err *err)
+tn_status http_call_salt(http_call *c, tn_err *err)
 {
     const tn_json *v = tn_json_find(c->a.body, "cache_salt");
     const char *own = v != NULL && v->type != TN_JSON_NULL ? "" : NULL;
@@ -325,22 +325,28 @@ static void give_up_rest(http_call *c, uint32_t from)
     pthread_mutex_unlock(&c->lock);
 }
 
+tn_status http_call_admit(const http_call *c, tn_err *err)
+{
+    if (!atomic_load(&c->s->draining))
+        return TN_OK;
+    tn_fail(err, TN_UNAVAILABLE, "the server is shutting down; expected a retry elsewhere");
+    snprintf(err->code, sizeof err->code, "draining");
+    return TN_UNAVAILABLE;
+}
+
 tn_status http_call_generate(http_call *c, bool chat, tn_err *err)
 {
-    if (atomic_load(&c->s->draining)) {
-        tn_fail(err, TN_UNAVAILABLE, "the server is shutting down; expected a retry elsewhere");
-        snprintf(err->code, sizeof err->code, "draining");
-        return TN_UNAVAILABLE;
-    }
-    tn_status st = http_ask_open(c->s, c->body.data != NULL ? c->body.data : "", c->body.len,
-                                 chat, &c->a, err);
+    tn_status st = http_call_admit(c, err);
+    if (st == TN_OK)
+        st = http_ask_open(c->s, c->body.data != NULL ? c->body.data : "", c->body.len, chat,
+                           &c->a, err);
     if (st == TN_OK)
         st = make_parts(c, err);
     if (st != TN_OK)
         return st;
     name_model(c);
     show_tags(c);
-    st = make_salt(c, err);
+    st = http_call_salt(c, err);
     if (st != TN_OK)
         return st;
     atomic_fetch_add(&c->s->ncall, 1);

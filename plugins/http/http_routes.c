@@ -180,8 +180,8 @@ static const char *const tokenize_fields[] = {
 static const char *const detokenize_fields[] = {"model", "tokens"};
 #define COUNT(a) (sizeof(a) / sizeof(a)[0])
 
-static tn_status open_body(http_call *c, const char *const *known, size_t nknown, http_ask *a,
-                           const char **model, tn_err *err)
+tn_status http_body_open(http_call *c, const char *const *known, size_t nknown, http_ask *a,
+                         const char **model, tn_err *err)
 {
     *a = (http_ask){0};
     tn_status st = c->s->h->json_open(c->s->h->ctx, c->body.data != NULL ? c->body.data : "",
@@ -204,7 +204,7 @@ static enum MHD_Result run_tokenize(http_call *c)
     int32_t *ids = NULL;
     uint64_t n = 0;
     tn_prompt p = {.size = sizeof p};
-    tn_status st = open_body(c, tokenize_fields, COUNT(tokenize_fields), &a, &model, &err);
+    tn_status st = http_body_open(c, tokenize_fields, COUNT(tokenize_fields), &a, &model, &err);
     if (st == TN_OK)
         st = tokenize_prompt(c->s, &a, &p, &strings, &err);
     if (st == TN_OK)
@@ -258,7 +258,7 @@ static enum MHD_Result run_detokenize(http_call *c)
     int32_t *ids = NULL;
     char *text = NULL;
     uint64_t n = 0, size = 0;
-    tn_status st = open_body(c, detokenize_fields, COUNT(detokenize_fields), &a, &model, &err);
+    tn_status st = http_body_open(c, detokenize_fields, COUNT(detokenize_fields), &a, &model, &err);
     if (st == TN_OK)
         st = read_ids(&a, &ids, &n, &err);
     if (st == TN_OK)
@@ -289,6 +289,9 @@ static const http_route routes[] = {
     {"/v1/completions", "POST", "completions", false, true, http_generate},
     {"/v1/models", "GET", "models", false, false, run_models},
     {MODEL_PREFIX, "GET", "model", false, false, run_model},
+    {"/v1/sessions/save", "POST", "session_save", false, true, http_session},
+    {"/v1/sessions/restore", "POST", "session_restore", false, true, http_session},
+    {"/v1/sessions/fork", "POST", "session_fork", false, true, http_session},
     {"/tokenize", "POST", "tokenize", false, true, run_tokenize},
     {"/detokenize", "POST", "detokenize", false, true, run_detokenize},
     {"/health", "GET", "health", true, false, run_health},

@@ -25,7 +25,7 @@
 #define ANSWERS_NS UINT64_C(1000000000) /* that a stop waits for replies to be read */
 #define JSON_TYPE "application/json"
 
-static const uint32_t counted[HTTP_STATUS_COUNT] = {200, 204, 400, 401, 403, 404, 405, 408,
+static const uint32_t counted[HTTP_STATUS_COUNT] = {200, 204, 400, 401, 403, 404, 405, 408, 409,
                                                     413, 415, 429, 500, 503, 504};
 
 static void count(http_call *c, uint32_t status)
@@ -212,6 +212,14 @@ enum MHD_Result http_generate(http_call *c)
             return http_answer_error(c, st, &err);
     }
     return go_on(c);
+}
+
+/* As generation: begun once, then gone on with when its connection was woken. */
+enum MHD_Result http_session(http_call *c)
+{
+    tn_err err = {{0}, {0}, {0}};
+    tn_status st = c->generating ? TN_OK : http_session_begin(c, &err);
+    return st == TN_OK ? go_on(c) : http_answer_error(c, st, &err);
 }
 
 /* -------- one request, from its headers to its handler */
