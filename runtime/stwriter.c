@@ -86,7 +86,8 @@ static tn_status io_failed(const char *path, const char *doing, int e, tn_err *e
 {
     const char *why = e == ENOSPC ? "no space left on the disk" : e == EDQUOT ? "quota used up"
                       : e == EFBIG ? "larger than files may be" : e == EROFS ? "read-only"
-                      : e == EACCES || e == EPERM ? "no permission" : NULL;
+                      : e == EACCES || e == EPERM ? "no permission"
+                      : e == ENOTDIR ? "not a folder" : NULL;
     bool create = e == EACCES || e == EPERM || e == EROFS || e == ENOENT || e == ENOTDIR ||
                   e == EISDIR || e == ELOOP;
     if (why != NULL)
@@ -316,7 +317,10 @@ static tn_status shard_open(tn_stw *w, tn_err *err)
     *s = (shard){.file.fd = -1, .gap = GAP_USUAL};
     snprintf(name, sizeof name, "model-shard-%05u", w->nshard + 1);
     tn_status st = part_open(w, &s->file, name, err);
-    w->nshard++; /* half open ones are dropped by close */
+    if (st == TN_OK)
+        w->nshard++;
+    else
+        part_drop(&s->file); /* another thread's next tensor must not find it */
     return st;
 }
 
@@ -438,7 +442,7 @@ static tn_status entry_add(tn_stw *w, const tn_stw_entry *t, entry **out, tn_err
     memcpy(dim, t->dim, t->ndim * sizeof *dim);
     uint64_t header = 2 * strlen(name) + 256;
     shard *s = w->nshard > 0 ? &w->shard[w->nshard - 1] : NULL;
-    bool full = s != NULL && s->count > 0 && (s->data_size + size > w->shard_max ||
+    bool full = s != NULL && s->count > 0 && (s->settled || s->data_size + size > w->shard_max ||
                                               s->header_guess + header > HEADER_FULL);
     if (s == NULL || full) {
         if (full && !w->planned)

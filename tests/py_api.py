@@ -338,13 +338,20 @@ def framing(url):
         b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}x",
         b"GET /health HTTP/1.1\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding : chunked\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length : 5\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
     ]
     for i, text in enumerate(cases):
         with check(f"framing {i}"):
             s = socket.create_connection((host, int(port)))
             s.settimeout(10)
             s.sendall(text)
-            assert b" 400 " in s.recv(4096).split(b"\r\n")[0]
+            reply = s.recv(4096)
+            assert b" 400 " in reply.split(b"\r\n")[0] and (i < 3 or b"bad_framing" in reply)
             s.close()
 
 

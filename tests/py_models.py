@@ -116,6 +116,7 @@ for quant, bits, group, variant in VARIANTS:
 with check("quantize again is refused, and so is an occupied folder"):
     fails(65, "quantize", made["awq-4-gemm"], "--quant", "awq", "--output", folder + "/x", "--config", ini)
     fails(73, "quantize", plain, "--quant", "awq", "--output", made["awq-4-gemm"], "--config", ini)
+    fails(73, "quantize", plain, "--quant", "awq", "--output", ini, "--config", ini)
 
 with check("one word of the INI switches AWQ for GPTQ"):
     answers = {}

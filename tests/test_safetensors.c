@@ -618,6 +618,7 @@ static void writer_refuses(void **state)
     assert_int_equal(tn_stw_open(s.dir, 0, &other, &err), TN_OK);
     assert_int_equal(tn_stw_tensor(other, "a", TN_U8, 1, two, "ab", &err), TN_CANTCREATE);
     assert_non_null(strstr(err.text, "another process"));
+    assert_int_equal(tn_stw_tensor(other, "b", TN_U8, 1, two, "ab", &err), TN_CANTCREATE);
     tn_stw_close(other);
     assert_int_equal(tn_stw_tensor(w, "a", TN_U8, 1, two, "ab", &err), TN_INTERNAL);
     assert_int_equal(tn_stw_tensor(w, "b", 99, 1, two, "ab", &err), TN_INTERNAL);
@@ -628,6 +629,9 @@ static void writer_refuses(void **state)
     tn_stw_close(w);
     assert_int_equal(tn_stw_open("/nonexistent/folder", 0, &w, &err), TN_OK);
     assert_int_equal(tn_stw_tensor(w, "a", TN_U8, 1, two, "ab", &err), TN_CANTCREATE);
+    /* another thread may be at its next tensor before the first failure is known */
+    assert_int_equal(tn_stw_tensor(w, "b", TN_U8, 1, two, "ab", &err), TN_CANTCREATE);
+    assert_int_equal(tn_stw_file(w, "x", "", 0, &err), TN_CANTCREATE);
     tn_stw_close(w);
     scratch_close(&s);
 }
