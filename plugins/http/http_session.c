@@ -47,7 +47,7 @@ static session_call call_of(const http_call *c)
 /* -------- the body */
 
 /* messages, or prompt as one text or one list of ids. */
-static tn_status read_prompt(http_ask *a, tn_err *err)
+static tn_status read_prompt(const http_server *s, http_ask *a, tn_err *err)
 {
     bool special = true;
     const tn_json *prompt = given(a->body, "prompt"), *messages = given(a->body, "messages");
@@ -55,7 +55,7 @@ static tn_status read_prompt(http_ask *a, tn_err *err)
         return http_refuse(err, "value_out_of_range", "prompt", "given beside messages; expected "
                            "one of them");
     if (prompt == NULL)
-        return http_chat_shape(a, &a->ask.prompt, err);
+        return http_chat_shape(s, a, &a->ask.prompt, err);
     if (prompt->type != TN_JSON_TEXT && prompt->type != TN_JSON_LIST)
         return http_refuse(err, "wrong_type", "prompt", "wrong type; expected a text or a list of "
                            "token ids");
@@ -98,7 +98,7 @@ static tn_status read_body(job *j, tn_err *err)
     if (st == TN_OK && strcmp(c->route->name, "session_fork") == 0)
         st = read_name(a->body, "to", &j->s.to, err);
     if (st == TN_OK && strcmp(c->route->name, "session_save") == 0) {
-        st = read_prompt(a, err);
+        st = read_prompt(c->s, a, err);
         j->s.prompt = &a->ask.prompt;
     }
     if (st == TN_OK)
