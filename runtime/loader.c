@@ -243,10 +243,12 @@ static bool same_form(const tn_form *a, const tn_form *b)
 }
 
 /* The form of a slice, from the quantization or, for what it does not hold, the core. */
-static tn_status slice_form(const tn_loader *l, const tn_source *s, tn_slice *p, tn_form *f,
-                            tn_err *err)
+static tn_status slice_form(const tn_loader *l, uint32_t role, const tn_source *s, tn_slice *p,
+                            tn_form *f, tn_err *err)
 {
     p->quantized = false;
+    if (l->dummy != NULL)
+        return tn_dummy_form(l->dummy, role, p, s->col0, s->col1, f, err);
     if (l->q == NULL || p->bare || p->second)
         return plain_form(l, p, f, err);
     tn_module m = module_of(p);
@@ -294,7 +296,7 @@ static tn_status weight_form(const tn_loader *l, tn_weight_spec *w, tn_source *s
         if (i > 0 && p->module == p[-1].module) /* more rows of the same module */
             p->quantized = p[-1].quantized;
         else
-            st = slice_form(l, s, p, &f, err);
+            st = slice_form(l, w->role, s, p, &f, err);
         if (st == TN_OK)
             st = add_form(l, w, s, i, &f, err);
         if (st != TN_OK)
@@ -354,6 +356,10 @@ static tn_status slice_rows(const row_source *r, const tn_slice *p, uint64_t row
                             tn_block *out, tn_err *err)
 {
     const tn_quant_ref *q = r->l->q;
+    if (r->l->dummy != NULL) {
+        tn_dummy_rows(r->l->dummy, &r->spec->form, p, r->src->col0, row0, row1, out);
+        return TN_OK;
+    }
     if (!p->quantized)
         return plain_rows(r, p, row0, row1, out, err);
     tn_module m = module_of(p);
@@ -419,7 +425,7 @@ static tn_status count_odd(tn_loader *l, uint32_t i, tn_err *err)
     const tn_slice *p = l->draft->source[i].slice;
     uint32_t n = l->draft->weight[i].nexpert * l->draft->source[i].nslice;
     tn_status st = TN_OK;
-    for (uint32_t k = 0; k < n && st == TN_OK; k++)
+    for (uint32_t k = 0; k < n && st == TN_OK && l->dummy == NULL; k++)
         if (!p[k].quantized && (k == 0 || p[k].module != p[k - 1].module))
             st = count_odd_in(l, &p[k], err);
     return st;
@@ -451,13 +457,27 @@ static uint64_t packed_bytes(const tn_device *device, void *program, uint32_t w)
     return program != NULL && device->weight_bytes != NULL ? device->weight_bytes(program, w) : 0;
 }
 
+/* Of a stack of experts, those that one token chooses. */
+static uint64_t chosen_bytes(const tn_recipe *r, uint32_t w, uint64_t bytes)
+{
+    for (uint32_t i = 0; i < r->nop; i++) {
+        const tn_op_experts *a = r->op[i].args;
+        if (r->op[i].kind == TN_OP_EXPERTS && (a->w_up == w || a->w_down == w))
+            return bytes / a->nexpert * a->ntop;
+    }
+    return bytes;
+}
+
 uint64_t tn_loader_token_bytes(const tn_loader *l, const tn_device *device, void *program)
 {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
         const tn_weight_spec *w = &l->draft->weight[i];
-        if (w->role != TN_ROLE_EMBED || (w->flags & TN_WEIGHT_TIED))
-            sum += packed_bytes(device, program, i);
+        uint64_t bytes = packed_bytes(device, program, i);
+        if (w->role == TN_ROLE_EXPERTS)
+            sum += chosen_bytes(&l->draft->recipe, i, bytes);
+        else if (w->role != TN_ROLE_EMBED || (w->flags & TN_WEIGHT_TIED))
+            sum += bytes;
     }
     return sum;
 }
@@ -480,8 +500,9 @@ void tn_loader_print(const tn_loader *l, const tn_device *device, void *program,
         snprintf(shape, sizeof shape, "%llu x %llu", (unsigned long long)w->n,
                  (unsigned long long)w->k);
         bool plain = !l->draft->source[i].slice[0].quantized;
+        const char *owner = l->dummy != NULL ? "dummy" : plain ? "core" : l->q->name;
         tn_buf_printf(out, "%-52s %-12s %-20s %-10s %12llu %12llu\n", w->name, form, shape,
-                      plain ? "core" : l->q->name, (unsigned long long)w->form.file_bytes,
+                      owner, (unsigned long long)w->form.file_bytes,
                       (unsigned long long)packed_bytes(device, program, i));
     }
 }

@@ -32,7 +32,8 @@ static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *
     if (m->path[0] == 0)
         return tn_fail(err, TN_CONFIG, "[model %s]: path: missing; expected a model folder",
                        m->name);
-    uint32_t flags = (m->allow_links ? TN_CKPT_FOLLOW : 0) | (m->lax_index ? TN_CKPT_LAX : 0);
+    uint32_t flags = (m->allow_links ? TN_CKPT_FOLLOW : 0) | (m->lax_index ? TN_CKPT_LAX : 0) |
+                     (m->dummy ? TN_CKPT_NO_WEIGHTS : 0);
     tn_status st = tn_ckpt_open(m->path, flags, &s->ckpt, err);
     if (st != TN_OK)
         return st;
@@ -41,6 +42,8 @@ static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *
                    tn_ckpt_note(s->ckpt));
     const tn_view *v = tn_ckpt_view(s->ckpt);
     st = tn_model_conf_read(v->config, &s->conf, err);
+    if (st == TN_OK && m->dummy)
+        return tn_dummy_open(v, &s->conf, &s->dummy, err);
     if (st != TN_OK)
         return st;
     uint32_t q = TN_NONE;
@@ -171,6 +174,7 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
     if (st != TN_OK)
         return st;
     s->loader = (tn_loader){.view = v, .q = s->quant, .draft = &s->draft,
+                            .dummy = m->dummy ? &s->dummy : NULL,
                             .second = s->second != NULL ? tn_ckpt_view(s->second) : NULL,
                             .strict = m->strict_weights,
                             .requant_head = m->head_int8 ? TN_FORM_W8G : 0,
@@ -314,6 +318,8 @@ static tn_status open_chat(tn_served *s, tn_err *err)
 static tn_status open_text(tn_served *s, tn_err *err)
 {
     tn_status st = tn_tok_open(s->settings->path, s->conf.vocab, &s->tok, err);
+    if (st == TN_NOINPUT && s->settings->dummy)
+        st = tn_tok_open_bytes(s->conf.vocab, &s->tok, err);
     if (st == TN_OK)
         st = read_generation(s, err);
     if (st == TN_OK)

@@ -58,6 +58,7 @@ typedef struct tn_served {
     tn_chat *chat;                     /* NULL: no template */
     tn_ckpt *ckpt, *second;            /* open while loading; the drafting module's, or NULL */
     uint32_t drafts;                   /* drafts a sequence in a step, 0: none */
+    tn_dummy dummy;                    /* with load_format = dummy */
     tn_loader loader;
     tn_engine *engine;
     int64_t created;
