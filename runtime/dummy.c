@@ -66,7 +66,8 @@ static tn_status read_scheme(const tn_view *v, tn_dummy *d, tn_err *err)
 
 tn_status tn_dummy_open(const tn_view *v, const tn_model_conf *c, tn_dummy *out, tn_err *err)
 {
-    tn_dummy d = {.role = role_of(c), .norm_offset = c->norm_offset};
+    tn_dummy d = {.role = role_of(c), .layers = c->layers, .tied = c->tied,
+                  .norm_offset = c->norm_offset};
     d.plain = c->dtype == TN_F32 ? TN_FORM_F32 : c->dtype == TN_F16 ? TN_FORM_F16 : TN_FORM_BF16;
     tn_status st = v->quant != NULL ? read_scheme(v, &d, err) : TN_OK;
     if (st == TN_OK)
@@ -93,6 +94,12 @@ tn_status tn_dummy_form(const tn_dummy *d, uint32_t role, const tn_slice *p, uin
     f.file_bytes += p->n * f.cols * f.bits / 8;
     *out = f;
     return TN_OK;
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
 }
 
 /* ---------------------------------------------------------------------------- random bits */
@@ -147,12 +154,25 @@ static void plain_row(const uint8_t *level, uint64_t size, uint64_t seed, uint64
     }
 }
 
-/* Deviation 1 / sqrt(k): a normed input gives a normed output. */
-static void plain_rows(const tn_form *f, uint64_t seed, uint64_t row0, uint64_t row1, uint8_t *to)
+/* Of a whole row's numbers, as a length: 1 where a normed input shall give a normed output. What
+ * is added to the residual is damped by the number of such additions, so that a token's own
+ * embedding, of deviation 1, still counts behind the last layer: else all rows choose alike. A
+ * tied embedding is a head as well and stays short, or every token would foretell itself. */
+static double gain_of(const tn_dummy *d, const tn_slice *p)
+{
+    static const char *const adds[] = {".o_proj", ".out_proj", ".down_proj", ".w2"};
+    for (size_t i = 0; i < sizeof adds / sizeof adds[0]; i++)
+        if (ends_with(p->module, adds[i]))
+            return 1 / sqrt(2.0 * d->layers);
+    return !d->tied && ends_with(p->module, "embed_tokens") ? sqrt((double)p->k) : 1;
+}
+
+static void plain_rows(const tn_form *f, double gain, uint64_t seed, uint64_t row0, uint64_t row1,
+                       uint8_t *to)
 {
     uint8_t level[LEVELS * 4];
     uint64_t size = f->kind == TN_FORM_F32 ? 4 : 2;
-    double step = 1 / (LEVELS_STD * sqrt((double)f->cols));
+    double step = gain / (LEVELS_STD * sqrt((double)f->cols));
     for (uint32_t i = 0; i < LEVELS; i++)
         put_plain(f->kind, (float)(((double)i - 255) * step), level + i * size);
     for (uint64_t r = row0; r < row1; r++, to += f->cols * size)
@@ -188,12 +208,12 @@ static float scale_at(const tn_dummy *d, float middle, uint64_t seed, uint64_t g
                                    : tn_bf16_to_f32(tn_f32_to_bf16(s));
 }
 
-static void coded_rows(const tn_dummy *d, const tn_form *f, uint64_t seed, uint64_t row0,
-                       uint64_t row1, const tn_block *out)
+static void coded_rows(const tn_dummy *d, const tn_form *f, double gain, uint64_t seed,
+                       uint64_t row0, uint64_t row1, const tn_block *out)
 {
     uint64_t size = f->kind == TN_FORM_W4G ? f->cols / 2 : f->cols, ngroup = f->cols / f->group;
     double std = f->kind == TN_FORM_W4G ? CODE4_STD : CODE8_STD;
-    float middle = (float)(1 / (std * sqrt((double)f->cols)));
+    float middle = (float)(gain / (std * sqrt((double)f->cols)));
     for (uint64_t r = row0; r < row1; r++) {
         uint64_t row = bits_at(seed, r), at = r - row0;
         if (out->codes != NULL)
@@ -209,12 +229,6 @@ static void coded_rows(const tn_dummy *d, const tn_form *f, uint64_t seed, uint6
 }
 
 /* -------------------------------------------------------------------------------- vectors */
-
-static bool ends_with(const char *text, const char *end)
-{
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
 
 /* A decays by exp(A_log) = 1 .. 16 a unit of softplus(dt), which begins at 0.001 .. 0.1, as
  * such layers are initialised; convolutions keep the size of what runs through them. */
@@ -243,9 +257,9 @@ void tn_dummy_rows(const tn_dummy *d, const tn_form *f, const tn_slice *p, uint6
                    uint64_t row0, uint64_t row1, tn_block *out)
 {
     if (f->kind == TN_FORM_W4G || f->kind == TN_FORM_W8G)
-        coded_rows(d, f, seed_of(p, col0), row0, row1, out);
+        coded_rows(d, f, gain_of(d, p), seed_of(p, col0), row0, row1, out);
     else if (out->codes != NULL && p->bare)
         vector_rows(d, f, p, row0, row1, out->codes);
     else if (out->codes != NULL)
-        plain_rows(f, seed_of(p, col0), row0, row1, out->codes);
+        plain_rows(f, gain_of(d, p), seed_of(p, col0), row0, row1, out->codes);
 }

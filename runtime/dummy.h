@@ -23,7 +23,8 @@ typedef struct tn_dummy {
     uint32_t bits;
     uint32_t group;       /* columns a scale, 0: the whole row */
     uint32_t role;        /* TN_ROLE_* of what is quantized */
-    bool zeros;
+    uint32_t layers;      /* of the model */
+    bool zeros, tied;
     float norm_offset;
 } tn_dummy;
 

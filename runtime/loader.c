@@ -326,6 +326,8 @@ tn_status tn_loader_forms(tn_loader *l, tn_err *err)
         if (st != TN_OK)
             return st;
         choose_requant(l, w);
+        if (l->mapped && w->role == TN_ROLE_EXPERTS && w->form.kind != TN_FORM_PRIVATE)
+            w->place = TN_PLACE_MAPPED;
         l->file_bytes += w->form.file_bytes;
     }
     return TN_OK;
@@ -435,74 +437,23 @@ tn_status tn_loader_pack(tn_loader *l, const tn_device *device, void *program,
                          tn_loader_progress progress, void *user, tn_err *err)
 {
     uint64_t done = 0;
+    uint32_t n = l->draft->recipe.nweight;
+    row_source *r = tn_arena_array(&l->draft->arena, n, sizeof *r); /* readers may outlive this */
+    if (r == NULL)
+        return tn_fail(err, TN_NO_MEMORY, "model %s: no memory to read it", l->view->dir);
     l->odd = 0;
-    for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
-        row_source r = {.l = l, .spec = &l->draft->weight[i], .src = &l->draft->source[i]};
-        tn_reader reader = {.size = sizeof reader, .ctx = &r, .rows = read_rows};
-        tn_status st = count_odd(l, i, err);
+    for (uint32_t i = 0; i < n; i++) {
+        r[i] = (row_source){.l = l, .spec = &l->draft->weight[i], .src = &l->draft->source[i]};
+        tn_reader reader = {.size = sizeof reader, .ctx = &r[i], .rows = read_rows};
+        bool all = l->strict || r[i].spec->place != TN_PLACE_MAPPED; /* may be read now */
+        tn_status st = all ? count_odd(l, i, err) : TN_OK;
         if (st == TN_OK)
             st = device->pack(program, i, &reader, err);
         if (st != TN_OK)
             return st;
-        done += r.spec->form.file_bytes;
+        done += r[i].spec->form.file_bytes;
         if (progress != NULL)
             progress(user, done, l->file_bytes);
     }
     return TN_OK;
-}
-
-/* 0 where the device does not tell. */
-static uint64_t packed_bytes(const tn_device *device, void *program, uint32_t w)
-{
-    return program != NULL && device->weight_bytes != NULL ? device->weight_bytes(program, w) : 0;
-}
-
-/* Of a stack of experts, those that one token chooses. */
-static uint64_t chosen_bytes(const tn_recipe *r, uint32_t w, uint64_t bytes)
-{
-    for (uint32_t i = 0; i < r->nop; i++) {
-        const tn_op_experts *a = r->op[i].args;
-        if (r->op[i].kind == TN_OP_EXPERTS && (a->w_up == w || a->w_down == w))
-            return bytes / a->nexpert * a->ntop;
-    }
-    return bytes;
-}
-
-uint64_t tn_loader_token_bytes(const tn_loader *l, const tn_device *device, void *program)
-{
-    uint64_t sum = 0;
-    for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
-        const tn_weight_spec *w = &l->draft->weight[i];
-        uint64_t bytes = packed_bytes(device, program, i);
-        if (w->role == TN_ROLE_EXPERTS)
-            sum += chosen_bytes(&l->draft->recipe, i, bytes);
-        else if (w->role != TN_ROLE_EMBED || (w->flags & TN_WEIGHT_TIED))
-            sum += bytes;
-    }
-    return sum;
-}
-
-void tn_loader_print(const tn_loader *l, const tn_device *device, void *program,
-                     struct tn_buf *out)
-{
-    static const char *const name[] = {"?", "f32", "f16", "bf16", "w4g", "w8g", "private"};
-    tn_buf_printf(out, "%-52s %-12s %-20s %-10s %12s %12s\n", "tensor", "form", "shape", "owner",
-                  "file bytes", "packed bytes");
-    for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
-        const tn_weight_spec *w = &l->draft->weight[i];
-        char form[32], shape[48];
-        uint32_t kind = w->form.kind <= TN_FORM_PRIVATE ? w->form.kind : 0;
-        int n = snprintf(form, sizeof form, "%s", name[kind]);
-        if (w->form.group > 0)
-            snprintf(form + n, sizeof form - (size_t)n, "/%u%s%s", w->form.group,
-                     w->form.flags & TN_FORM_ZEROS ? "z" : "",
-                     w->form.flags & TN_FORM_PERM ? "p" : "");
-        snprintf(shape, sizeof shape, "%llu x %llu", (unsigned long long)w->n,
-                 (unsigned long long)w->k);
-        bool plain = !l->draft->source[i].slice[0].quantized;
-        const char *owner = l->dummy != NULL ? "dummy" : plain ? "core" : l->q->name;
-        tn_buf_printf(out, "%-52s %-12s %-20s %-10s %12llu %12llu\n", w->name, form, shape,
-                      owner, (unsigned long long)w->form.file_bytes,
-                      (unsigned long long)packed_bytes(device, program, i));
-    }
 }

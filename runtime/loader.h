@@ -36,8 +36,10 @@ typedef struct tn_loader {
     tn_draft *draft;         /* borrowed; forms are written into its weights */
     uint32_t requant_head, requant_dense; /* 0 or TN_FORM_W8G */
     uint64_t file_bytes;     /* of all weights, once forms are known */
+    bool mapped;             /* routed experts are placed MAPPED: loader, draft and views stay */
     bool strict;             /* refuse plain weights that are NaN or infinite */
-    uint64_t odd;            /* how many were, once all is packed; quantizations check their own */
+    uint64_t odd;            /* how many were, once all is packed; quantizations check their own,
+                                and mapped ones are only looked at when strict */
 } tn_loader;
 
 /* Fills in the form of every weight and checks shapes. */

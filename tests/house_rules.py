@@ -20,7 +20,7 @@ LAYERS = [
     ("files", "safetensors checkpoint ckpt* filemap jsonscan stwriter gguf ggml_types import* "
               "tokenizer tok* bpe pretoken* normal* added decod* detok ids lexicon jinja_* chat*"),
     ("wall", "wall* guard manners elffile plugin_*"),
-    ("model", "modelconf* rope recipe* graph* loader dummy budget sampling genconf quantize kv states"),
+    ("model", "modelconf* rope recipe* graph* loader* dummy budget sampling genconf quantize kv states"),
     ("serving", "request prefix payoff scheduler schedstate draftsteps engine* output intake servestats"),
     ("house", "plugin_cmd served house fronthost answer command cmd_* main"),
 ]
