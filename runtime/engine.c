@@ -37,6 +37,7 @@ struct tn_engine {
     tn_kv *kv;                   /* step thread, but for its key functions */
     tn_sched *sched;             /* step thread */
     tn_intake intake;            /* read-only */
+    tn_seeds seeds;              /* of requests that bring none */
     bool has_intake;
     tn_serve_stats stats;
     tn_output output;            /* output thread */
@@ -204,7 +205,7 @@ static void stats_tell(tn_engine *e, uint32_t rows)
 {
     tn_sched_counts c;
     tn_sched_count(e->sched, &c);
-    const tn_stats_step step = {
+    tn_stats_step step = {
         .running = c.running,
         .waiting = c.waiting,
         .cache_usage = (double)tn_kv_used(e->kv) / e->nblock,
@@ -212,7 +213,14 @@ static void stats_tell(tn_engine *e, uint32_t rows)
         .npreempt = (uint32_t)(c.npreempt - e->told.npreempt),
         .cache_queries = c.cache_queries - e->told.cache_queries,
         .cache_hits = c.cache_hits - e->told.cache_hits,
+        .states_used = c.states_used,
+        .states_kept = c.states_kept,
+        .ndrafted = c.ndrafted - e->told.ndrafted,
+        .ndraft = c.ndraft - e->told.ndraft,
+        .nstood = c.nstood - e->told.nstood,
     };
+    for (int i = 0; i < 4; i++)
+        step.stood_at[i] = c.stood_at[i] - e->told.stood_at[i];
     tn_stats_put_step(&e->stats, &step);
     e->told = c;
 }
@@ -721,7 +729,7 @@ static tn_status intake_open(tn_engine *e, const tn_engine_setup *p, tn_err *err
         .block_tokens = tn_kv_is_cached(e->kv) ? p->limits->block_tokens : 0,
         .timeout_ms = p->request_timeout_ms > 0 ? p->request_timeout_ms : TIMEOUT_MS,
         .facts = {.vocab = p->vocab, .eos = p->eos, .eos_more = p->eos_more,
-                  .neos_more = p->neos_more, .max_logprobs = logprobs, .defaults = p->defaults,
+                  .neos_more = p->neos_more, .seeds = p->seed != 0 ? &e->seeds : NULL, .max_logprobs = logprobs, .defaults = p->defaults,
                   .tok = p->tok},
     };
     tn_status st = tn_intake_open(&e->intake, err);
@@ -770,6 +778,7 @@ tn_status tn_engine_open(const tn_engine_setup *p, tn_engine **out, tn_err *err)
     e->log = p->log;
     e->nblock = p->pools->nblock;
     e->drafts = p->drafts;
+    e->seeds.base = p->seed;
     e->next_deadline = NEVER;
     e->max_running = p->max_running;
     if (e->max_running == 0 || e->max_running > p->limits->seqs_max)

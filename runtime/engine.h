@@ -51,6 +51,7 @@ typedef struct tn_engine_setup {
     uint32_t prefix_caching;     /* 1: full blocks are found again by later prompts */
     uint32_t has_states;         /* 1: every sequence takes a state slot; those beyond
                                     max_running hold snapshots for prefix caching */
+    uint64_t seed;               /* where unseeded requests draw theirs from; 0: the system */
     uint32_t drafts;             /* most drafts a sequence in a step, 0: none */
     uint32_t snapshot_every;     /* tokens between snapshots of a prompt's states, 0: none */
     tn_log *log;                 /* borrowed, may be NULL */

@@ -194,6 +194,12 @@ static void unseal(tn_kv *kv, int32_t i)
     kv->block[i].sealed = false;
 }
 
+void tn_kv_forget(tn_kv *kv, int32_t i)
+{
+    if (kv->block[i].sealed)
+        unseal(kv, i);
+}
+
 /* ------------------------------------------------------------------------------- users */
 
 int32_t tn_kv_take(tn_kv *kv)

@@ -58,5 +58,6 @@ tn_kv_key tn_kv_next(const tn_kv *kv, tn_kv_key before, const int32_t *ids);
 /* Makes a full block findable. When the key is taken already, the block stays private. */
 void tn_kv_seal(tn_kv *kv, int32_t block, tn_kv_key key);
 int32_t tn_kv_find(const tn_kv *kv, tn_kv_key key);  /* -1: unknown; holds nothing */
+void tn_kv_forget(tn_kv *kv, int32_t block);         /* it can no longer be found */
 
 #endif

@@ -3,6 +3,7 @@
 #include "loader.h"
 
 #include "buf.h"
+#include "filemap.h"
 #include "floats.h"
 
 #include <string.h>
@@ -384,12 +385,38 @@ static tn_block block_from(const tn_form *f, const tn_block *b, uint64_t rows)
     return to;
 }
 
+/* A block that wants nothing announces an expert: the disk may begin. What the tensors of a
+ * module are called is a quantization's business, so this knows the usual names and no more. */
+static void announce(const row_source *r, const tn_slice *p)
+{
+    static const char *const part[] = {"weight", "qweight", "weight_packed", "scales",
+                                       "weight_scale", "qzeros", "weight_zero_point"};
+    for (uint32_t i = 0; i < r->src->nslice && r->l->dummy == NULL; i++)
+        for (size_t k = 0; k < sizeof part / sizeof part[0]; k++) {
+            char name[NAME_SIZE];
+            tn_tensor t;
+            const tn_view *v = view_of(r->l, &p[i]);
+            snprintf(name, sizeof name, "%s.%s", p[i].module, part[k]);
+            if (v->find(v, name, &t))
+                tn_filemap_soon(t.data, t.data_size);
+        }
+}
+
+static bool wants_nothing(const tn_block *b)
+{
+    return b->codes == NULL && b->scale == NULL && b->zero == NULL && b->perm == NULL;
+}
+
 /* Walks the slices that hold rows [row0, row1) of an expert. */
 static tn_status read_rows(void *ctx, uint32_t expert, uint64_t row0, uint64_t row1,
                            tn_block *out, tn_err *err)
 {
     const row_source *r = ctx;
     const tn_slice *p = &r->src->slice[expert * r->src->nslice];
+    if (wants_nothing(out)) {
+        announce(r, p);
+        return TN_OK;
+    }
     uint64_t at = 0; /* the weight's row at which the slice begins */
     tn_status st = TN_OK;
     for (uint32_t i = 0; i < r->src->nslice && at < row1 && st == TN_OK; i++, p++) {

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define EXPERTS_MOST 4096
+#define SHARED_USUAL 512 /* wide is the shared expert of hybrids unless the config says */
 
 static bool says(const tn_json *t, const char *word)
 {
@@ -105,16 +106,17 @@ static tn_status read_gate_act(const tn_json *c, tn_delta_conf *t, tn_err *err)
 static tn_status read_delta(const tn_json *c, const tn_family *f, tn_model_conf *m, tn_err *err)
 {
     tn_delta_conf *t = &m->delta;
-    const struct { const char *key; int64_t fallback, most; uint32_t *out; } size[] = {
-        {"linear_num_key_heads", 16, 4096, &t->k_heads},
-        {"linear_num_value_heads", 32, 4096, &t->v_heads},
-        {"linear_key_head_dim", 128, 1024, &t->k_dim},
-        {"linear_value_head_dim", 128, 1024, &t->v_dim},
-        {"linear_conv_kernel_dim", 4, 64, &t->kernel},
+    const struct { const char *key; int64_t fallback, least, most; uint32_t *out; } size[] = {
+        {"linear_num_key_heads", 16, 1, 4096, &t->k_heads},
+        {"linear_num_value_heads", 32, 1, 4096, &t->v_heads},
+        {"linear_key_head_dim", 128, 1, 1024, &t->k_dim},
+        {"linear_value_head_dim", 128, 1, 1024, &t->v_dim},
+        {"linear_conv_kernel_dim", 4, 2, 64, &t->kernel}, /* 1 would keep no columns */
     };
     tn_status st = TN_OK;
     for (size_t i = 0; i < sizeof size / sizeof *size && st == TN_OK; i++)
-        st = tn_conf_size(c, size[i].key, size[i].fallback, 1, size[i].most, size[i].out, err);
+        st = tn_conf_size(c, size[i].key, size[i].fallback, size[i].least, size[i].most,
+                          size[i].out, err);
     if (st == TN_OK && t->v_heads % t->k_heads != 0)
         return tn_fail(err, TN_DATA, TN_CONFIG_FILE ": linear_num_value_heads: %u; expected a "
                        "multiple of linear_num_key_heads %u", t->v_heads, t->k_heads);
@@ -135,8 +137,8 @@ static tn_status read_moe(const tn_json *c, const tn_family *f, tn_model_conf *m
     if (st == TN_OK)
         st = tn_conf_size(c, f->width_key, -1, 1, TN_CONF_SIZE_MOST, &e->width, err);
     if (st == TN_OK && f->hybrid)
-        st = tn_conf_size(c, "shared_expert_intermediate_size", 0, 0, TN_CONF_SIZE_MOST,
-                          &e->shared, err);
+        st = tn_conf_size(c, "shared_expert_intermediate_size", SHARED_USUAL, 0,
+                          TN_CONF_SIZE_MOST, &e->shared, err);
     e->renorm = true;
     if (st == TN_OK && !f->always_renorm)
         st = tn_json_get_bool(c, "norm_topk_prob", TN_CONFIG_FILE, f->hybrid, &e->renorm, err);

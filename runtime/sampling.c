@@ -232,11 +232,25 @@ static void numbers_build(const tn_ask *ask, const tn_generation *d, tn_sampler 
     s->min_tokens = ask->min_tokens < UINT32_MAX ? (uint32_t)ask->min_tokens : UINT32_MAX;
 }
 
-static tn_status seed_build(const tn_ask *ask, tn_sampler *s, tn_err *err)
+/* splitmix64's finalizer, Steele et al. 2014. */
+static uint64_t scatter(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
+static tn_status seed_build(const tn_ask *ask, const tn_sampler_facts *f, tn_sampler *s,
+                            tn_err *err)
 {
     s->seed = (uint64_t)ask->seed;
     if (ask->has_seed)
         return TN_OK;
+    if (f->seeds != NULL) {
+        uint64_t n = atomic_fetch_add_explicit(&f->seeds->ndrawn, 1, memory_order_relaxed);
+        s->seed = scatter(f->seeds->base + (n + 1) * UINT64_C(0x9e3779b97f4a7c15));
+        return TN_OK;
+    }
     if (getrandom(&s->seed, sizeof s->seed, 0) != (ssize_t)sizeof s->seed)
         return tn_fail(err, TN_OS, "seed: the system gave no random bytes");
     return TN_OK;
@@ -440,7 +454,7 @@ tn_status tn_sampler_build(const tn_ask *ask, const tn_sampler_facts *f, tn_aren
     if (b == NULL)
         return tn_fail(err, TN_NO_MEMORY, "request: no memory for its bad_words");
     numbers_build(ask, &f->defaults, &s);
-    tn_status st = seed_build(ask, &s, err);
+    tn_status st = seed_build(ask, f, &s, err);
     if (st == TN_OK)
         st = ends_build(ask, f, a, &s, err);
     if (st == TN_OK)

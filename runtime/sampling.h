@@ -15,6 +15,7 @@
 
 #include <tenon/plugin.h>
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "arena.h"
@@ -36,6 +37,12 @@ typedef struct tn_generation {
     int64_t max_new_tokens;                      /* <= 0: what fits */
 } tn_generation;
 
+/* Seeds for requests that bring none: the same for the same base and order of arrival. */
+typedef struct tn_seeds {
+    uint64_t base;
+    _Atomic uint64_t ndrawn;
+} tn_seeds;
+
 /* The model as far as sampling goes. */
 typedef struct tn_sampler_facts {
     uint32_t vocab;              /* valid ids are below it */
@@ -45,6 +52,7 @@ typedef struct tn_sampler_facts {
     uint32_t max_logprobs;
     tn_generation defaults;
     const tn_tok *tok;           /* borrowed; NULL: bad_words are refused */
+    tn_seeds *seeds;             /* borrowed; NULL: from the system */
 } tn_sampler_facts;
 
 /* A token that ends the reply, and how the end is reported. */

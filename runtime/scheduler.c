@@ -622,13 +622,21 @@ static void report_write(tn_report *to, tn_top *top, const tn_results *r, uint32
                           .logprob = r->top_logprob[(size_t)out * r->top_stride + i]};
 }
 
+/* NaN or infinity: what was computed of c may hold more of them, and must not be found. */
+static void poisoned(tn_sched *s, tn_choice *c)
+{
+    for (uint32_t i = 0; i < c->nsealed && i < c->nblock; i++)
+        tn_kv_forget(s->kv, tn_sched_table(s, c)[i]);
+    fail_request(s, c, TN_END_NAN);
+}
+
 static void score_apply(tn_sched *s, tn_choice *c, uint32_t token, const tn_results *r,
                         uint32_t out)
 {
     tn_request *req = c->req;
     size_t ntop = (size_t)req->prompt_logprobs;
     if (r->result[out].flags & TN_RESULT_NONFINITE) {
-        fail_request(s, c, TN_END_NAN);
+        poisoned(s, c);
         return;
     }
     report_write(&req->prompt_report[token], req->prompt_top + token * ntop, r, out,
@@ -645,7 +653,7 @@ static void draw_apply(tn_sched *s, tn_choice *c, const tn_results *r, uint32_t 
     uint32_t at = nreply_of(c) % req->report_cap;
     int32_t id = r->result[out].token;
     if (r->result[out].flags & TN_RESULT_NONFINITE) {
-        fail_request(s, c, TN_END_NAN);
+        poisoned(s, c);
         return;
     }
     if (id < 0 || (uint32_t)id >= s->vocab) {

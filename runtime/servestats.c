@@ -10,7 +10,8 @@
 enum stat {
     RUNNING, WAITING, CACHE_USAGE, CACHE_USAGE_OLD, CACHE_INFO,
     PROMPT_TOKENS, REPLY_TOKENS, PROMPT_CACHED, SOURCE_COMPUTED, SOURCE_CACHED,
-    PREEMPTIONS, CACHE_QUERIES, CACHE_HITS, CORRUPTED,
+    PREEMPTIONS, CACHE_QUERIES, CACHE_HITS, CORRUPTED, STATES_USED, STATES_KEPT,
+    DRAFT_TURNS, DRAFTS, DRAFTS_STOOD, STOOD_0, STOOD_1, STOOD_2, STOOD_3,
     END_STOP, END_LENGTH, END_ABORT, END_ERROR,
     REQ_PROMPT, REQ_REPLY, REQ_MAX_REPLY, REQ_MAX_TOKENS, REQ_N, REQ_COMPUTED, STEP_TOKENS,
     FIRST_TOKEN, BETWEEN, BETWEEN_OLD, PER_TOKEN,
@@ -40,6 +41,7 @@ static const double gap_bounds[] = {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.
 static const double long_bounds[] = {0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50,
                                      60, 120, 240, 480, 960, 1920, 7680};
 
+#define STOOD "vllm:spec_decode_num_accepted_tokens_per_pos"
 #define GAUGE(n, h) {n, h, NULL, TN_METRIC_GAUGE, NO_BOUNDS}
 #define COUNTER(n, h, l) {n, h, l, TN_METRIC_COUNTER, NO_BOUNDS}
 #define HISTOGRAM(n, h, b) {n, h, NULL, TN_METRIC_HISTOGRAM, b}
@@ -66,6 +68,16 @@ static const series all[STATS] = {
                               "Tokens looked up in the prefix cache.", NULL),
     [CACHE_HITS] = COUNTER("vllm:prefix_cache_hits", "Tokens found in the prefix cache.", NULL),
     [CORRUPTED] = COUNTER("vllm:corrupted_requests", "Replies ended by NaN logits.", NULL),
+    [STATES_USED] = GAUGE("tenon:states_used", "Recurrent states of sequences."),
+    [STATES_KEPT] = GAUGE("tenon:states_kept", "Recurrent states kept for prefix caching."),
+    [DRAFT_TURNS] = COUNTER("vllm:spec_decode_num_drafts",
+                            "Turns of sequences that verified drafts.", NULL),
+    [DRAFTS] = COUNTER("vllm:spec_decode_num_draft_tokens", "Tokens drafted.", NULL),
+    [DRAFTS_STOOD] = COUNTER("vllm:spec_decode_num_accepted_tokens", "Drafts that stood.", NULL),
+    [STOOD_0] = COUNTER(STOOD, "Drafts that stood, by place in their turn.", "position=\"0\""),
+    [STOOD_1] = COUNTER(STOOD, "Drafts that stood, by place in their turn.", "position=\"1\""),
+    [STOOD_2] = COUNTER(STOOD, "Drafts that stood, by place in their turn.", "position=\"2\""),
+    [STOOD_3] = COUNTER(STOOD, "Drafts that stood, by place in their turn.", "position=\"3\""),
     [END_STOP] = COUNTER("vllm:request_success", "Finished replies by reason.",
                          "finished_reason=\"stop\""),
     [END_LENGTH] = COUNTER("vllm:request_success", "Finished replies by reason.",
@@ -279,6 +291,15 @@ void tn_stats_put_step(tn_serve_stats *s, const tn_stats_step *v)
         put(s, CACHE_QUERIES, (double)v->cache_queries);
     if (v->cache_hits > 0)
         put(s, CACHE_HITS, (double)v->cache_hits);
+    put(s, STATES_USED, v->states_used);
+    put(s, STATES_KEPT, v->states_kept);
+    if (v->ndrafted == 0)
+        return;
+    put(s, DRAFT_TURNS, (double)v->ndrafted);
+    put(s, DRAFTS, (double)v->ndraft);
+    put(s, DRAFTS_STOOD, (double)v->nstood);
+    for (int i = 0; i < 4; i++)
+        put(s, STOOD_0 + i, (double)v->stood_at[i]);
 }
 
 void tn_stats_put_prompt(tn_serve_stats *s, uint32_t nprompt, uint32_t ncached)

@@ -25,7 +25,7 @@
 #define TN_OUTCOME_REJECTED 5u
 #define TN_OUTCOME_COUNT 6u
 
-#define TN_STAT_COUNT 40u
+#define TN_STAT_COUNT 48u
 
 typedef struct tn_serve_stats {
     tn_metrics *metrics;         /* borrowed, may be NULL */
@@ -52,6 +52,9 @@ typedef struct tn_stats_step {
     uint32_t rows;               /* tokens through the model; 0: nothing ran */
     uint32_t npreempt;           /* since the last call, as the two below */
     uint64_t cache_queries, cache_hits; /* prompt tokens looked up, found */
+    uint32_t states_used, states_kept;  /* recurrent states of sequences, and snapshots; now */
+    uint64_t ndrafted, ndraft, nstood;  /* turns with drafts, drafts, those that stood */
+    uint64_t stood_at[4];        /* by place in their turn */
 } tn_stats_step;
 void tn_stats_put_step(tn_serve_stats *s, const tn_stats_step *v);
 

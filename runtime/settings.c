@@ -74,7 +74,7 @@ static const tn_option model_options[] = {
     ENUM("head", "keep", requants, "Requantize a 16-bit output head at load."),
     ENUM("dense", "keep", requants, "Requantize other 16-bit weights at load."),
     NUM(INT, "tensor_parallel_size", "1", 1, 64, "Ranks that share the model."),
-    NUM(INT, "seed", "0", -9.2e18, 9.2e18, "Where unseeded requests draw their seeds from."),
+    NUM(INT, "seed", "0", -9.2e18, 9.2e18, "Where unseeded requests draw their seeds from; 0: the system."),
     OPT(LIST, "served_name", "", "Names that clients may use; empty: the section's name."),
     OPT(TEXT, "chat_template", "", "A file with a template, or the template; empty: the "
         "model's own."),

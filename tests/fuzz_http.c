@@ -27,6 +27,17 @@ static void close_json(void *ctx, tn_json_doc *doc)
     tn_json_close(doc);
 }
 
+static uint64_t count(const tn_json *v)
+{
+    uint64_t n = 1;
+    uint32_t children = 0;
+    for (const tn_json *e = v->child; e != NULL; e = e->next, children++)
+        n += count(e) + e->key_size;
+    if (children != (v->type >= TN_JSON_LIST ? v->count : 0))
+        abort();
+    return n;
+}
+
 /* Everything that submit would read. */
 static uint64_t touch(const http_ask *a)
 {
@@ -43,6 +54,8 @@ static uint64_t touch(const http_ask *a)
         sum += (uint64_t)a->ask.prompt.ids[i];
     for (uint64_t i = 0; i < a->ask.prompt.text_size; i++)
         sum += (unsigned char)a->ask.prompt.text[i];
+    if (a->ask.prompt.tools != NULL)
+        sum += count(a->ask.prompt.tools);
     return sum;
 }
 
@@ -52,14 +65,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                  .json_root = root_json, .json_close = close_json};
     if (size == 0)
         return 0;
-    http_server s = {.h = &host, .opt = {.strict = (data[0] & 2) != 0}};
+    http_server s = {.h = &host, .opt = {.strict = (data[0] & 2) != 0,
+                                        .auto_tools = (data[0] & 4) != 0,
+                                        .exclude_tools = (data[0] & 8) != 0,
+                                        .tool_forms = data[0] >> 4 & 3,
+                                        .reasoning = data[0] >> 6}};
     http_ask a;
     tn_err err = {{0}, {0}, {0}};
     bool chat = data[0] & 1;
     volatile uint64_t sum = 0;
     tn_status st = http_ask_open(&s, (const char *)data + 1, size - 1, chat, &a, &err);
-    for (uint32_t i = 0; st == TN_OK && !chat && i < a.nprompt; i++) {
-        st = http_ask_prompt(&a, i, &err);
+    for (uint32_t i = 0; st == TN_OK && i < a.nprompt; i++) {
+        st = chat ? TN_OK : http_ask_prompt(&a, i, &err);
         if (st == TN_OK)
             sum += touch(&a);
     }

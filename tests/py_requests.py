@@ -316,7 +316,7 @@ def texts():
         tool = {"type": "function\0", "function": {"name": "f"}}
         refuse(CHAT, {"tools": [tool], "tool_choice": "none"}, "value_out_of_range", "tools[0]")
         tool = {"type": "function", "function": {"name": "f"}}
-        refuse(CHAT, {"tools": [tool], "tool_choice": "none\0"}, "unsupported", "tool_choice")
+        refuse(CHAT, {"tools": [tool], "tool_choice": "none\0"}, "value_out_of_range", "tool_choice")
 
 
 INTEGERS = ("max_tokens", "n", "best_of", "seed", "top_k", "min_tokens", "prompt_logprobs",

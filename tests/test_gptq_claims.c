@@ -154,6 +154,31 @@ static void test_names(void **state)
     CLOSE(&b);
 }
 
+/* A module that the config names, though the files hold it plain, is worth one warning; one
+ * that only a pattern meets, or that is no matrix, is not. */
+static void test_plain_names(void **state)
+{
+    fake_bench b;
+    tn_err why;
+    (void)state;
+    OPEN(&b, "{\"quantization_config\": " G4 ", \"dynamic\": {\"-:.*1\": {}, \"+:.*\": {}}, "
+             "\"modules_in_block_to_quantize\": [[\"mlp.up\", \"mlp.norm\"]]}}");
+    fake_view_put(&b.view, "m.1.mlp.up.weight", TN_F16, 2, 32, 32, NULL);
+    fake_view_put(&b.view, "m.0.mlp.gate.weight", TN_F16, 2, 32, 32, NULL);
+    fake_view_put(&b.view, "m.0.mlp.norm.weight", TN_F16, 1, 32, 0, NULL);
+    assert_int_equal(claim(&b, &why), 100);
+    assert_int_equal(b.host.nlog, 0);
+    fake_view_put(&b.view, "m.0.mlp.up.weight", TN_F16, 2, 32, 32, NULL);
+    fake_view_put(&b.view, "m.2.mlp.up.weight", TN_F16, 2, 32, 32, NULL);
+    assert_int_equal(claim(&b, &why), 100);
+    assert_int_equal(b.host.nlog, 1);
+    assert_string_equal(b.host.log, "2 modules are plain in the files but quantized by the "
+                                    "config, m.0.mlp.up first; the files count");
+    fake_bench_restart(&b, 1);
+    assert_int_equal(claim(&b, &why), 0);
+    CLOSE(&b);
+}
+
 static void test_slow_pattern(void **state)
 {
     fake_bench b;
@@ -206,7 +231,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bad_configs),  cmocka_unit_test(test_claims),
         cmocka_unit_test(test_wrong_family), cmocka_unit_test(test_names),
-        cmocka_unit_test(test_slow_pattern), cmocka_unit_test(test_twin),
+        cmocka_unit_test(test_plain_names),  cmocka_unit_test(test_slow_pattern),
+        cmocka_unit_test(test_twin),
     };
     return cmocka_run_group_tests_name("gptq claims", tests, NULL, NULL);
 }

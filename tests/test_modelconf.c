@@ -141,6 +141,7 @@ static void experts_and_dense_layers_mix(void **state)
                            "\"max_position_embeddings\":512,\"num_experts_per_tok\":2,"
                            "\"moe_intermediate_size\":16},\"tie_word_embeddings\":true}");
     assert_true(v.delta.split && v.moe.renorm && v.tied);
+    assert_int_equal(v.moe.shared, 512); /* the classes have one where the config is silent */
     assert_string_equal(v.prefix, "model.language_model.");
 }
 
@@ -264,7 +265,7 @@ static void refuses_by_name(void **state)
         {"{" LLAMA ",\"num_attention_heads\":65536}", "num_attention_heads"},
         {"{\"model_type\":\"llama\",\"hidden_size\":4611686018427387904}", "hidden_size"},
         {"{" NEXT ",\"linear_num_value_heads\":24}", "linear_num_value_heads"},
-        {"{" NEXT ",\"linear_conv_kernel_dim\":0}", "linear_conv_kernel_dim"},
+        {"{" NEXT ",\"linear_conv_kernel_dim\":1}", "linear_conv_kernel_dim"},
         {"{" NEXT ",\"full_attention_interval\":0}", "full_attention_interval"},
         {"{" NEXT ",\"layer_types\":[\"sliding_attention\"]}", "layer_types"},
         {"{" NEXT ",\"mlp_only_layers\":[6]}", "mlp_only_layers"},

@@ -363,6 +363,30 @@ static void choices_have_their_seeds(void **state)
     tn_arena_close(&other.arena);
 }
 
+/* A server's own seed: the n-th request draws the same in every run. */
+static void a_base_gives_the_same_seeds(void **state)
+{
+    (void)state;
+    uint64_t seed[3][4];
+    for (uint64_t run = 0; run < 3; run++) {
+        tn_seeds seeds = {.base = run < 2 ? 7 : 8};
+        tn_sampler_facts f = facts_plain();
+        tn_ask ask = ask_plain();
+        f.seeds = &seeds;
+        for (uint32_t i = 0; i < 4; i++) {
+            made m;
+            make(&m, &ask, &f);
+            seed[run][i] = m.s.seed;
+            tn_arena_close(&m.arena);
+        }
+    }
+    for (uint32_t i = 0; i < 4; i++) {
+        assert_true(seed[0][i] == seed[1][i]);
+        assert_true(seed[0][i] != seed[2][i]);
+        assert_true(i == 0 || seed[0][i] != seed[0][i - 1]);
+    }
+}
+
 static void history_only_with_penalties(void **state)
 {
     (void)state;
@@ -609,6 +633,7 @@ int main(void)
         cmocka_unit_test(defaults_in_their_order),
         cmocka_unit_test(greedy_turns_the_cuts_off),
         cmocka_unit_test(choices_have_their_seeds),
+        cmocka_unit_test(a_base_gives_the_same_seeds),
         cmocka_unit_test(history_only_with_penalties),
         cmocka_unit_test(ends_and_their_kinds),
         cmocka_unit_test(min_tokens_forbid_the_end),

@@ -493,6 +493,8 @@ static void nan_ends_only_its_request(void **state)
     check_request(&r, c);
     assert_int_equal(atomic_load(&b->failed), TN_END_NAN);
     assert_int_equal(b->nopen, 0);
+    assert_true(tn_kv_find(r.kv, a->choice[0].key[1]) >= 0);
+    assert_int_equal(tn_kv_find(r.kv, b->choice[0].key[1]), -1); /* nobody goes on behind it */
     rig_free(a);
     rig_free(b);
     rig_free(c);

@@ -749,8 +749,8 @@ typedef struct tn_need {
     uint64_t host_bytes;         /* pinned memory, or copies of all that is placed MAPPED */
 } tn_need;
 
-/* Hands neutral rows to a device while it packs: rows [row0, row1) of expert `expert` of the
- * weight, in the spec's form. `perm` is the same for every row. [any] */
+/* Hands rows [row0, row1) of an expert to a device, in the spec's form; `perm` is the same for
+ * every row. A block that wants nothing announces that the expert will be read soon. [any] */
 typedef struct tn_reader {
     uint32_t size, reserved;
     void *ctx;

@@ -247,7 +247,8 @@ static const left_plain kinds_left[] = {
     {"lm_head", true},         {".self_attn.", false},         {".linear_attn.", false},
     {".in_proj_ba", true},     {".in_proj_a", true},           {".in_proj_b", true},
     {".mlp.gate", true},       {".shared_expert_gate", true},  {".shared_expert.", false},
-    {".experts.", false},      {"visual", false},              {"mtp.", false},
+    {".experts.", false},      {".block_sparse_moe.gate", true},
+    {"visual", false},         {"mtp.", false},
 };
 
 /* Was something written that this entry would except? AutoAWQ takes entries as substrings. */

@@ -125,6 +125,15 @@ static bool take_slot(cpu_program *p, cpu_shelf *s, uint32_t expert)
     return true;
 }
 
+/* A hint for the disk: what is about to be read of an expert. */
+static void announce(const cpu_weight *w, uint32_t expert)
+{
+    tn_err err;
+    tn_block nothing = {.size = sizeof nothing};
+    if (w->mapped)
+        (void)w->reader.rows(w->reader.ctx, expert, 0, w->spec.n, &nothing, &err);
+}
+
 uint32_t cpu_stash_want(cpu_program *p, cpu_shelf *s, const uint32_t *active, uint32_t n,
                         uint32_t *fresh)
 {
@@ -136,6 +145,10 @@ uint32_t cpu_stash_want(cpu_program *p, cpu_shelf *s, const uint32_t *active, ui
     for (uint32_t i = 0; i < n; i++)
         if (s->slot[active[i]] == TN_NONE && take_slot(p, s, active[i]))
             fresh[nfresh++] = active[i];
+    for (uint32_t i = 0; i < nfresh; i++) {
+        announce(s->up, fresh[i]);
+        announce(s->down, fresh[i]);
+    }
     return nfresh;
 }
 

@@ -31,7 +31,7 @@ tn_status gptq_disagree(gptq_self *self, const tn_view *v, uint32_t kind, tn_err
 /* What a walk over all tensor names found. */
 typedef struct tally {
     uint64_t unexpected;   /* quantized modules that the config keeps plain */
-    uint64_t plain;        /* plain modules that a rule of their own quantizes */
+    uint64_t plain;        /* plain modules that the config names as quantized */
     char unexpected_name[256], plain_name[256];
 } tally;
 
@@ -67,6 +67,20 @@ static tn_status check_family(const tn_view *v, const char *module, const tn_ten
                    (unsigned long long)scales.dim[0], (unsigned long long)scales.dim[1]);
 }
 
+/* Most plain modules are none of the config's business; a warning is due about those that it
+ * names. */
+static tn_status look_at_plain(gptq_rules *rules, const char *module, tally *out, tn_err *why)
+{
+    bool quantized = false;
+    gptq_scheme s;
+    if (!gptq_rules_name(rules, module))
+        return TN_OK;
+    tn_status st = gptq_rules_match(rules, module, &quantized, &s, why);
+    if (st == TN_OK && quantized && out->plain++ == 0)
+        snprintf(out->plain_name, sizeof out->plain_name, "%.255s", module);
+    return st;
+}
+
 static tn_status look_at(const tn_view *v, gptq_rules *rules, const char *name,
                          const tn_tensor *t, tally *out, tn_err *why)
 {
@@ -76,6 +90,8 @@ static tn_status look_at(const tn_view *v, gptq_rules *rules, const char *name,
     if (strip(name, ".weight_packed", module, sizeof module))
         return tn_fail(why, TN_DATA,
                        "%s: found, but quant_method is gptq; wanted compressed-tensors", name);
+    if (t->ndim == 2 && strip(name, ".weight", module, sizeof module))
+        return look_at_plain(rules, module, out, why);
     if (!strip(name, ".qweight", module, sizeof module))
         return TN_OK;
     tn_status st = check_family(v, module, t, why);
@@ -84,16 +100,6 @@ static tn_status look_at(const tn_view *v, gptq_rules *rules, const char *name,
     if (st == TN_OK && !quantized && out->unexpected++ == 0)
         snprintf(out->unexpected_name, sizeof out->unexpected_name, "%.255s", module);
     return st;
-}
-
-/* The head is the one module that the config says outright is quantized. */
-static void look_at_head(const tn_view *v, const gptq_config *c, tally *out)
-{
-    tn_tensor t;
-    if (c->lm_head && gptq_find(v, "lm_head", "weight", &t)) {
-        out->plain++;
-        snprintf(out->plain_name, sizeof out->plain_name, "lm_head");
-    }
 }
 
 static tn_status report(gptq_self *self, const tally *t, tn_err *why)
@@ -106,6 +112,11 @@ static tn_status report(gptq_self *self, const tally *t, tn_err *why)
                  "%llu modules are quantized in the files but not by the config, %s first; the "
                  "files count",
                  (unsigned long long)t->unexpected, t->unexpected_name);
+    else if (t->plain > 1)
+        snprintf(text, sizeof text,
+                 "%llu modules are plain in the files but quantized by the config, %s first; the "
+                 "files count",
+                 (unsigned long long)t->plain, t->plain_name);
     else
         snprintf(text, sizeof text,
                  "%s is plain in the files but quantized by the config; the files count",
@@ -127,7 +138,6 @@ static tn_status examine(gptq_self *self, const tn_view *v, const gptq_config *c
         return st;
     for (uint64_t i = 0; st == TN_OK && i < v->ntensor && v->at(v, i, &name, &t) == 1; i++)
         st = look_at(v, rules, name, &t, &found, why);
-    look_at_head(v, c, &found);
     gptq_rules_close(rules);
     return st != TN_OK ? st : report(self, &found, why);
 }

@@ -82,6 +82,9 @@ void gptq_rules_close(gptq_rules *r);
  * patterns take unreasonably long. */
 tn_status gptq_rules_match(gptq_rules *r, const char *module, bool *quantized, gptq_scheme *out,
                            tn_err *err);
+/* Is `module` named outright: by lm_head, extra_config or modules_in_block_to_quantize?
+ * Patterns only change what is quantized anyway. */
+bool gptq_rules_name(const gptq_rules *r, const char *module);
 
 /* ----------------------------------------------------------------------- gptq_tensor.c */
 

@@ -236,6 +236,12 @@ static bool is_head(const char *module)
     return n >= 7 && strcmp(module + n - 7, "lm_head") == 0;
 }
 
+bool gptq_rules_name(const gptq_rules *r, const char *module)
+{
+    return (r->c->lm_head && is_head(module)) || find_own(r, module) != NULL ||
+           (r->c->blocks != NULL && in_blocks(r->c->blocks, module));
+}
+
 static tn_status match(gptq_rules *r, const char *module, bool *quantized, gptq_scheme *out,
                        tn_err *err)
 {

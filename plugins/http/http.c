@@ -19,6 +19,33 @@ static tn_status draw_secrets(http_server *s, tn_err *err)
     return TN_OK;
 }
 
+static uint32_t tool_forms(const char *parser)
+{
+    static const struct { const char *name; uint32_t forms; } all[] = {
+        {"auto", HTTP_FORM_HERMES | HTTP_FORM_XML}, {"hermes", HTTP_FORM_HERMES},
+        {"qwen3_coder", HTTP_FORM_XML}, {"qwen3_xml", HTTP_FORM_XML},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (strcmp(parser, all[i].name) == 0)
+            return all[i].forms;
+    return 0;
+}
+
+static uint32_t reasoning(const char *parser)
+{
+    return strcmp(parser, "qwen3") == 0         ? HTTP_REASONING_QWEN3
+           : strcmp(parser, "deepseek_r1") == 0 ? HTTP_REASONING_R1
+                                                : HTTP_REASONING_NONE;
+}
+
+static tn_status check_options(const http_options *o, tn_err *err)
+{
+    if (o->auto_tools && o->tool_forms == 0)
+        return tn_fail(err, TN_CONFIG, "http: enable_auto_tool_choice is set and "
+                       "tool_call_parser is none; expected the parser that fits the model");
+    return TN_OK;
+}
+
 static void read_options(http_server *s)
 {
     const tn_host *h = s->h;
@@ -36,6 +63,10 @@ static void read_options(http_server *s)
         .strict = h->opt_int(x, "strict") != 0,
         .usage_details = h->opt_int(x, "enable_prompt_tokens_details") != 0,
         .request_id_header = h->opt_int(x, "enable_request_id_headers") != 0,
+        .auto_tools = h->opt_int(x, "enable_auto_tool_choice") != 0,
+        .exclude_tools = h->opt_int(x, "exclude_tools_when_tool_choice_none") != 0,
+        .tool_forms = tool_forms(h->opt_text(x, "tool_call_parser")),
+        .reasoning = reasoning(h->opt_text(x, "reasoning_parser")),
     };
     if (s->opt.connections < s->opt.threads) /* MHD shares them out over its threads */
         s->opt.connections = s->opt.threads;
@@ -61,8 +92,10 @@ static tn_status http_init(const tn_host *h, void **self, tn_err *err)
         st = draw_secrets(s, err);
     if (st == TN_OK) {
         read_options(s);
-        st = http_guard_keys(s, err);
+        st = check_options(&s->opt, err);
     }
+    if (st == TN_OK)
+        st = http_guard_keys(s, err);
     if (st == TN_OK)
         st = http_server_check(s, err);
     if (st != TN_OK) {
@@ -117,6 +150,10 @@ static const char *http_address(void *self)
     {.size = sizeof(tn_option), .type = t, .key = k, .fallback = f, .least = lo, .greatest = hi, \
      .help = text}
 
+static const char *const tool_parsers[] = {"none", "auto", "hermes", "qwen3_coder", "qwen3_xml",
+                                           NULL};
+static const char *const reasoning_parsers[] = {"none", "qwen3", "deepseek_r1", NULL};
+
 static const tn_option options[] = {
     OPTION(TN_OPT_TEXT, "host", "127.0.0.1", 0, 0, "Address to listen on; 0.0.0.0 for all."),
     OPTION(TN_OPT_INT, "port", "8000", 0, 65535, "Port to listen on; 0 takes a free one."),
@@ -143,6 +180,16 @@ static const tn_option options[] = {
            "Report cached tokens in usage."),
     OPTION(TN_OPT_BOOL, "enable_request_id_headers", "no", 0, 0,
            "Send the request's id back as X-Request-Id."),
+    OPTION(TN_OPT_BOOL, "enable_auto_tool_choice", "no", 0, 0,
+           "Let the model call tools when it sees fit; needs tool_call_parser."),
+    {.size = sizeof(tn_option), .type = TN_OPT_ENUM, .key = "tool_call_parser", .fallback = "none",
+     .choices = tool_parsers,
+     .help = "How the model writes tool calls; auto takes hermes and qwen3_coder."},
+    OPTION(TN_OPT_BOOL, "exclude_tools_when_tool_choice_none", "no", 0, 0,
+           "Keep tools out of the prompt when tool_choice is none."),
+    {.size = sizeof(tn_option), .type = TN_OPT_ENUM, .key = "reasoning_parser", .fallback = "none",
+     .choices = reasoning_parsers,
+     .help = "Part replies into reasoning and content; not for models that do not think."},
 };
 
 static const tn_front front = {.size = sizeof front, .address = http_address};

@@ -4,9 +4,9 @@
  *     server  sockets, framing, bodies          (MHD's threads)
  *     guard   keys, hosts, origins
  *     routes  method and path -> handler
- *     ask     JSON -> tn_ask
+ *     ask     JSON -> tn_ask            (chat: messages, offer: tools)
  *     call    one HTTP request and its tn_requests; pieces arrive on the core's thread
- *     reply   pieces -> JSON or events
+ *     reply   pieces -> JSON or events  (speech: reasoning, content and tool calls)
  *     watch   clients that left, deadlines      (one thread of its own)
  *
  * A call is reached from three sides: MHD's thread, the core's output thread and the watcher.
@@ -23,6 +23,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "http_speech.h"
 #include "http_text.h"
 
 #define HTTP_PROMPTS_MAX 64u     /* prompts of one completion request */
@@ -40,6 +41,8 @@ typedef struct http_key {
     char salt[33];               /* prefix-cache name space of this key's owner */
 } http_key;
 
+enum { HTTP_REASONING_NONE, HTTP_REASONING_QWEN3, HTTP_REASONING_R1 };
+
 /* What the options say, read once in init. */
 typedef struct http_options {
     const char *host;
@@ -48,6 +51,9 @@ typedef struct http_options {
     uint32_t connections, per_address, threads;
     uint32_t body_seconds, idle_seconds, write_seconds;
     bool strict, usage_details, request_id_header;
+    bool auto_tools, exclude_tools;
+    uint32_t tool_forms;         /* HTTP_FORM_* of the tool call parser, 0: none */
+    uint32_t reasoning;          /* HTTP_REASONING_* */
 } http_options;
 
 #define HTTP_STATUS_COUNT 16u
@@ -77,6 +83,10 @@ typedef struct http_ask {
     const tn_json *body;
     bool chat, stream, include_usage, continuous_usage, echo, token_ids;
     bool tokens_as_ids;          /* tokens in logprobs print as token_id:N */
+    uint32_t tool_forms;         /* of calls to look for in the reply; 0: none */
+    bool parallel;               /* more than one call may come */
+    bool reasons, hides_reasoning; /* the reply begins in a thought; that is left out */
+    const tn_json *tools;        /* offered, as the template sees them; in a block */
     int32_t logprobs;            /* as asked for; -1: none */
     uint32_t nprompt;
     const tn_json *prompt[HTTP_PROMPTS_MAX]; /* completions: each a text or a list of ids */
@@ -96,7 +106,9 @@ tn_status http_refuse(tn_err *err, const char *code, const char *param, const ch
 /* Remembers an owned array; NULL when there is no memory (or no room: then it is freed). */
 void *http_ask_keep(http_ask *a, void *p);
 /* messages, tools, tool_choice and the template's switches. */
-tn_status http_chat_shape(const http_ask *a, tn_prompt *p, tn_err *err);
+tn_status http_chat_shape(const http_server *s, http_ask *a, tn_prompt *p, tn_err *err);
+/* tools and tool_choice; *out stays when the template is to see none. */
+tn_status http_offer_shape(const http_options *o, http_ask *a, const tn_json **out, tn_err *err);
 /* With `strict`: refuses a member of the object that is not among the n known ones. */
 tn_status http_check_known(const tn_json *body, const char *const *known, size_t n, tn_err *err);
 /* Whether v is this text and nothing else: "user\0x" is not "user". */
@@ -113,6 +125,7 @@ struct http_call;
 /* One choice of the reply, index = prompt * n + choice. */
 typedef struct http_choice {
     http_text text;
+    http_speech speech;          /* chat: instead of text */
     http_text logprobs;          /* JSON entries gathered so far (see http_reply.c) */
     http_text ids;               /* JSON list items, with return_token_ids */
     uint64_t offset;             /* characters of text before the next token */
@@ -172,6 +185,8 @@ void http_call_drop(http_call *c);
 tn_status http_call_generate(http_call *c, bool chat, tn_err *err);
 /* The client left, or its time is up: cancels, wakes the connection. Any thread. */
 void http_call_abandon(http_call *c);
+/* An id for a tool call of the http_call `ctx`. */
+void http_call_tool_id(void *ctx, char id[HTTP_CALL_ID_SIZE]);
 /* Wakes a suspended connection; the lock is held. */
 void http_call_wake(http_call *c);
 

@@ -654,7 +654,7 @@ tn_status http_ask_open(http_server *s, const char *body, size_t size, bool chat
     if (!chat)
         return get_completion(a, err);
     a->nprompt = 1;
-    return http_chat_shape(a, &a->ask.prompt, err);
+    return http_chat_shape(s, a, &a->ask.prompt, err);
 }
 
 void http_ask_close(http_server *s, http_ask *a)

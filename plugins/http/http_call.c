@@ -18,6 +18,15 @@ static bool is_id_char(char c)
            c == '-' || c == '_' || c == '.';
 }
 
+/* The k-th number of a sequence that does not repeat and that nobody guesses. */
+static uint64_t draw(const http_server *s, uint64_t k)
+{
+    uint64_t v = (k + 1) * 0x9E3779B97F4A7C15u;
+    v ^= s->id_salt;
+    v = (v ^ v >> 31) * 0xBF58476D1CE4E5B9u;
+    return v ^ v >> 29;
+}
+
 /* The client's own X-Request-Id when it is a plain word, else a number nobody guesses. */
 static void make_id(http_call *c)
 {
@@ -31,11 +40,17 @@ static void make_id(http_call *c)
         memcpy(c->id, given, n + 1);
         return;
     }
-    uint64_t k = atomic_fetch_add(&c->s->next_id, 1), v = (k + 1) * 0x9E3779B97F4A7C15u;
-    v ^= c->s->id_salt;
-    v = (v ^ v >> 31) * 0xBF58476D1CE4E5B9u;
-    snprintf(c->id, sizeof c->id, "%016llx%08llx", (unsigned long long)(v ^ v >> 29),
+    uint64_t k = atomic_fetch_add(&c->s->next_id, 1);
+    snprintf(c->id, sizeof c->id, "%016llx%08llx", (unsigned long long)draw(c->s, k),
              (unsigned long long)(k & 0xffffffffu));
+}
+
+void http_call_tool_id(void *ctx, char id[HTTP_CALL_ID_SIZE])
+{
+    const http_call *c = ctx;
+    uint64_t k = atomic_fetch_add(&c->s->next_id, 1);
+    snprintf(id, HTTP_CALL_ID_SIZE, "chatcmpl-tool-%016llx%016llx",
+             (unsigned long long)draw(c->s, k), (unsigned long long)k);
 }
 
 http_call *http_call_new(http_server *s, struct MHD_Connection *connection)
@@ -63,6 +78,7 @@ static void free_choices(http_call *c)
 {
     for (uint32_t i = 0; c->choice != NULL && i < c->nchoice; i++) {
         http_text_close(&c->choice[i].text);
+        http_speech_close(&c->choice[i].speech);
         http_text_close(&c->choice[i].logprobs);
         http_text_close(&c->choice[i].ids);
         http_text_close(&c->choice[i].stop_text);
@@ -182,8 +198,18 @@ void http_call_abandon(http_call *c)
     pthread_mutex_unlock(&c->lock);
 }
 
+static http_speech_setup speech_setup(http_call *c)
+{
+    const http_ask *a = &c->a;
+    return (http_speech_setup){.reasons = a->reasons, .hides = a->hides_reasoning,
+                               .streams = a->stream, .parallel = a->parallel,
+                               .forms = a->tool_forms, .tools = a->tools, .ctx = c,
+                               .make_id = http_call_tool_id};
+}
+
 static tn_status make_parts(http_call *c, tn_err *err)
 {
+    const http_speech_setup how = speech_setup(c);
     c->npart = c->a.nprompt;
     c->nchoice = c->a.nprompt * c->a.ask.n;
     c->part = calloc(c->npart, sizeof *c->part);
@@ -198,6 +224,7 @@ static tn_status make_parts(http_call *c, tn_err *err)
     for (uint32_t i = 0; i < c->nchoice; i++) {
         http_choice *ch = &c->choice[i];
         http_text_open(&ch->text, HTTP_REPLY_MAX);
+        http_speech_open(&ch->speech, &how);
         http_text_open(&ch->logprobs, HTTP_REPLY_MAX);
         http_text_open(&ch->ids, HTTP_REPLY_MAX);
         http_text_open(&ch->stop_text, 4096);
@@ -213,6 +240,34 @@ static void name_model(http_call *c)
     if (name == NULL && c->s->front->model(c->s->h->ctx, 0, &m) == TN_OK)
         name = m.name;
     snprintf(c->model, sizeof c->model, "%s", name != NULL ? name : "");
+}
+
+/* Whether the model's tokenizer has the tag as a special token, so that replies lack it. */
+static bool is_hidden(const http_call *c, const char *tag)
+{
+    const tn_front_host *f = c->s->front;
+    void *x = c->s->h->ctx;
+    const tn_prompt p = {.size = sizeof p, .kind = TN_PROMPT_TEXT, .text = tag,
+                         .text_size = strlen(tag)};
+    int32_t *ids = NULL;
+    uint64_t n = 0, size = 0;
+    char *text = NULL;
+    tn_err unused;
+    bool hidden = f->tokenize != NULL &&
+                  f->tokenize(x, c->a.ask.model, &p, &ids, &n, &unused) == TN_OK &&
+                  f->detokenize(x, c->a.ask.model, ids, n, 0, &text, &size, &unused) == TN_OK &&
+                  size == 0;
+    f->give(x, ids);
+    f->give(x, text);
+    return hidden;
+}
+
+/* What is looked for in a reply must be in it. */
+static void show_tags(http_call *c)
+{
+    if ((c->a.tool_forms != 0 && is_hidden(c, "<tool_call>")) ||
+        (c->a.reasons && is_hidden(c, "</think>")))
+        c->a.ask.flags |= TN_ASK_KEEP_SPECIAL;
 }
 
 /* The prefix cache's name space: the key's own, narrowed by what the request names. */
@@ -284,6 +339,7 @@ tn_status http_call_generate(http_call *c, bool chat, tn_err *err)
     if (st != TN_OK)
         return st;
     name_model(c);
+    show_tags(c);
     st = make_salt(c, err);
     if (st != TN_OK)
         return st;

@@ -1,13 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* http_chat.c - the shape of a conversation: messages, tools, and what is asked of the reply. */
+/* http_chat.c - the shape of a conversation: its messages, and what is asked of the reply. */
 #include "http.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
-
-#define TOOL_NAME_MAX 64u
-#define TOOL_TEXT_MAX (64u * 1024u)
 
 static const tn_json *present(const tn_json *o, const char *key)
 {
@@ -41,19 +37,64 @@ static tn_status check_parts(const tn_json *list, const char *param, tn_err *err
     return TN_OK;
 }
 
-static tn_status check_calls(const tn_json *calls, const char *param, tn_err *err)
+/* Arguments are an object, or text that the template's side will read as JSON: it is read here
+ * too, so that what is no JSON is refused whatever the template makes of it. */
+static tn_status check_arguments(const http_server *s, const tn_json *v, const char *param,
+                                 tn_err *err)
 {
+    tn_json_doc *doc = NULL;
+    tn_err why = {{0}, {0}, {0}};
+    if (v == NULL || v->type == TN_JSON_OBJECT || (v->type == TN_JSON_TEXT && v->count == 0))
+        return TN_OK;
+    if (v->type != TN_JSON_TEXT)
+        return bad_type(err, param, "an object in JSON, as a string");
+    tn_status st = s->h->json_open(s->h->ctx, v->text, v->count, "text", HTTP_JSON_DEPTH, &doc,
+                                   &why);
+    if (st == TN_OK)
+        s->h->json_close(s->h->ctx, doc);
+    else if (st == TN_DATA)
+        return http_refuse(err, why.code[0] != 0 ? why.code : "invalid_json", param, "%s; "
+                           "expected an object in JSON", why.text);
+    else
+        *err = why;
+    return st;
+}
+
+static tn_status check_call(const http_server *s, const tn_json *c, const char *param,
+                            tn_err *err)
+{
+    char where[120];
+    const tn_json *f = present(c, "function"), *name = present(f, "name");
+    const tn_json *id = present(c, "id"), *type = present(c, "type");
+    if (name == NULL || name->type != TN_JSON_TEXT)
+        return bad_type(err, param, "a tool call with function.name");
+    if (type != NULL && !http_is_text(type, "function"))
+        return http_refuse(err, "value_out_of_range", param, "a call of another type; expected "
+                           "\"function\"");
+    snprintf(where, sizeof where, "%s.id", param);
+    if (id != NULL && id->type != TN_JSON_TEXT)
+        return bad_type(err, where, "a string");
+    snprintf(where, sizeof where, "%s.function.arguments", param);
+    return check_arguments(s, present(f, "arguments"), where, err);
+}
+
+static tn_status check_calls(const http_server *s, const tn_json *calls, const char *param,
+                             tn_err *err)
+{
+    char where[96];
+    uint32_t i = 0;
     if (calls->type != TN_JSON_LIST)
         return bad_type(err, param, "a list of tool calls");
-    for (const tn_json *c = calls->child; c != NULL; c = c->next) {
-        const tn_json *f = present(c, "function"), *name = present(f, "name");
-        if (f == NULL || name == NULL || name->type != TN_JSON_TEXT)
-            return bad_type(err, param, "tool calls with function.name");
+    for (const tn_json *c = calls->child; c != NULL; c = c->next, i++) {
+        snprintf(where, sizeof where, "%s[%u]", param, i);
+        tn_status st = check_call(s, c, where, err);
+        if (st != TN_OK)
+            return st;
     }
     return TN_OK;
 }
 
-static tn_status check_message(const tn_json *m, uint32_t i, tn_err *err)
+static tn_status check_message(const http_server *s, const tn_json *m, uint32_t i, tn_err *err)
 {
     static const char *const roles[] = {"system", "developer", "user", "assistant", "tool"};
     char param[64];
@@ -75,13 +116,16 @@ static tn_status check_message(const tn_json *m, uint32_t i, tn_err *err)
         return http_refuse(err, "value_out_of_range", param, "\"%.64s\"; expected system, "
                            "developer, user, assistant or tool", role->text);
     snprintf(param, sizeof param, "messages[%u].tool_calls", i);
-    tn_status st = calls != NULL ? check_calls(calls, param, err) : TN_OK;
+    tn_status st = calls != NULL ? check_calls(s, calls, param, err) : TN_OK;
     if (st != TN_OK)
         return st;
+    const tn_json *answers = present(m, "tool_call_id");
     snprintf(param, sizeof param, "messages[%u].tool_call_id", i);
-    if (strcmp(role->text, "tool") == 0 && present(m, "tool_call_id") == NULL)
+    if (strcmp(role->text, "tool") == 0 && answers == NULL)
         return http_refuse(err, "missing_field", param, "missing; expected the id of the call "
                            "that is answered");
+    if (answers != NULL && answers->type != TN_JSON_TEXT)
+        return bad_type(err, param, "a string");
     snprintf(param, sizeof param, "messages[%u].content", i);
     if (content == NULL) {
         bool may_be_null = strcmp(role->text, "assistant") == 0 && calls != NULL;
@@ -95,7 +139,8 @@ static tn_status check_message(const tn_json *m, uint32_t i, tn_err *err)
     return check_parts(content, param, err);
 }
 
-static tn_status check_messages(const tn_json *body, const tn_json **out, tn_err *err)
+static tn_status check_messages(const http_server *s, const tn_json *body, const tn_json **out,
+                                tn_err *err)
 {
     const tn_json *list = present(body, "messages");
     if (list == NULL)
@@ -108,7 +153,7 @@ static tn_status check_messages(const tn_json *body, const tn_json **out, tn_err
                            list->count, HTTP_MESSAGES_MAX);
     uint32_t i = 0;
     for (const tn_json *m = list->child; m != NULL; m = m->next, i++) {
-        tn_status st = check_message(m, i, err);
+        tn_status st = check_message(s, m, i, err);
         if (st != TN_OK)
             return st;
     }
@@ -116,96 +161,49 @@ static tn_status check_messages(const tn_json *body, const tn_json **out, tn_err
     return TN_OK;
 }
 
-static bool is_tool_name(const tn_json *name)
+/* Whether the text leaves a thought open. */
+static bool is_thinking(const char *text, size_t size)
 {
-    if (name->count == 0 || name->count > TOOL_NAME_MAX)
+    static const char open[] = "<think>", close[] = "</think>";
+    bool thinks = false;
+    for (size_t i = 0; i < size; i++) {
+        if (size - i >= sizeof open - 1 && memcmp(text + i, open, sizeof open - 1) == 0)
+            thinks = true;
+        if (size - i >= sizeof close - 1 && memcmp(text + i, close, sizeof close - 1) == 0)
+            thinks = false;
+    }
+    return thinks;
+}
+
+/* Whether the reply begins inside a thought. A message that is continued shows it itself; a
+ * reply of its own does, save for models that are told not to think. */
+static bool begins_in_thought(const http_server *s, const tn_prompt *p)
+{
+    const tn_json *last = p->messages->child, *content;
+    if (s->opt.reasoning == HTTP_REASONING_NONE)
         return false;
-    for (uint32_t i = 0; i < name->count; i++) {
-        unsigned char c = (unsigned char)name->text[i];
-        if (!isalnum(c) && c != '_' && c != '-')
-            return false;
+    if (p->continue_final) {
+        while (last->next != NULL)
+            last = last->next;
+        content = present(last, "content");
+        return content != NULL && content->type == TN_JSON_TEXT &&
+               is_thinking(content->text, content->count);
     }
-    return true;
+    const tn_json *enable = tn_json_find(p->kwargs, "enable_thinking");
+    return s->opt.reasoning != HTTP_REASONING_QWEN3 || enable == NULL ||
+           enable->type != TN_JSON_FALSE;
 }
 
-static tn_status check_tool(const tn_json *t, uint32_t i, tn_err *err)
+tn_status http_chat_shape(const http_server *s, http_ask *a, tn_prompt *p, tn_err *err)
 {
-    char param[64];
-    snprintf(param, sizeof param, "tools[%u]", i);
-    const tn_json *type = present(t, "type"), *f = present(t, "function");
-    if (type == NULL || !http_is_text(type, "function"))
-        return http_refuse(err, "value_out_of_range", param, "no type \"function\"; expected "
-                           "{\"type\": \"function\", \"function\": {...}}");
-    const tn_json *name = present(f, "name"), *text = present(f, "description");
-    snprintf(param, sizeof param, "tools[%u].function.name", i);
-    if (name == NULL || name->type != TN_JSON_TEXT || !is_tool_name(name))
-        return http_refuse(err, "value_out_of_range", param, "not a name; expected 1 to %u "
-                           "letters, digits, _ or -", TOOL_NAME_MAX);
-    snprintf(param, sizeof param, "tools[%u].function.description", i);
-    if (text != NULL && text->type != TN_JSON_TEXT)
-        return bad_type(err, param, "a string");
-    if (text != NULL && text->count > TOOL_TEXT_MAX)
-        return http_refuse(err, "value_out_of_range", param, "%u bytes; expected at most %u",
-                           text->count, TOOL_TEXT_MAX);
-    snprintf(param, sizeof param, "tools[%u].function.parameters", i);
-    const tn_json *parameters = present(f, "parameters");
-    if (parameters != NULL && parameters->type != TN_JSON_OBJECT)
-        return bad_type(err, param, "a JSON schema object");
-    return TN_OK;
-}
-
-static tn_status check_unique(const tn_json *tools, tn_err *err)
-{
-    for (const tn_json *a = tools->child; a != NULL; a = a->next)
-        for (const tn_json *b = tools->child; b != a; b = b->next)
-            if (strcmp(present(present(a, "function"), "name")->text,
-                       present(present(b, "function"), "name")->text) == 0)
-                return http_refuse(err, "value_out_of_range", "tools", "two functions called "
-                                   "\"%.64s\"; expected each once",
-                                   present(present(a, "function"), "name")->text);
-    return TN_OK;
-}
-
-/* Tools are rendered into the prompt; reading calls back out of the reply needs a parser,
- * which this server does not have, so only tool_choice "none" is honest. */
-static tn_status check_tools(const tn_json *body, const tn_json **out, tn_err *err)
-{
-    const tn_json *tools = present(body, "tools"), *choice = present(body, "tool_choice");
-    if (tools != NULL && tools->type != TN_JSON_LIST)
-        return bad_type(err, "tools", "a list of functions");
-    bool none = choice != NULL && http_is_text(choice, "none");
-    if (tools == NULL || tools->count == 0)
-        return choice == NULL || none
-                   ? TN_OK
-                   : http_refuse(err, "value_out_of_range", "tool_choice", "given without tools; "
-                                 "expected tools beside it");
-    if (tools->count > HTTP_TOOLS_MAX)
-        return http_refuse(err, "value_out_of_range", "tools", "%u tools; expected at most %u",
-                           tools->count, HTTP_TOOLS_MAX);
-    uint32_t i = 0;
-    for (const tn_json *t = tools->child; t != NULL; t = t->next, i++) {
-        tn_status st = check_tool(t, i, err);
-        if (st != TN_OK)
-            return st;
-    }
-    tn_status st = check_unique(tools, err);
-    if (st != TN_OK)
-        return st;
-    if (!none)
-        return http_refuse(err, "unsupported", "tool_choice", "the reply would have to be parsed "
-                           "for calls, which is not offered; expected \"none\"");
-    *out = tools;
-    return TN_OK;
-}
-
-tn_status http_chat_shape(const http_ask *a, tn_prompt *p, tn_err *err)
-{
-    bool generation = true, go_on = false, special = false;
+    bool generation = true, go_on = false, special = false, reasoning = true;
     const tn_json *b = a->body, *kwargs = present(b, "chat_template_kwargs");
     p->kind = TN_PROMPT_CHAT;
-    tn_status st = check_messages(b, &p->messages, err);
+    tn_status st = check_messages(s, b, &p->messages, err);
     if (st == TN_OK)
-        st = check_tools(b, &p->tools, err);
+        st = http_offer_shape(&s->opt, a, &p->tools, err);
+    if (st == TN_OK)
+        st = http_get_bool(b, "include_reasoning", &reasoning, err);
     if (st == TN_OK)
         st = http_get_bool(b, "add_generation_prompt", &generation, err);
     if (st == TN_OK)
@@ -226,5 +224,7 @@ tn_status http_chat_shape(const http_ask *a, tn_prompt *p, tn_err *err)
     p->add_generation = generation && !go_on;
     p->continue_final = go_on;
     p->add_special = special;
+    a->reasons = begins_in_thought(s, p);
+    a->hides_reasoning = !reasoning;
     return TN_OK;
 }

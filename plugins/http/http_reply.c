@@ -20,6 +20,8 @@ static void put_finish(const http_choice *ch, http_text *out)
     http_text_puts(out, "\"finish_reason\":");
     if (ch->finish == TN_FINISH_NONE)
         http_text_puts(out, "null");
+    else if (ch->finish == TN_FINISH_STOP && ch->speech.nwhole > 0)
+        http_text_puts(out, "\"tool_calls\"");
     else
         http_text_printf(out, "\"%s\"", finish_name(ch->finish));
     http_text_puts(out, ",\"stop_reason\":");
@@ -98,18 +100,6 @@ void http_reply_begin(http_call *c)
     c->spoke_ns = http_now(c->s);
 }
 
-static void put_delta(http_call *c, const tn_piece *p)
-{
-    if (!c->a.chat) {
-        http_text_puts(&c->out, ",\"text\":");
-        http_text_json(&c->out, p->text, p->text_size);
-        return;
-    }
-    http_text_puts(&c->out, ",\"delta\":{\"content\":");
-    http_text_json(&c->out, p->text, p->text_size);
-    http_text_puts(&c->out, "}");
-}
-
 static void put_ids(const tn_piece *p, http_text *out)
 {
     for (uint32_t i = 0; i < p->ntoken; i++)
@@ -117,15 +107,9 @@ static void put_ids(const tn_piece *p, http_text *out)
                          p->token[i].self.token);
 }
 
-/* One event for one piece. A piece without text, tokens to report or an end says nothing. */
-static void put_event(http_call *c, http_choice *ch, uint32_t index, const tn_piece *p)
+/* What stands behind an event's text: the tokens, and whether the choice has ended. */
+static void put_behind(http_call *c, http_choice *ch, const tn_piece *p)
 {
-    bool reports = c->a.logprobs >= 0 || c->a.token_ids;
-    if (p->text_size == 0 && p->finish == TN_FINISH_NONE && !(reports && p->ntoken > 0))
-        return;
-    event_open(c);
-    http_text_printf(&c->out, "{\"index\":%u", index);
-    put_delta(c, p);
     http_text_puts(&c->out, ",");
     if (p->ntoken > 0 || (c->a.echo && p->nprompt > 0 && c->a.logprobs >= 0))
         http_token_close(c, &ch->logprobs, &c->out);
@@ -139,9 +123,69 @@ static void put_event(http_call *c, http_choice *ch, uint32_t index, const tn_pi
         put_ids(p, &c->out);
         http_text_puts(&c->out, "]");
     }
+}
+
+/* An event of one delta; the last one of a piece also says what is behind it. */
+static void put_delta(http_call *c, http_choice *ch, uint32_t index, const char *delta,
+                      const tn_piece *last)
+{
+    event_open(c);
+    http_text_printf(&c->out, "{\"index\":%u,\"delta\":", index);
+    http_text_puts(&c->out, delta);
+    if (last != NULL)
+        put_behind(c, ch, last);
+    else
+        http_text_puts(&c->out, ",\"logprobs\":null,\"finish_reason\":null");
     http_text_puts(&c->out, "}");
     event_close(c, c->a.continuous_usage);
+}
+
+/* An event for each delta of the piece; one without text when there is none. */
+static void put_deltas(http_call *c, http_choice *ch, uint32_t index, const tn_piece *p)
+{
+    http_text *deltas = &ch->speech.deltas;
+    if (deltas->len == 0)
+        put_delta(c, ch, index, "{\"content\":\"\"}", p);
+    for (size_t at = 0; at < deltas->len;) {
+        size_t next = at + strlen(deltas->data + at) + 1;
+        put_delta(c, ch, index, deltas->data + at, next < deltas->len ? NULL : p);
+        at = next;
+    }
+    deltas->len = 0;
+}
+
+static void put_text(http_call *c, http_choice *ch, uint32_t index, const tn_piece *p)
+{
+    event_open(c);
+    http_text_printf(&c->out, "{\"index\":%u,\"text\":", index);
+    http_text_json(&c->out, p->text, p->text_size);
+    put_behind(c, ch, p);
+    http_text_puts(&c->out, "}");
+    event_close(c, c->a.continuous_usage);
+}
+
+/* A piece without text, tokens to report or an end says nothing. */
+static void put_events(http_call *c, http_choice *ch, uint32_t index, const tn_piece *p)
+{
+    bool reports = c->a.logprobs >= 0 || c->a.token_ids;
+    size_t size = c->a.chat ? ch->speech.deltas.len : p->text_size;
+    if (size == 0 && p->finish == TN_FINISH_NONE && !(reports && p->ntoken > 0))
+        return;
+    if (c->a.chat)
+        put_deltas(c, ch, index, p);
+    else
+        put_text(c, ch, index, p);
     c->spoke_ns = http_now(c->s);
+}
+
+/* The text of a chat's choice goes through its speech. */
+static void gather_speech(http_call *c, http_choice *ch, const tn_piece *p)
+{
+    http_speech_put(&ch->speech, p->text, p->text_size);
+    if (p->finish == TN_FINISH_STOP || p->finish == TN_FINISH_LENGTH)
+        http_speech_end(&ch->speech);
+    if (http_speech_has_failed(&ch->speech))
+        c->out.failed = true;
 }
 
 static void gather(http_call *c, http_part *part, http_choice *ch, const tn_piece *p)
@@ -165,11 +209,12 @@ static void gather(http_call *c, http_part *part, http_choice *ch, const tn_piec
             http_text_puts(&ch->stop_text, p->stop_text);
         c->ndone++;
     }
-    if (!c->streaming) {
+    if (c->a.chat)
+        gather_speech(c, ch, p);
+    else if (!c->streaming)
         http_text_put(&ch->text, p->text, p->text_size);
-        if (c->a.token_ids)
-            put_ids(p, &ch->ids);
-    }
+    if (!c->streaming && c->a.token_ids)
+        put_ids(p, &ch->ids);
 }
 
 /* A request that failed or was cut: before the reply began it decides the HTTP status, after
@@ -203,7 +248,7 @@ void http_reply_piece(http_call *c, http_part *part, const tn_piece *p)
         return;
     if (!c->begun_stream)
         http_reply_begin(c);
-    put_event(c, ch, index, p);
+    put_events(c, ch, index, p);
 }
 
 void http_reply_end(http_call *c)
@@ -237,10 +282,10 @@ static void put_choice(http_call *c, uint32_t i)
     http_text *out = &c->out;
     http_text_printf(out, "%s{\"index\":%u,", i > 0 ? "," : "", i);
     if (c->a.chat) {
-        http_text_puts(out, "\"message\":{\"role\":\"assistant\",\"content\":");
-        http_text_json(out, ch->text.data != NULL ? ch->text.data : "", ch->text.len);
-        http_text_puts(out, ",\"refusal\":null,\"annotations\":null,\"audio\":null,"
-                            "\"function_call\":null,\"reasoning\":null},");
+        http_text_puts(out, "\"message\":{\"role\":\"assistant\",\"refusal\":null,"
+                            "\"annotations\":null,\"audio\":null,\"function_call\":null,");
+        http_speech_message(&ch->speech, out);
+        http_text_puts(out, "},");
     } else {
         http_text_puts(out, "\"text\":");
         http_text_json(out, ch->text.data != NULL ? ch->text.data : "", ch->text.len);

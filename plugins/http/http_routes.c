@@ -148,13 +148,14 @@ static const tn_json *given(const tn_json *body, const char *key)
 }
 
 /* The prompt of a /tokenize body: a text, or a conversation. */
-static tn_status tokenize_prompt(http_ask *a, tn_prompt *p, bool *strings, tn_err *err)
+static tn_status tokenize_prompt(const http_server *s, http_ask *a, tn_prompt *p, bool *strings,
+                                 tn_err *err)
 {
     bool special = true;
     const tn_json *text = given(a->body, "prompt");
     tn_status st = http_get_bool(a->body, "return_token_strs", strings, err);
     if (st == TN_OK && text == NULL)
-        return http_chat_shape(a, p, err);
+        return http_chat_shape(s, a, p, err);
     if (st == TN_OK)
         st = http_get_bool(a->body, "add_special_tokens", &special, err);
     if (st != TN_OK)
@@ -205,7 +206,7 @@ static enum MHD_Result run_tokenize(http_call *c)
     tn_prompt p = {.size = sizeof p};
     tn_status st = open_body(c, tokenize_fields, COUNT(tokenize_fields), &a, &model, &err);
     if (st == TN_OK)
-        st = tokenize_prompt(&a, &p, &strings, &err);
+        st = tokenize_prompt(c->s, &a, &p, &strings, &err);
     if (st == TN_OK)
         st = c->s->front->tokenize(c->s->h->ctx, model, &p, &ids, &n, &err);
     enum MHD_Result r;
