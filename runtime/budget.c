@@ -28,15 +28,39 @@ static uint64_t cache_bytes(const tn_budget_ask *a, uint64_t fixed, uint64_t wan
     return want < left ? want : left;
 }
 
+/* Copies of mapped experts: what was asked for, else all that `memory` leaves, or half of what
+ * is free, for the files' pages want memory as well. */
+static uint64_t experts_bytes(const tn_budget_ask *a, const tn_need *need, uint64_t taken)
+{
+    uint64_t all = a->memory != 0 ? a->memory : a->free_memory;
+    uint64_t left = all > taken ? all - taken : 0, most = need->host_bytes / 1024 * 1024 + 1024;
+    uint64_t bytes = a->experts != 0 ? a->experts : a->memory != 0 ? left : left / 2;
+    if (!a->mapped || need->host_bytes == 0)
+        return 0;
+    return (bytes < most ? bytes : most) / 1024 * 1024;
+}
+
+static void print_experts(const tn_budget *b, tn_buf *out)
+{
+    char kept[32], all[32];
+    tn_budget_bytes(b->experts, kept);
+    tn_budget_bytes(b->mapped, all);
+    if (b->mapped > 0)
+        tn_buf_printf(out, "experts %s (of %s, mapped) + ", kept, all);
+}
+
 tn_status tn_budget_make(const tn_budget_ask *a, const tn_need *need, tn_budget *out,
                          tn_err *err)
 {
     tn_budget b = {.weights = need->weight_bytes, .workspace = need->workspace_bytes,
-                   .host = need->host_bytes, .block_tokens = a->block_tokens,
+                   .host = a->mapped ? 0 : need->host_bytes, .block_tokens = a->block_tokens,
                    .block_bytes = need->block_bytes, .slot_bytes = need->slot_bytes};
     b.nslot = need->slot_bytes > 0 ? a->slots : 0;
     b.states = b.nslot * need->slot_bytes;
-    uint64_t fixed = b.weights + b.workspace + b.states;
+    b.mapped = a->mapped ? need->host_bytes : 0;
+    if (a->experts != 0)
+        b.experts = experts_bytes(a, need, 0);
+    uint64_t fixed = b.weights + b.workspace + b.states + b.experts;
     uint64_t seq_blocks = ((uint64_t)a->context + a->block_tokens - 1) / a->block_tokens;
     uint64_t most = seq_blocks * a->seqs;
     uint64_t bytes = cache_bytes(a, fixed, most * need->block_bytes);
@@ -47,7 +71,9 @@ tn_status tn_budget_make(const tn_budget_ask *a, const tn_need *need, tn_budget 
         n = INT32_MAX;
     b.nblock = (uint32_t)n;
     b.cache = n * need->block_bytes;
-    b.total = fixed + b.cache + b.host;
+    if (a->experts == 0)
+        b.experts = experts_bytes(a, need, fixed + b.cache);
+    b.total = b.weights + b.workspace + b.states + b.experts + b.cache + b.host;
     uint64_t fits = n * a->block_tokens;
     b.context_fits = fits < a->context ? (uint32_t)fits : a->context;
     if (n > 0) {
@@ -75,6 +101,7 @@ void tn_budget_print(const tn_budget *b, tn_buf *out)
     tn_budget_bytes(b->cache, c);
     tn_budget_bytes(b->total, t);
     tn_buf_printf(out, "weights %s + workspace %s + ", w, ws);
+    print_experts(b, out);
     if (b->nslot > 0)
         tn_buf_printf(out, "states %s (%u slots) + ", s, b->nslot);
     tn_buf_printf(out, "cache %s (%u blocks of %u tokens) = %s", c, b->nblock, b->block_tokens,

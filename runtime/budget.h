@@ -5,6 +5,8 @@
 
 #include <tenon/plugin.h>
 
+#include <stdbool.h>
+
 struct tn_buf;
 
 /* What the operator allows; zeros mean "decide". */
@@ -16,10 +18,14 @@ typedef struct tn_budget_ask {
     uint32_t block_tokens;
     uint32_t slots;         /* state slots, of models that have states */
     uint64_t free_memory;   /* of the device now */
+    bool mapped;            /* experts stay in the files: need.host_bytes is what copies take */
+    uint64_t experts;       /* copies of these at most; 0: what is left beside the cache */
 } tn_budget_ask;
 
 typedef struct tn_budget {
     uint64_t weights, workspace, states, cache, host, total;
+    uint64_t experts;       /* copies of mapped experts that are kept, whole KiB */
+    uint64_t mapped;        /* what copies of all would take; 0: none are mapped */
     uint32_t nblock, block_tokens, nslot;
     uint64_t block_bytes, slot_bytes;
     uint32_t context_fits;  /* longest sequence the cache holds, at most ask.context */

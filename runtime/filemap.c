@@ -144,6 +144,12 @@ bool tn_filemap_is_pointer(const tn_filemap *m)
     return m->size >= sizeof head - 1 && memcmp(m->data, head, sizeof head - 1) == 0;
 }
 
+void tn_filemap_soon(const void *data, uint64_t size)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)data / page * page;
+    (void)madvise((void *)at, (size_t)((uintptr_t)data + size - at), MADV_WILLNEED);
+}
+
 void tn_filemap_advise(const tn_filemap *m, bool soon)
 {
     if (m->data == NULL)

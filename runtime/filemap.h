@@ -30,6 +30,8 @@ void tn_filemap_close(tn_filemap *m);
 tn_status tn_filemap_unchanged(const tn_filemap *m, tn_err *err);
 /* What a clone without Git LFS has in place of a large file. */
 bool tn_filemap_is_pointer(const tn_filemap *m);
+/* Has the kernel fetch a piece of some map that will be read in a moment. */
+void tn_filemap_soon(const void *data, uint64_t size);
 /* Tells the kernel that the whole map will be read front to back, or is done with. */
 void tn_filemap_advise(const tn_filemap *m, bool soon);
 

@@ -33,7 +33,6 @@ static const tn_known known[] = {
     IGNORED("code-revision", TN_TAKES_ONE),
     IGNORED("hf-config-path", TN_TAKES_ONE),
     IGNORED("download-dir", TN_TAKES_ONE),
-    IGNORED("load-format", TN_TAKES_ONE),
     IGNORED("allowed-origins", TN_TAKES_ONE),
     IGNORED("allowed-methods", TN_TAKES_ONE),
     IGNORED("allowed-headers", TN_TAKES_ONE),

@@ -3,6 +3,7 @@
 #include "loader.h"
 
 #include "buf.h"
+#include "filemap.h"
 #include "floats.h"
 
 #include <string.h>
@@ -243,10 +244,12 @@ static bool same_form(const tn_form *a, const tn_form *b)
 }
 
 /* The form of a slice, from the quantization or, for what it does not hold, the core. */
-static tn_status slice_form(const tn_loader *l, const tn_source *s, tn_slice *p, tn_form *f,
-                            tn_err *err)
+static tn_status slice_form(const tn_loader *l, uint32_t role, const tn_source *s, tn_slice *p,
+                            tn_form *f, tn_err *err)
 {
     p->quantized = false;
+    if (l->dummy != NULL)
+        return tn_dummy_form(l->dummy, role, p, s->col0, s->col1, f, err);
     if (l->q == NULL || p->bare || p->second)
         return plain_form(l, p, f, err);
     tn_module m = module_of(p);
@@ -294,7 +297,7 @@ static tn_status weight_form(const tn_loader *l, tn_weight_spec *w, tn_source *s
         if (i > 0 && p->module == p[-1].module) /* more rows of the same module */
             p->quantized = p[-1].quantized;
         else
-            st = slice_form(l, s, p, &f, err);
+            st = slice_form(l, w->role, s, p, &f, err);
         if (st == TN_OK)
             st = add_form(l, w, s, i, &f, err);
         if (st != TN_OK)
@@ -324,6 +327,8 @@ tn_status tn_loader_forms(tn_loader *l, tn_err *err)
         if (st != TN_OK)
             return st;
         choose_requant(l, w);
+        if (l->mapped && w->role == TN_ROLE_EXPERTS && w->form.kind != TN_FORM_PRIVATE)
+            w->place = TN_PLACE_MAPPED;
         l->file_bytes += w->form.file_bytes;
     }
     return TN_OK;
@@ -354,6 +359,10 @@ static tn_status slice_rows(const row_source *r, const tn_slice *p, uint64_t row
                             tn_block *out, tn_err *err)
 {
     const tn_quant_ref *q = r->l->q;
+    if (r->l->dummy != NULL) {
+        tn_dummy_rows(r->l->dummy, &r->spec->form, p, r->src->col0, row0, row1, out);
+        return TN_OK;
+    }
     if (!p->quantized)
         return plain_rows(r, p, row0, row1, out, err);
     tn_module m = module_of(p);
@@ -376,12 +385,38 @@ static tn_block block_from(const tn_form *f, const tn_block *b, uint64_t rows)
     return to;
 }
 
+/* A block that wants nothing announces an expert: the disk may begin. What the tensors of a
+ * module are called is a quantization's business, so this knows the usual names and no more. */
+static void announce(const row_source *r, const tn_slice *p)
+{
+    static const char *const part[] = {"weight", "qweight", "weight_packed", "scales",
+                                       "weight_scale", "qzeros", "weight_zero_point"};
+    for (uint32_t i = 0; i < r->src->nslice && r->l->dummy == NULL; i++)
+        for (size_t k = 0; k < sizeof part / sizeof part[0]; k++) {
+            char name[NAME_SIZE];
+            tn_tensor t;
+            const tn_view *v = view_of(r->l, &p[i]);
+            snprintf(name, sizeof name, "%s.%s", p[i].module, part[k]);
+            if (v->find(v, name, &t))
+                tn_filemap_soon(t.data, t.data_size);
+        }
+}
+
+static bool wants_nothing(const tn_block *b)
+{
+    return b->codes == NULL && b->scale == NULL && b->zero == NULL && b->perm == NULL;
+}
+
 /* Walks the slices that hold rows [row0, row1) of an expert. */
 static tn_status read_rows(void *ctx, uint32_t expert, uint64_t row0, uint64_t row1,
                            tn_block *out, tn_err *err)
 {
     const row_source *r = ctx;
     const tn_slice *p = &r->src->slice[expert * r->src->nslice];
+    if (wants_nothing(out)) {
+        announce(r, p);
+        return TN_OK;
+    }
     uint64_t at = 0; /* the weight's row at which the slice begins */
     tn_status st = TN_OK;
     for (uint32_t i = 0; i < r->src->nslice && at < row1 && st == TN_OK; i++, p++) {
@@ -419,7 +454,7 @@ static tn_status count_odd(tn_loader *l, uint32_t i, tn_err *err)
     const tn_slice *p = l->draft->source[i].slice;
     uint32_t n = l->draft->weight[i].nexpert * l->draft->source[i].nslice;
     tn_status st = TN_OK;
-    for (uint32_t k = 0; k < n && st == TN_OK; k++)
+    for (uint32_t k = 0; k < n && st == TN_OK && l->dummy == NULL; k++)
         if (!p[k].quantized && (k == 0 || p[k].module != p[k - 1].module))
             st = count_odd_in(l, &p[k], err);
     return st;
@@ -429,59 +464,23 @@ tn_status tn_loader_pack(tn_loader *l, const tn_device *device, void *program,
                          tn_loader_progress progress, void *user, tn_err *err)
 {
     uint64_t done = 0;
+    uint32_t n = l->draft->recipe.nweight;
+    row_source *r = tn_arena_array(&l->draft->arena, n, sizeof *r); /* readers may outlive this */
+    if (r == NULL)
+        return tn_fail(err, TN_NO_MEMORY, "model %s: no memory to read it", l->view->dir);
     l->odd = 0;
-    for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
-        row_source r = {.l = l, .spec = &l->draft->weight[i], .src = &l->draft->source[i]};
-        tn_reader reader = {.size = sizeof reader, .ctx = &r, .rows = read_rows};
-        tn_status st = count_odd(l, i, err);
+    for (uint32_t i = 0; i < n; i++) {
+        r[i] = (row_source){.l = l, .spec = &l->draft->weight[i], .src = &l->draft->source[i]};
+        tn_reader reader = {.size = sizeof reader, .ctx = &r[i], .rows = read_rows};
+        bool all = l->strict || r[i].spec->place != TN_PLACE_MAPPED; /* may be read now */
+        tn_status st = all ? count_odd(l, i, err) : TN_OK;
         if (st == TN_OK)
             st = device->pack(program, i, &reader, err);
         if (st != TN_OK)
             return st;
-        done += r.spec->form.file_bytes;
+        done += r[i].spec->form.file_bytes;
         if (progress != NULL)
             progress(user, done, l->file_bytes);
     }
     return TN_OK;
-}
-
-/* 0 where the device does not tell. */
-static uint64_t packed_bytes(const tn_device *device, void *program, uint32_t w)
-{
-    return program != NULL && device->weight_bytes != NULL ? device->weight_bytes(program, w) : 0;
-}
-
-uint64_t tn_loader_token_bytes(const tn_loader *l, const tn_device *device, void *program)
-{
-    uint64_t sum = 0;
-    for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
-        const tn_weight_spec *w = &l->draft->weight[i];
-        if (w->role != TN_ROLE_EMBED || (w->flags & TN_WEIGHT_TIED))
-            sum += packed_bytes(device, program, i);
-    }
-    return sum;
-}
-
-void tn_loader_print(const tn_loader *l, const tn_device *device, void *program,
-                     struct tn_buf *out)
-{
-    static const char *const name[] = {"?", "f32", "f16", "bf16", "w4g", "w8g", "private"};
-    tn_buf_printf(out, "%-52s %-12s %-20s %-10s %12s %12s\n", "tensor", "form", "shape", "owner",
-                  "file bytes", "packed bytes");
-    for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
-        const tn_weight_spec *w = &l->draft->weight[i];
-        char form[32], shape[48];
-        uint32_t kind = w->form.kind <= TN_FORM_PRIVATE ? w->form.kind : 0;
-        int n = snprintf(form, sizeof form, "%s", name[kind]);
-        if (w->form.group > 0)
-            snprintf(form + n, sizeof form - (size_t)n, "/%u%s%s", w->form.group,
-                     w->form.flags & TN_FORM_ZEROS ? "z" : "",
-                     w->form.flags & TN_FORM_PERM ? "p" : "");
-        snprintf(shape, sizeof shape, "%llu x %llu", (unsigned long long)w->n,
-                 (unsigned long long)w->k);
-        bool plain = !l->draft->source[i].slice[0].quantized;
-        tn_buf_printf(out, "%-52s %-12s %-20s %-10s %12llu %12llu\n", w->name, form, shape,
-                      plain ? "core" : l->q->name, (unsigned long long)w->form.file_bytes,
-                      (unsigned long long)packed_bytes(device, program, i));
-    }
 }

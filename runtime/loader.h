@@ -7,6 +7,7 @@
 #ifndef TN_LOADER_H
 #define TN_LOADER_H
 
+#include "dummy.h"
 #include "log.h"
 #include "recipe.h"
 
@@ -31,11 +32,14 @@ typedef struct tn_loader {
     const tn_view *view;     /* borrowed */
     const tn_view *second;   /* borrowed; the folder of the drafting module, or NULL */
     const tn_quant_ref *q;   /* borrowed, NULL: plain */
+    const tn_dummy *dummy;   /* borrowed; not NULL: no file is read, its numbers are served */
     tn_draft *draft;         /* borrowed; forms are written into its weights */
     uint32_t requant_head, requant_dense; /* 0 or TN_FORM_W8G */
     uint64_t file_bytes;     /* of all weights, once forms are known */
+    bool mapped;             /* routed experts are placed MAPPED: loader, draft and views stay */
     bool strict;             /* refuse plain weights that are NaN or infinite */
-    uint64_t odd;            /* how many were, once all is packed; quantizations check their own */
+    uint64_t odd;            /* how many were, once all is packed; quantizations check their own,
+                                and mapped ones are only looked at when strict */
 } tn_loader;
 
 /* Fills in the form of every weight and checks shapes. */
@@ -43,7 +47,8 @@ tn_status tn_loader_forms(tn_loader *l, tn_err *err);
 /* Packs everything; device order: compile and reserve came before. `progress` may be NULL. */
 tn_status tn_loader_pack(tn_loader *l, const tn_device *device, void *program,
                          tn_loader_progress progress, void *user, tn_err *err);
-/* Bytes a decoded token reads of packed weights: all but the embedding that is only looked up. */
+/* Bytes a decoded token reads of packed weights: all but the embedding that is only looked up,
+ * and of the routed experts those that it chooses. */
 uint64_t tn_loader_token_bytes(const tn_loader *l, const tn_device *device, void *program);
 /* One line a weight: tensor, form, owner, bytes in the file and packed (0 before reserve). */
 void tn_loader_print(const tn_loader *l, const tn_device *device, void *program,

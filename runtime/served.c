@@ -43,7 +43,8 @@ static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *
     if (m->path[0] == 0)
         return tn_fail(err, TN_CONFIG, "[model %s]: path: missing; expected a model folder",
                        m->name);
-    uint32_t flags = (m->allow_links ? TN_CKPT_FOLLOW : 0) | (m->lax_index ? TN_CKPT_LAX : 0);
+    uint32_t flags = (m->allow_links ? TN_CKPT_FOLLOW : 0) | (m->lax_index ? TN_CKPT_LAX : 0) |
+                     (m->dummy ? TN_CKPT_NO_WEIGHTS : 0);
     tn_status st = tn_ckpt_open(m->path, flags, &s->ckpt, err);
     if (st != TN_OK)
         return st;
@@ -52,6 +53,8 @@ static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *
                    tn_ckpt_note(s->ckpt));
     const tn_view *v = tn_ckpt_view(s->ckpt);
     st = tn_model_conf_read(v->config, &s->conf, err);
+    if (st == TN_OK && m->dummy)
+        return tn_dummy_open(v, &s->conf, &s->dummy, err);
     if (st != TN_OK)
         return st;
     uint32_t q = TN_NONE;
@@ -182,6 +185,7 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
     if (st != TN_OK)
         return st;
     s->loader = (tn_loader){.view = v, .q = s->quant, .draft = &s->draft,
+                            .dummy = m->dummy ? &s->dummy : NULL, .mapped = m->mapped,
                             .second = s->second != NULL ? tn_ckpt_view(s->second) : NULL,
                             .strict = m->strict_weights,
                             .requant_head = m->head_int8 ? TN_FORM_W8G : 0,
@@ -200,7 +204,8 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
     tn_budget_ask ask = {.memory = m->memory, .cache = m->kv_cache_memory,
                          .seqs = m->max_num_seqs, .context = context,
                          .block_tokens = s->limits.block_tokens, .slots = m->max_num_seqs + m->state_snapshots,
-                         .free_memory = s->info.memory_free};
+                         .free_memory = s->info.memory_free, .mapped = m->mapped,
+                         .experts = m->experts_memory};
     return tn_budget_make(&ask, &s->need, &s->budget, err);
 }
 
@@ -249,12 +254,15 @@ static tn_status compile_model(tn_served *s, uint32_t flags, tn_err *err)
 static tn_status load_weights(tn_served *s, const tn_served_setup *setup, tn_err *err)
 {
     const tn_device *d = s->device->table;
+    uint64_t kept = s->budget.experts / 1024;
     tn_pools pools = {.size = sizeof pools, .nblock = s->budget.nblock,
-                      .nslot = s->budget.nslot};
+                      .nslot = s->budget.nslot,
+                      .mapped_kib = kept < UINT32_MAX ? (uint32_t)kept : UINT32_MAX};
     tn_status st = d->reserve(s->program, &pools, err);
     if (st != TN_OK)
         return st;
-    tn_ckpt_advise(s->ckpt, true);
+    if (!s->settings->mapped)
+        tn_ckpt_advise(s->ckpt, true);
     st = tn_loader_pack(&s->loader, d, s->program, setup->progress, setup->user, err);
     if (st != TN_OK)
         return st;
@@ -327,6 +335,8 @@ static tn_status open_chat(tn_served *s, tn_err *err)
 static tn_status open_text(tn_served *s, tn_err *err)
 {
     tn_status st = tn_tok_open(s->settings->path, s->conf.vocab, &s->tok, err);
+    if (st == TN_NOINPUT && s->settings->dummy)
+        st = tn_tok_open_bytes(s->conf.vocab, &s->tok, err);
     if (st == TN_OK)
         st = read_generation(s, err);
     if (st == TN_OK)
@@ -355,6 +365,20 @@ static tn_status open_engine(tn_served *s, const tn_served_setup *setup, tn_err 
     return tn_engine_open(&e, &s->engine, err);
 }
 
+/* The maps count as resident: let them go, or, where experts stay in them, their pages. */
+static void release_files(tn_served *s)
+{
+    if (s->settings->mapped) {
+        tn_ckpt_advise(s->ckpt, false);
+        if (s->second != NULL)
+            tn_ckpt_advise(s->second, false);
+        return;
+    }
+    tn_ckpt_close(s->ckpt);
+    tn_ckpt_close(s->second);
+    s->ckpt = s->second = NULL;
+}
+
 tn_status tn_served_open(const tn_served_setup *setup, tn_served *out, tn_err *err)
 {
     tn_served *s = out;
@@ -378,10 +402,8 @@ tn_status tn_served_open(const tn_served_setup *setup, tn_served *out, tn_err *e
     }
     if (st == TN_OK)
         st = load_weights(s, setup, err);
-    if (st == TN_OK) { /* the maps count as resident: let them go */
-        tn_ckpt_close(s->ckpt);
-        tn_ckpt_close(s->second);
-        s->ckpt = s->second = NULL;
+    if (st == TN_OK) {
+        release_files(s);
         st = open_engine(s, setup, err);
     }
     if (st != TN_OK)

@@ -57,8 +57,10 @@ typedef struct tn_served {
     uint64_t fingerprint[2];           /* of model and cache, see fingerprint.h */
     tn_tok *tok;
     tn_chat *chat;                     /* NULL: no template */
-    tn_ckpt *ckpt, *second;            /* open while loading; the drafting module's, or NULL */
+    tn_ckpt *ckpt, *second;            /* open while loading, and after it while
+                                          experts stay mapped; the drafting module's, or NULL */
     uint32_t drafts;                   /* drafts a sequence in a step, 0: none */
+    tn_dummy dummy;                    /* with load_format = dummy */
     tn_loader loader;
     tn_engine *engine;
     int64_t created;

@@ -22,6 +22,8 @@ static const char *const log_formats[] = {"text", "json", NULL};
 static const char *const dtypes[] = {"auto", "float16", "bfloat16", "float32", "half", "float",
                                      NULL};
 static const char *const cache_dtypes[] = {"auto", "float16", "bfloat16", "float32", NULL};
+static const char *const load_formats[] = {"auto", "safetensors", "dummy", NULL};
+static const char *const experts[] = {"memory", "mapped", NULL};
 static const char *const requants[] = {"keep", "int8", NULL};
 
 static const tn_option tenon_options[] = {
@@ -63,6 +65,12 @@ static const tn_option model_options[] = {
     OPT(BOOL, "lax_index", "no", "Open a folder whose index has a wrong total_size."),
     OPT(BOOL, "strict_weights", "no", "Refuse weights that are NaN or infinite; otherwise they "
         "are counted in the log."),
+    ENUM("experts", "memory", experts, "Where routed experts live: packed in memory, or mapped, "
+         "where they stay in the files and are packed when chosen."),
+    NUM(SIZE, "experts_memory", "0", 0, BYTES_MAX,
+        "Budget for packed copies of mapped experts; 0 takes what the budget leaves."),
+    ENUM("load_format", "auto", load_formats, "Where weights come from: auto and safetensors read "
+         "the folder's files; dummy needs only its config.json and makes random ones."),
     ENUM("head", "keep", requants, "Requantize a 16-bit output head at load."),
     ENUM("dense", "keep", requants, "Requantize other 16-bit weights at load."),
     NUM(INT, "tensor_parallel_size", "1", 1, 64, "Ranks that share the model."),
@@ -198,6 +206,9 @@ static void fill_model(const tn_values *v, tn_model_settings *s)
     s->allow_links = int_of(v, "allow_links") != 0;
     s->lax_index = int_of(v, "lax_index") != 0;
     s->strict_weights = int_of(v, "strict_weights") != 0;
+    s->mapped = place_of(v, "experts") == 1;
+    s->experts_memory = (uint64_t)int_of(v, "experts_memory");
+    s->dummy = place_of(v, "load_format") == 2;
     s->head_int8 = place_of(v, "head") == 1;
     s->dense_int8 = place_of(v, "dense") == 1;
     s->tensor_parallel_size = (uint32_t)int_of(v, "tensor_parallel_size");

@@ -28,6 +28,8 @@ tn_status tn_tok_open(const char *dir, uint32_t vocab_max, tn_tok **out, tn_err 
 /* The same from the text of a tokenizer.json; `what` names it in messages. No BOS or EOS. */
 tn_status tn_tok_open_text(const char *json, size_t size, const char *what, uint32_t vocab_max,
                            tn_tok **out, tn_err *err);
+/* For a model without a tokenizer: ids below 256 are bytes, each other id reads "<id>". */
+tn_status tn_tok_open_bytes(uint32_t vocab, tn_tok **out, tn_err *err);
 void tn_tok_close(tn_tok *t);
 
 uint32_t tn_tok_count(const tn_tok *t);             /* greatest id + 1 */

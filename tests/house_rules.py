@@ -21,7 +21,7 @@ LAYERS = [
     ("files", "safetensors checkpoint ckpt* filemap jsonscan stwriter sessionfile gguf ggml_types import* "
               "tokenizer tok* bpe pretoken* normal* added decod* detok ids lexicon jinja_* chat*"),
     ("wall", "wall* guard manners elffile plugin_*"),
-    ("model", "modelconf* rope recipe* graph* loader budget sampling genconf quantize kv states "
+    ("model", "modelconf* rope recipe* graph* loader* dummy budget sampling genconf quantize kv states "
               "fingerprint"),
     ("serving", "request prefix payoff scheduler schedstate draftsteps engine* output intake servestats "
                 "parcel session"),

@@ -594,7 +594,8 @@ tn_status fx_program_try(fx_device *d, fixture *f, const tn_limits *l, uint32_t 
                          uint32_t nslot, void **program, tn_err *err)
 {
     tn_need need;
-    tn_pools pools = {.size = sizeof pools, .nblock = nblock, .nslot = nslot};
+    tn_pools pools = {.size = sizeof pools, .nblock = nblock, .nslot = nslot,
+                      .mapped_kib = d->mapped_kib};
     tn_status st = d->table->compile(d->dev, &f->recipe, l, program, &need, err);
     if (st != TN_OK)
         return st;

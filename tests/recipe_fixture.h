@@ -89,6 +89,7 @@ typedef struct fx_device {
     uint64_t allocations;         /* made so far */
     uint64_t fail_at;             /* this allocation fails, counted from 1; 0: none */
     int64_t live;                 /* allocations not yet released */
+    uint32_t mapped_kib;          /* for copies of weights placed MAPPED */
 } fx_device;
 
 /* threads and isa of the options of the plugin cpu. */

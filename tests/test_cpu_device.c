@@ -54,10 +54,10 @@ static void check_near(fx_device *d, void *program, const fixture *f, const refe
 /* Runs the recipe of `f` on rows of random tokens, `sizes` of them per sequence with 0 ending
  * the list, and holds buffer `out` against the reference. The step is run three times, each
  * behind the one before; odd sequences move to another state slot the second time. */
-static void check_op(fixture *f, uint32_t out, const int32_t *sizes, uint32_t exact,
-                     double bound, int64_t threads, const char *isa)
+static void check_op_kept(fixture *f, uint32_t out, const int32_t *sizes, uint32_t exact,
+                          double bound, int64_t threads, const char *isa, uint32_t mapped_kib)
 {
-    fx_device d = {0};
+    fx_device d = {.mapped_kib = mapped_kib};
     tn_limits l = script_limits();
     l.exact = exact;
     fx_section(f);
@@ -97,6 +97,12 @@ static void check_op(fixture *f, uint32_t out, const int32_t *sizes, uint32_t ex
     d.table->release(program);
     fx_device_close(&d);
     fx_free(f);
+}
+
+static void check_op(fixture *f, uint32_t out, const int32_t *sizes, uint32_t exact,
+                     double bound, int64_t threads, const char *isa)
+{
+    check_op_kept(f, out, sizes, exact, bound, threads, isa, 0);
 }
 
 static const int32_t one[] = {1, 0}, few[] = {3, -1, 1, 2, 0}, many[] = {37, 1, -1, 64, 5, 0};
@@ -560,44 +566,107 @@ static void test_delta_drafts(void **state)
     }
 }
 
+/* A router, its choice, and experts; *y is what they made. */
+static fixture *with_experts(uint32_t i, uint32_t place, uint32_t *out, uint32_t *w_up)
+{
+    const linear_case *a = &linears[i % (sizeof linears / sizeof linears[0])];
+    uint32_t x, nexpert = i % 3 == 0 ? 5 : 32, ntop = i % 4 == 0 ? 1 : 4;
+    uint32_t width = a->group > 0 ? a->group : 48;
+    fixture *f = with_input(i, a->k, &x);
+    uint32_t y = fx_buffer(f, TN_ROWS_TOKENS, a->n, "y");
+    uint32_t scores = fx_buffer(f, TN_ROWS_TOKENS, nexpert, "scores");
+    uint32_t ids = fx_ids(f, TN_ROWS_TOKENS, ntop, "ids");
+    uint32_t weights = fx_buffer(f, TN_ROWS_TOKENS, ntop, "weights");
+    tn_op_linear router = {.size = sizeof router, .in = x, .nparts = 1};
+    router.part[0] = (tn_part){.out = scores, .bias = TN_NONE};
+    router.part[0].w = fx_matrix(f, TN_ROLE_ROUTER, nexpert, a->k, TN_FORM_F32, 0, 0);
+    fx_op(f, TN_OP_LINEAR, &router, "router");
+    tn_op_route route = {.size = sizeof route, .in = scores, .ids = ids, .weights = weights,
+                         .nexpert = nexpert, .ntop = ntop, .renorm = i % 2, .bias = TN_NONE,
+                         .kind = i % 3 == 1 ? TN_ROUTE_SIGMOID : TN_ROUTE_SOFTMAX,
+                         .scale = 1.5f};
+    if (i % 5 == 1)
+        route.bias = fx_vector(f, nexpert, TN_FORM_F32, -0.1f, 0.1f);
+    fx_op(f, TN_OP_ROUTE, &route, "route");
+    bool add = i % 2 == 0;
+    tn_op_mix fill = {.size = sizeof fill, .in = x, .out = y, .width = a->n < a->k ? a->n
+                      : a->k, .gate = TN_NONE, .scale = 1};
+    if (add)
+        fx_op(f, TN_OP_MIX, &fill, "fill");
+    tn_op_experts op = {.size = sizeof op, .in = x, .ids = ids, .weights = weights, .out = y,
+                        .add = add, .nexpert = nexpert, .ntop = ntop, .width = width,
+                        .act = TN_ACT_SILU};
+    op.w_up = fx_stack(f, TN_ROLE_EXPERTS, nexpert, 2 * (uint64_t)width, a->k, a->form,
+                       a->group, a->flags);
+    op.w_down = fx_stack(f, TN_ROLE_EXPERTS, nexpert, a->n, width, a->form, a->group,
+                         a->flags);
+    if (a->form != TN_FORM_PRIVATE)
+        f->weight[op.w_up].place = f->weight[op.w_down].place = place;
+    f->buffer[x].width = a->k;
+    fx_op(f, TN_OP_EXPERTS, &op, "experts");
+    *w_up = op.w_up;
+    *out = y;
+    return f;
+}
+
 static void test_experts(void **state)
 {
     (void)state;
     for (uint32_t i = 0; i < 12; i++) {
-        const linear_case *a = &linears[i % (sizeof linears / sizeof linears[0])];
-        uint32_t x, nexpert = i % 3 == 0 ? 5 : 32, ntop = i % 4 == 0 ? 1 : 4;
-        uint32_t width = a->group > 0 ? a->group : 48;
-        fixture *f = with_input(i, a->k, &x);
-        uint32_t y = fx_buffer(f, TN_ROWS_TOKENS, a->n, "y");
-        uint32_t scores = fx_buffer(f, TN_ROWS_TOKENS, nexpert, "scores");
-        uint32_t ids = fx_ids(f, TN_ROWS_TOKENS, ntop, "ids");
-        uint32_t weights = fx_buffer(f, TN_ROWS_TOKENS, ntop, "weights");
-        tn_op_linear router = {.size = sizeof router, .in = x, .nparts = 1};
-        router.part[0] = (tn_part){.out = scores, .bias = TN_NONE};
-        router.part[0].w = fx_matrix(f, TN_ROLE_ROUTER, nexpert, a->k, TN_FORM_F32, 0, 0);
-        fx_op(f, TN_OP_LINEAR, &router, "router");
-        tn_op_route route = {.size = sizeof route, .in = scores, .ids = ids, .weights = weights,
-                             .nexpert = nexpert, .ntop = ntop, .renorm = i % 2, .bias = TN_NONE,
-                             .kind = i % 3 == 1 ? TN_ROUTE_SIGMOID : TN_ROUTE_SOFTMAX,
-                             .scale = 1.5f};
-        if (i % 5 == 1)
-            route.bias = fx_vector(f, nexpert, TN_FORM_F32, -0.1f, 0.1f);
-        fx_op(f, TN_OP_ROUTE, &route, "route");
-        bool add = i % 2 == 0;
-        tn_op_mix fill = {.size = sizeof fill, .in = x, .out = y, .width = a->n < a->k ? a->n
-                          : a->k, .gate = TN_NONE, .scale = 1};
-        if (add)
-            fx_op(f, TN_OP_MIX, &fill, "fill");
-        tn_op_experts op = {.size = sizeof op, .in = x, .ids = ids, .weights = weights, .out = y,
-                            .add = add, .nexpert = nexpert, .ntop = ntop, .width = width,
-                            .act = TN_ACT_SILU};
-        op.w_up = fx_stack(f, TN_ROLE_EXPERTS, nexpert, 2 * (uint64_t)width, a->k, a->form,
-                           a->group, a->flags);
-        op.w_down = fx_stack(f, TN_ROLE_EXPERTS, nexpert, a->n, width, a->form, a->group,
-                             a->flags);
-        f->buffer[x].width = a->k;
-        fx_op(f, TN_OP_EXPERTS, &op, "experts");
+        uint32_t y, w;
+        fixture *f = with_experts(i, TN_PLACE_DEVICE, &y, &w);
         check_op(f, y, batches[i % 3], 1, 5e-6, 1 + i % 3, "auto");
+    }
+}
+
+/* Experts that stay in the file: with room for none, for some and for all. */
+static void test_mapped_experts(void **state)
+{
+    static const uint32_t kib[] = {0, 64, 1 << 20};
+    (void)state;
+    for (uint32_t i = 0; i < 36; i++) {
+        uint32_t y, w;
+        fixture *f = with_experts(i % 12, TN_PLACE_MAPPED, &y, &w);
+        check_op_kept(f, y, batches[i % 3], 1, 5e-6, 1 + i % 2, "auto", kib[i / 12]);
+    }
+}
+
+/* A row that cannot be read fails the step by name; the next step reads it again. */
+static void test_broken_mapped_experts(void **state)
+{
+    static const uint32_t kib[] = {0, 1 << 20};
+    (void)state;
+    for (uint32_t i = 0; i < 2; i++) {
+        fx_device d = {.mapped_kib = kib[i]};
+        tn_limits l = script_limits();
+        tn_err err = {.text = ""};
+        uint32_t y, w;
+        int32_t token[3] = {1, 2, 3}, blocks[PER_SEQ] = {0};
+        l.exact = 1;
+        fixture *f = with_experts(0, TN_PLACE_MAPPED, &y, &w);
+        fx_section(f);
+        fx_device_open(&d, &tn_plugin_entry, 2, "auto");
+        void *program = fx_program(&d, f, &l, PER_SEQ, NSLOT);
+        reference *r = ref_new(f, l.rows_max, SCRIPT_BLOCK, PER_SEQ, NSLOT);
+        script *s = calloc(1, sizeof *s);
+        script_open(s, 0);
+        tn_seq *q = script_add(s, token, 3, 0, blocks, PER_SEQ);
+        q->state_in = -1;
+        q->state_out = 0;
+        q->flags = TN_SEQ_FRESH;
+        script_out(s, q->row0);
+        f->data[w].fail_row = 1;
+        assert_int_equal(d.table->run(program, &s->step, &err), TN_DATA);
+        assert_string_equal(err.text, "fixture: row 1 is broken");
+        f->data[w].fail_row = -1;
+        ref_step(r, &s->step);
+        script_run(&d, program, &s->step);
+        check_near(&d, program, f, r, y, 3, 5e-6);
+        free(s);
+        ref_free(r);
+        d.table->release(program);
+        fx_device_close(&d);
+        fx_free(f);
     }
 }
 
@@ -761,7 +830,8 @@ int main(void)
         cmocka_unit_test(test_row_operations), cmocka_unit_test(test_attention),
         cmocka_unit_test(test_delta_numbers), cmocka_unit_test(test_delta),
         cmocka_unit_test(test_delta_drafts),
-        cmocka_unit_test(test_experts), cmocka_unit_test(test_route_ties),
+        cmocka_unit_test(test_experts), cmocka_unit_test(test_mapped_experts),
+        cmocka_unit_test(test_broken_mapped_experts), cmocka_unit_test(test_route_ties),
         cmocka_unit_test(test_logits), cmocka_unit_test(test_far_position),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

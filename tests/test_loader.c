@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_loader.c - who reads a checkpoint, and which forms of a plugin the core believes. */
+/* test_loader.c - who reads a checkpoint, which forms of a plugin the core believes, and the
+ * numbers of a model without files. */
 #include "loader.h"
 
 #include <setjmp.h>
@@ -9,7 +10,14 @@
 
 #include <cmocka.h>
 
+#include <math.h>
+#include <stdlib.h>
+
+#include "buf.h"
+#include "floats.h"
+#include "graph.h"
 #include "json.h"
+#include "tokenizer.h"
 
 #define COUNT(a) (sizeof(a) / sizeof(a)[0])
 
@@ -176,12 +184,264 @@ static void private_sizes_are_looked_at(void **state)
     }
 }
 
+/* ----------------------------------------------------------------------------------- dummy */
+
+/* A small qwen3_next: one layer of each mixer, experts in both. */
+#define DUMMY_CONFIG \
+    "{\"model_type\":\"qwen3_next\",\"hidden_size\":128,\"num_hidden_layers\":2,\"vocab_size\":300," \
+    "\"full_attention_interval\":2,\"num_attention_heads\":4,\"num_key_value_heads\":2," \
+    "\"head_dim\":32,\"linear_num_key_heads\":2,\"linear_num_value_heads\":4," \
+    "\"linear_key_head_dim\":16,\"linear_value_head_dim\":16,\"num_experts\":32," \
+    "\"num_experts_per_tok\":4,\"moe_intermediate_size\":64,\"intermediate_size\":64," \
+    "\"shared_expert_intermediate_size\":64,\"max_position_embeddings\":64,\"torch_dtype\":" \
+    "\"bfloat16\"}"
+
+typedef struct dummy_case {
+    const char *quant;   /* NULL: plain */
+    tn_status st;
+    const char *text;    /* of the error */
+    uint32_t kind, group, flags; /* of the experts */
+} dummy_case;
+
+/* What a made-up device sees of every weight. */
+typedef struct witness {
+    const tn_draft *draft;
+    uint64_t sum;        /* of all bytes handed out */
+    uint64_t rows;       /* asked for at a time */
+    uint32_t used[32];   /* how often an expert of a router is among the first four */
+} witness;
+
+static float value_of(const tn_form *f, const uint8_t *codes, const float *scale,
+                      const uint8_t *zero, uint64_t i)
+{
+    uint16_t h;
+    if (f->kind == TN_FORM_BF16) {
+        memcpy(&h, codes + 2 * i, 2);
+        return tn_bf16_to_f32(h);
+    }
+    int code = f->kind == TN_FORM_W8G ? codes[i] : codes[i / 2] >> (i % 2 * 4) & 15;
+    return (float)(code - zero[i / f->group]) * scale[i / f->group];
+}
+
+/* The square of what a matrix makes of the size of its input: two layers add four times to the
+ * residual, an embedding has deviation 1. */
+static double gain_wanted(const tn_weight_spec *w)
+{
+    if (strstr(w->name, "down") != NULL || strstr(w->name, "o_proj") != NULL ||
+        strstr(w->name, "out_proj") != NULL)
+        return 0.25;
+    return w->role == TN_ROLE_EMBED ? (double)w->k : 1;
+}
+
+/* No lean to a side; zero points move whole groups. */
+static void check_matrix(const tn_weight_spec *w, const float *x)
+{
+    double sum = 0, squares = 0, n = (double)(w->n * w->k);
+    for (uint64_t i = 0; i < w->n * w->k; i++) {
+        sum += x[i];
+        squares += (double)x[i] * x[i];
+    }
+    double gain = squares / n * (double)w->k / gain_wanted(w), lean = sum / sqrt(n) * sqrt((double)w->k / gain_wanted(w));
+    double most = w->form.flags & TN_FORM_ZEROS ? 12 : 5;
+    if (w->n * w->k > 1000 && (gain < 0.85 || gain > 1.25 || fabs(lean) > most))
+        fail_msg("%s: gain %g, lean %g", w->name, gain, lean);
+}
+
+static void check_vector(const tn_weight_spec *w, const float *x)
+{
+    double least = 0, most = 0; /* norms are zero-centred in this family, but for one */
+    if (strstr(w->name, "linear_attn.norm") != NULL)
+        least = most = 1;
+    if (strstr(w->name, "A_log") != NULL)
+        most = 2.8;
+    if (strstr(w->name, "dt_bias") != NULL)
+        least = -7, most = -2.2;
+    if (strstr(w->name, "conv1d") != NULL)
+        least = -0.86, most = 0.86;
+    for (uint64_t i = 0; i < w->n * w->k; i++)
+        if (!((double)x[i] >= least && (double)x[i] <= most))
+            fail_msg("%s: %g is outside %g .. %g", w->name, (double)x[i], least, most);
+}
+
+/* Which experts inputs of random signs would choose. */
+static void count_chosen(witness *t, const tn_weight_spec *w, const float *x)
+{
+    uint32_t state = 1;
+    for (uint32_t token = 0; token < 200; token++) {
+        float score[32] = {0};
+        for (uint64_t j = 0; j < w->k; j++) {
+            state = state * 1664525u + 1013904223u;
+            for (uint32_t e = 0; e < 32; e++)
+                score[e] += (state >> 31 ? 1.0f : -1.0f) * x[e * w->k + j];
+        }
+        for (uint32_t top = 0; top < 4; top++) {
+            uint32_t best = 0;
+            for (uint32_t e = 1; e < 32; e++)
+                best = score[e] > score[best] ? e : best;
+            score[best] = -1e30f;
+            t->used[best]++;
+        }
+    }
+}
+
+static tn_status witness_pack(void *program, uint32_t index, const tn_reader *r, tn_err *err)
+{
+    witness *t = program;
+    const tn_weight_spec *w = &t->draft->weight[index];
+    const tn_form *f = &w->form;
+    uint8_t codes[4096], zero[256];
+    float scale[256], *x = malloc(w->n * w->k * sizeof *x);
+    for (uint32_t e = 0; e < w->nexpert; e += w->nexpert > 1 ? 7 : 1) {
+        for (uint64_t row = 0, to; row < w->n; row = to) {
+            to = row + t->rows < w->n ? row + t->rows : w->n;
+            tn_block out = {.size = sizeof out, .codes = codes, .scale = scale, .zero = zero};
+            memset(codes, 0, sizeof codes);
+            assert_int_equal(r->rows(r->ctx, e, row, to, &out, err), TN_OK);
+            for (uint64_t i = 0; i < (to - row) * w->k; i++)
+                x[row * w->k + i] = value_of(f, codes, scale, zero, i);
+        }
+        for (uint64_t i = 0; i < w->n * w->k; i++)
+            t->sum = t->sum * 31 + tn_f32_to_bits(x[i]);
+        if (w->role == TN_ROLE_VECTOR)
+            check_vector(w, x);
+        else
+            check_matrix(w, x);
+    }
+    if (w->role == TN_ROLE_ROUTER && w->n == 32)
+        count_chosen(t, w, x);
+    free(x);
+    return TN_OK;
+}
+
+static tn_status dummy_sum(const dummy_case *c, uint64_t rows, witness *t, tn_err *err)
+{
+    tn_json_doc *doc, *quant = NULL;
+    tn_model_conf conf;
+    tn_draft draft;
+    tn_dummy dummy;
+    const tn_device device = {.size = sizeof device, .pack = witness_pack};
+    assert_int_equal(tn_json_open(DUMMY_CONFIG, strlen(DUMMY_CONFIG), "t", 8, &doc, err), TN_OK);
+    if (c->quant != NULL)
+        assert_int_equal(tn_json_open(c->quant, strlen(c->quant), "t", 8, &quant, err), TN_OK);
+    const tn_view v = {.size = sizeof v, .dir = "/m", .config = tn_json_root(doc),
+                       .quant = quant != NULL ? tn_json_root(quant) : NULL,
+                       .quant_file = "config.json", .find = find_nothing};
+    const tn_graph_ask ask = {.view = &v, .act_dtype = TN_BF16, .npos = 64};
+    assert_int_equal(tn_model_conf_read(v.config, &conf, err), TN_OK);
+    assert_int_equal(tn_graph_build(&conf, &ask, &draft, err), TN_OK);
+    tn_loader l = {.view = &v, .draft = &draft, .dummy = &dummy};
+    *t = (witness){.draft = &draft, .rows = rows};
+    tn_status st = tn_dummy_open(&v, &conf, &dummy, err);
+    if (st == TN_OK)
+        st = tn_loader_forms(&l, err);
+    if (st == TN_OK)
+        st = tn_loader_pack(&l, &device, t, NULL, NULL, err);
+    for (uint32_t i = 0; st == TN_OK && i < draft.recipe.nweight; i++) {
+        bool stack = draft.weight[i].role == TN_ROLE_EXPERTS;
+        assert_int_equal(draft.weight[i].form.kind, stack ? c->kind : TN_FORM_BF16);
+        assert_int_equal(draft.weight[i].form.group, stack ? c->group : 0);
+        assert_int_equal(draft.weight[i].form.flags, stack ? c->flags : 0);
+    }
+    tn_draft_close(&draft);
+    tn_json_close(quant);
+    tn_json_close(doc);
+    return st;
+}
+
+/* The forms are those that the config asks for, the numbers sensible, and the same however many
+ * rows are asked for at a time. */
+static void dummies_have_the_forms_of_their_config(void **state)
+{
+    static const dummy_case cases[] = {
+        {NULL, TN_OK, NULL, TN_FORM_BF16, 0, 0},
+        {"{\"bits\":4,\"group_size\":32,\"sym\":true}", TN_OK, NULL, TN_FORM_W4G, 32, 0},
+        {"{\"w_bit\":4,\"q_group_size\":64,\"zero_point\":true}", TN_OK, NULL, TN_FORM_W4G, 64,
+         TN_FORM_ZEROS},
+        {"{\"config_groups\":{\"group_0\":{\"weights\":{\"num_bits\":8,\"group_size\":32,"
+         "\"symmetric\":true}}}}", TN_OK, NULL, TN_FORM_W8G, 32, 0},
+        {"{\"bits\":4,\"group_size\":48}", TN_DATA, "do not divide into groups of 48", 0, 0, 0},
+        {"{\"quant_method\":\"fp8\"}", TN_DATA, "bits: missing", 0, 0, 0},
+        {"{\"bits\":4,\"group_size\":0}", TN_DATA, "group_size: 0; expected", 0, 0, 0},
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        tn_err err = {.text = ""};
+        witness a, b;
+        tn_status st = dummy_sum(&cases[i], 1, &a, &err);
+        if (st != cases[i].st || (st != TN_OK && strstr(err.text, cases[i].text) == NULL))
+            fail_msg("case %zu: status %d: %s", i, st, err.text);
+        if (st != TN_OK)
+            continue;
+        uint32_t unused = 0;
+        for (uint32_t e = 0; e < 32; e++)
+            unused += a.used[e] == 0;
+        assert_int_equal(unused, 0);
+        assert_int_equal(dummy_sum(&cases[i], 5, &b, &err), TN_OK);
+        assert_true(a.sum == b.sum && a.sum != 0);
+    }
+}
+
+/* Without a tokenizer bytes are tokens, and every other id can be read. */
+static void ids_read_without_a_tokenizer(void **state)
+{
+    tn_tok *tok;
+    tn_err err = {.text = ""};
+    tn_ids ids = {0};
+    tn_buf text;
+    (void)state;
+    assert_int_equal(tn_tok_open_bytes(255, &tok, &err), TN_DATA);
+    assert_int_equal(tn_tok_open_bytes(300, &tok, &err), TN_OK);
+    assert_int_equal(tn_tok_encode(tok, "a\n\xc3\xbc", 4, 0, NULL, 0, &ids, &err), TN_OK);
+    const int32_t want[] = {'a', '\n', 0xc3, 0xbc, 299};
+    assert_int_equal(ids.n, 4);
+    assert_memory_equal(ids.id, want, 4 * sizeof *want);
+    tn_buf_open(&text, 100);
+    assert_int_equal(tn_tok_decode(tok, want, 5, true, &text, &err), TN_OK);
+    assert_string_equal(text.data, "a\n\xc3\xbc<299>");
+    tn_buf_close(&text);
+    tn_ids_close(&ids);
+    tn_tok_close(tok);
+}
+
+/* A token reads the experts that it chooses, not all; and of an embedding a row. */
+static uint64_t bytes_each(void *program, uint32_t w)
+{
+    const tn_draft *d = program;
+    return d->weight[w].role == TN_ROLE_EXPERTS ? 3200 : d->weight[w].role == TN_ROLE_VECTOR ? 0 : 1;
+}
+
+static void a_token_reads_the_experts_it_chooses(void **state)
+{
+    tn_json_doc *doc;
+    tn_model_conf conf;
+    tn_draft draft;
+    tn_err err = {.text = ""};
+    const tn_device device = {.size = sizeof device, .weight_bytes = bytes_each};
+    (void)state;
+    assert_int_equal(tn_json_open(DUMMY_CONFIG, strlen(DUMMY_CONFIG), "t", 8, &doc, &err), TN_OK);
+    assert_int_equal(tn_model_conf_read(tn_json_root(doc), &conf, &err), TN_OK);
+    const tn_graph_ask ask = {.act_dtype = TN_BF16, .npos = 64};
+    assert_int_equal(tn_graph_build(&conf, &ask, &draft, &err), TN_OK);
+    const tn_loader l = {.draft = &draft};
+    uint64_t others = 0;
+    for (uint32_t i = 0; i < draft.recipe.nweight; i++) {
+        uint32_t role = draft.weight[i].role;
+        others += role != TN_ROLE_EXPERTS && role != TN_ROLE_VECTOR && role != TN_ROLE_EMBED;
+    }
+    assert_int_equal(tn_loader_token_bytes(&l, &device, &draft), 4 * 3200 / 32 * 4 + others);
+    tn_draft_close(&draft);
+    tn_json_close(doc);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_checkpoint_has_one_reader),
         cmocka_unit_test(odd_forms_are_refused),
         cmocka_unit_test(private_sizes_are_looked_at),
+        cmocka_unit_test(dummies_have_the_forms_of_their_config),
+        cmocka_unit_test(ids_read_without_a_tokenizer),
+        cmocka_unit_test(a_token_reads_the_experts_it_chooses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

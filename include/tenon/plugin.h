@@ -407,7 +407,7 @@ typedef struct tn_buffer {
 /* Where a weight may live. */
 #define TN_PLACE_DEVICE 0u
 #define TN_PLACE_HOST 1u    /* pinned host memory, streamed or computed there */
-#define TN_PLACE_MAPPED 2u  /* left in the file map */
+#define TN_PLACE_MAPPED 2u  /* in the file: pack's reader stays valid, and run may call it */
 typedef struct tn_weight_spec {
     uint32_t size, role, flags; /* TN_ROLE_*, TN_WEIGHT_* */
     uint32_t nexpert;       /* EXPERTS: stack height; else 1 */
@@ -733,11 +733,11 @@ typedef struct tn_need {
     uint64_t workspace_bytes;
     uint64_t block_bytes;        /* one cache block over all layers */
     uint64_t slot_bytes;         /* one state slot over all layers, 0 without states */
-    uint64_t host_bytes;         /* pinned or mapped host memory */
+    uint64_t host_bytes;         /* pinned memory, or copies of all that is placed MAPPED */
 } tn_need;
 
-/* Hands neutral rows to a device while it packs: rows [row0, row1) of expert `expert` of the
- * weight, in the spec's form. `perm` is the same for every row. [any] */
+/* Hands rows [row0, row1) of an expert to a device, in the spec's form; `perm` is the same for
+ * every row. A block that wants nothing announces that the expert will be read soon. [any] */
 typedef struct tn_reader {
     uint32_t size, reserved;
     void *ctx;
@@ -747,7 +747,8 @@ typedef struct tn_reader {
 
 typedef struct tn_pools {
     uint32_t size, nblock;       /* cache blocks */
-    uint32_t nslot, reserved;    /* state slots, snapshots included */
+    uint32_t nslot;              /* state slots, snapshots included */
+    uint32_t mapped_kib;         /* KiB for packed copies of weights placed MAPPED */
 } tn_pools;
 
 /* A device knows memory, kernels and forms, and nothing about files.

@@ -373,7 +373,7 @@ static tn_status add_experts(cpu_program *p, const cpu_op *op, tn_err *err)
     keep_max(&p->pair_floats, CPU_WIDE);
     touch_all(p, op);
     add_cmd(p, cpu_do_experts, op, e);
-    return TN_OK;
+    return cpu_shelf_open(p, a, &e->shelf, err);
 }
 
 static void add_sum(cpu_program *p, const cpu_op *op)

@@ -5,6 +5,7 @@
  * expert's weights are read once for all rows that chose it:
  *
  *     sort    worker 0
+ *     fill    experts that stay in the file are packed, see stash.c    claimed
  *     ready   every pair's input row                        shared out
  *     up      hidden = act(gate) * up, per expert and run of strips    claimed
  *     ready   every pair's hidden row                       shared out
@@ -102,12 +103,14 @@ typedef struct experts {
     const cpu_experts *plan;
     const cpu_weight *up, *down;
     uint32_t row0, nrow;          /* rows of this portion */
-    uint32_t *nactive;
+    uint32_t cmd;                 /* for failures */
+    uint32_t *nactive, *nfresh;
     uint32_t *active;             /* [nexpert] experts that have pairs */
     uint32_t *begin;              /* [nexpert + 1] first sorted pair of an active expert */
     uint32_t *row;                /* [pairs] row of a sorted pair */
     uint32_t *place;              /* [pairs] sorted place of (row, choice); TN_NONE: invalid */
     uint32_t *fill;               /* [nexpert] */
+    uint32_t *fresh;              /* [nexpert] experts to be packed for this portion */
     uint8_t *up_act, *down_act;
     float *hidden;                /* [pairs, width] */
 } experts;
@@ -134,7 +137,7 @@ static uint64_t lay_out(const cpu_experts *plan, const tn_op_experts *a, uint8_t
 {
     uint64_t pairs = plan->pairs_max, at = 0;
     const struct { void *to; uint64_t size; } part[] = {
-        {&e->nactive, 64}, {&e->active, a->nexpert * 4ull}, {&e->begin, a->nexpert * 4ull + 4},
+        {&e->nactive, 4}, {&e->nfresh, 4}, {&e->fresh, a->nexpert * 4ull}, {&e->active, a->nexpert * 4ull}, {&e->begin, a->nexpert * 4ull + 4},
         {&e->fill, a->nexpert * 4ull}, {&e->row, pairs * 4}, {&e->place, pairs * 4},
         {&e->up_act, cpu_round(pairs, 16) * plan->up.row_size},
         {&e->down_act, cpu_round(pairs, 16) * plan->down.row_size},
@@ -224,8 +227,20 @@ static void ready_pairs(const cpu_program *p, const experts *e, uint32_t worker,
     }
 }
 
+/* Strips [s0, s1) of the x-th active expert, wherever it is. */
+static void expert_strips(cpu_program *p, const experts *e, const cpu_weight *w, uint32_t x,
+                          const cpu_set *set, const cpu_act *a, uint64_t m, uint64_t s0,
+                          uint64_t s1, float *y, uint64_t ldy, uint32_t worker)
+{
+    uint32_t expert = e->active[x];
+    if (w->mapped && w->matrix[expert].data == NULL)
+        cpu_stash_strips(p, e->cmd, w, expert, set, a, m, s0, s1, y, ldy, worker);
+    else
+        cpu_strips(p, w, expert, set, a, m, s0, s1, y, ldy, false);
+}
+
 /* Gate and up strips [s0, s1) of one expert for all its pairs, some at a time. */
-static void up_strips(const cpu_program *p, const experts *e, uint32_t x, uint64_t s0,
+static void up_strips(cpu_program *p, const experts *e, uint32_t x, uint64_t s0,
                       uint64_t s1, uint32_t worker)
 {
     uint64_t ld = (s1 - s0) * CPU_STRIP, half = CPU_WIDE / 2, most = half / ld;
@@ -236,8 +251,8 @@ static void up_strips(const cpu_program *p, const experts *e, uint32_t x, uint64
     for (uint64_t i = e->begin[x]; i < e->begin[x + 1]; i += most) {
         uint64_t m = e->begin[x + 1] - i < most ? e->begin[x + 1] - i : most;
         cpu_act some = cpu_act_at(set, &all, i);
-        cpu_strips(p, e->up, e->active[x], set, &some, m, s0, s1, gate, ld, false);
-        cpu_strips(p, e->up, e->active[x], set, &some, m, up0 + s0, up0 + s1, up, ld, false);
+        expert_strips(p, e, e->up, x, set, &some, m, s0, s1, gate, ld, worker);
+        expert_strips(p, e, e->up, x, set, &some, m, up0 + s0, up0 + s1, up, ld, worker);
         for (uint64_t j = 0; j < m; j++)
             p->k->act_mul(gate + j * ld, up + j * ld, e->a->act, (uint32_t)ld,
                           e->hidden + (i + j) * e->a->width + s0 * CPU_STRIP);
@@ -271,7 +286,7 @@ static void mix_row(const cpu_program *p, const experts *e, uint32_t row, const 
     }
 }
 
-static void down_strips(const cpu_program *p, const experts *e, uint64_t s0, uint64_t s1,
+static void down_strips(cpu_program *p, const experts *e, uint64_t s0, uint64_t s1,
                         uint32_t worker)
 {
     uint64_t ld = (s1 - s0) * CPU_STRIP, col = s0 * CPU_STRIP;
@@ -281,8 +296,8 @@ static void down_strips(const cpu_program *p, const experts *e, uint64_t s0, uin
     float *y = p->worker[worker].pair;
     for (uint32_t x = 0; x < *e->nactive; x++) {
         cpu_act some = cpu_act_at(set, &all, e->begin[x]);
-        cpu_strips(p, e->down, e->active[x], set, &some, e->begin[x + 1] - e->begin[x], s0, s1,
-                   y + e->begin[x] * ld, ld, false);
+        expert_strips(p, e, e->down, x, set, &some, e->begin[x + 1] - e->begin[x], s0, s1,
+                      y + e->begin[x] * ld, ld, worker);
     }
     for (uint32_t r = 0; r < e->nrow; r++)
         mix_row(p, e, r, y, ld, col, n);
@@ -297,13 +312,33 @@ static uint64_t down_run(const cpu_program *p, const experts *e, uint64_t strips
     return fit < 1 ? 1 : fit;
 }
 
-static void do_portion(cpu_program *p, experts *e, uint32_t worker)
+/* Experts that stay in the file come in; false: they did not. Every worker hears the same. */
+static bool fetch(cpu_program *p, experts *e, uint32_t worker)
+{
+    cpu_shelf *s = e->plan->shelf;
+    if (s == NULL)
+        return true;
+    if (worker == 0)
+        *e->nfresh = cpu_stash_want(p, s, e->active, *e->nactive, e->fresh);
+    cpu_sync(p, worker);
+    cpu_stash_fill(p, e->cmd, s, e->fresh, *e->nfresh, worker);
+    cpu_sync(p, worker);
+    if (atomic_load_explicit(&p->failed, memory_order_relaxed) == 0)
+        return true;
+    if (worker == 0)
+        cpu_stash_drop(p, s, e->fresh, *e->nfresh);
+    return false;
+}
+
+static bool do_portion(cpu_program *p, experts *e, uint32_t worker)
 {
     uint64_t strips = (e->down->spec.n + CPU_STRIP - 1) / CPU_STRIP, n;
     uint64_t run = down_run(p, e, strips), runs = (strips + run - 1) / run;
     if (worker == 0)
         sort_pairs(p, e);
     cpu_sync(p, worker);
+    if (!fetch(p, e, worker))
+        return false;
     ready_pairs(p, e, worker, true);
     cpu_sync(p, worker);
     do_up(p, e, worker);
@@ -315,18 +350,20 @@ static void do_portion(cpu_program *p, experts *e, uint32_t worker)
         down_strips(p, e, s0, s1, worker);
     }
     cpu_sync(p, worker);
+    return true;
 }
 
 void cpu_do_experts(cpu_program *p, const cpu_cmd *c, uint32_t worker)
 {
     const tn_op_experts *a = &c->op->a.experts;
     uint32_t rows = cpu_rows_of(p, a->in);
-    experts e = {.a = a, .plan = c->plan, .up = &p->weight[a->w_up],
+    experts e = {.a = a, .plan = c->plan, .cmd = (uint32_t)(c - p->cmd), .up = &p->weight[a->w_up],
                  .down = &p->weight[a->w_down]};
     uint32_t portion = e.plan->pairs_max / a->ntop;
     lay_out(e.plan, a, p->experts, &e);
-    for (e.row0 = 0; e.row0 < rows; e.row0 += portion) {
+    bool fetched = true;
+    for (e.row0 = 0; e.row0 < rows && fetched; e.row0 += portion) {
         e.nrow = rows - e.row0 < portion ? rows - e.row0 : portion;
-        do_portion(p, &e, worker);
+        fetched = do_portion(p, &e, worker);
     }
 }

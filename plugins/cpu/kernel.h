@@ -136,5 +136,11 @@ uint64_t cpu_matrix_bytes(const cpu_matrix *w);   /* of `data`, a multiple of 64
 /* Packs strips [strip0, strip1) from rows pulled through the reader; any thread. */
 tn_status cpu_matrix_pack(cpu_matrix *w, const tn_form *f, const tn_reader *r, uint32_t expert,
                           uint64_t strip0, uint64_t strip1, tn_err *err);
+/* The same to a place outside the matrix, strip0 first, and without taking memory: `memory` has
+ * cpu_matrix_pull_size bytes, begun on 4. */
+uint64_t cpu_matrix_pull_size(const cpu_matrix *w, const tn_form *f);
+tn_status cpu_matrix_pack_to(const cpu_matrix *w, const tn_form *f, const tn_reader *r,
+                             uint32_t expert, uint64_t strip0, uint64_t strip1, void *memory,
+                             uint8_t *to, tn_err *err);
 
 #endif

@@ -160,15 +160,6 @@ typedef struct pull {
     float *value;      /* [cols] values of a row, padded with 0 */
 } pull;
 
-static void pull_close(pull *p)
-{
-    free(p->codes);
-    free(p->scale);
-    free(p->zero);
-    free(p->byte);
-    free(p->value);
-}
-
 static uint64_t form_row_size(const tn_form *f)
 {
     if (f->kind == TN_FORM_W4G)
@@ -176,22 +167,29 @@ static uint64_t form_row_size(const tn_form *f)
     return f->kind == TN_FORM_W8G ? f->cols : f->cols * plain_size(f->kind);
 }
 
-static tn_status pull_open(pull *p, const cpu_matrix *w, const tn_form *f, tn_err *err)
+/* Lays the arrays out in `base`; the bytes they take. */
+static uint64_t pull_open(pull *p, const cpu_matrix *w, const tn_form *f, uint8_t *base)
 {
     bool coded = is_coded(f->kind);
     *p = (pull){.f = f, .ngroup = coded ? f->cols / f->group : 1,
                 .row_size = form_row_size(f)};
-    p->codes = malloc(CPU_STRIP * p->row_size);
-    p->scale = malloc(CPU_STRIP * p->ngroup * sizeof *p->scale);
-    p->zero = malloc(CPU_STRIP * p->ngroup);
-    p->byte = malloc(w->cols);
-    p->value = malloc(w->cols * sizeof *p->value);
-    if (p->codes != NULL && p->scale != NULL && p->zero != NULL && p->byte != NULL &&
-        p->value != NULL)
-        return TN_OK;
-    pull_close(p);
-    return tn_fail(err, TN_NO_MEMORY, "cpu: no memory to pack a strip of %llu columns",
-                   (unsigned long long)w->cols);
+    const struct { void *to; uint64_t size; } part[] = {
+        {&p->codes, CPU_STRIP * p->row_size}, {&p->scale, CPU_STRIP * p->ngroup * 4},
+        {&p->zero, CPU_STRIP * p->ngroup}, {&p->byte, w->cols}, {&p->value, w->cols * 4},
+    };
+    uint64_t at = 0;
+    for (uint32_t i = 0; i < sizeof part / sizeof part[0]; i++) {
+        uint8_t *place = base != NULL ? base + at : NULL;
+        memcpy(part[i].to, &place, sizeof place);
+        at += round_up(part[i].size, 64);
+    }
+    return at;
+}
+
+uint64_t cpu_matrix_pull_size(const cpu_matrix *w, const tn_form *f)
+{
+    pull p;
+    return pull_open(&p, w, f, NULL);
 }
 
 static tn_status pull_rows(pull *p, const tn_reader *r, uint32_t expert, uint64_t row0,
@@ -332,25 +330,34 @@ static void pack_nothing(const cpu_matrix *w, uint8_t *strip, uint32_t lane, pul
     put_codes(w, strip, lane, p->byte);
 }
 
+tn_status cpu_matrix_pack_to(const cpu_matrix *w, const tn_form *f, const tn_reader *r,
+                             uint32_t expert, uint64_t strip0, uint64_t strip1, void *memory,
+                             uint8_t *to, tn_err *err)
+{
+    pull p;
+    tn_status st = TN_OK;
+    pull_open(&p, w, f, memory);
+    for (uint64_t s = strip0; s < strip1 && st == TN_OK; s++, to += w->strip_size) {
+        uint64_t r0 = s * CPU_STRIP, nr = w->n - r0 < CPU_STRIP ? w->n - r0 : CPU_STRIP;
+        memset(to, 0, w->strip_size);
+        st = pull_rows(&p, r, expert, r0, r0 + nr, err);
+        for (uint32_t lane = 0; lane < nr && st == TN_OK; lane++)
+            pack_row(w, to, lane, &p);
+        for (uint32_t lane = (uint32_t)nr; lane < CPU_STRIP && is_coded(w->kind); lane++)
+            pack_nothing(w, to, lane, &p);
+    }
+    return st;
+}
+
 tn_status cpu_matrix_pack(cpu_matrix *w, const tn_form *f, const tn_reader *r, uint32_t expert,
                           uint64_t strip0, uint64_t strip1, tn_err *err)
 {
-    pull p;
-    tn_status st = pull_open(&p, w, f, err);
-    if (st != TN_OK)
-        return st;
-    for (uint64_t s = strip0; s < strip1; s++) {
-        uint8_t *strip = w->data + s * w->strip_size;
-        uint64_t r0 = s * CPU_STRIP, nr = w->n - r0 < CPU_STRIP ? w->n - r0 : CPU_STRIP;
-        st = pull_rows(&p, r, expert, r0, r0 + nr, err);
-        if (st != TN_OK)
-            break;
-        memset(strip, 0, w->strip_size);
-        for (uint32_t lane = 0; lane < nr; lane++)
-            pack_row(w, strip, lane, &p);
-        for (uint32_t lane = (uint32_t)nr; lane < CPU_STRIP && is_coded(w->kind); lane++)
-            pack_nothing(w, strip, lane, &p);
-    }
-    pull_close(&p);
+    void *memory = malloc(cpu_matrix_pull_size(w, f));
+    if (memory == NULL)
+        return tn_fail(err, TN_NO_MEMORY, "cpu: no memory to pack a strip of %llu columns",
+                       (unsigned long long)w->cols);
+    tn_status st = cpu_matrix_pack_to(w, f, r, expert, strip0, strip1, memory,
+                                      w->data + strip0 * w->strip_size, err);
+    free(memory);
     return st;
 }

@@ -71,12 +71,11 @@ static tn_status settle(cpu_weight *w, const tn_reader *reader, tn_err *err)
     for (uint32_t e = 0; st == TN_OK && e < w->spec.nexpert; e++) {
         const int32_t *perm = w->matrix[e].perm;
         w->matrix[e] = w->matrix[0];
-        w->matrix[e].data = base + e * piece;
+        w->matrix[e].data = w->mapped ? NULL : base + e * piece;
         w->matrix[e].perm = perm;
-        if (w->perm_size > 0) {
-            uint8_t *to = base + w->spec.nexpert * w->piece_size + e * w->perm_size;
-            st = cpu_matrix_perm(&w->matrix[e], f, reader, e, (int32_t *)(void *)to, err);
-        }
+        if (w->perm_size > 0)
+            st = cpu_matrix_perm(&w->matrix[e], f, reader, e,
+                                 (int32_t *)(void *)(w->perms + e * w->perm_size), err);
     }
     return st;
 }
@@ -117,6 +116,9 @@ static tn_status pack_matrices(cpu_program *p, cpu_weight *w, const tn_reader *r
         tn_status st = settle(w, reader, err);
         if (st != TN_OK)
             return st;
+        w->reader = *reader;
+        if (w->mapped) /* its strips are packed when they are needed */
+            return TN_OK;
         uint64_t row = w->spec.k * 4 + 1; /* bytes of a neutral row, at most */
         k.strips = JOB_BYTES / (row * CPU_STRIP);
         k.strips = k.strips < 1 ? 1 : k.strips;
@@ -143,9 +145,10 @@ tn_status cpu_pack(cpu_program *p, uint32_t index, const tn_reader *reader, tn_e
     cpu_weight *w = &p->weight[index];
     tn_status st = w->spec.role == TN_ROLE_VECTOR ? pack_vector(w, reader, err)
                                                   : pack_matrices(p, w, reader, err);
-    if (st == TN_OK)
-        w->packed = 1;
-    return st;
+    if (st != TN_OK || w->packed)
+        return st;
+    w->packed = 1;
+    return ++p->npacked == p->nweight ? cpu_stash_open(p, err) : TN_OK;
 }
 
 uint64_t cpu_weight_bytes(const cpu_program *p, uint32_t index)

@@ -33,6 +33,7 @@ void cpu_release(cpu_program *p)
     cpu_region_close(&p->work);
     cpu_region_close(&p->cache_memory);
     cpu_region_close(&p->state_memory);
+    cpu_region_close(&p->stash_memory);
     for (cpu_piece *piece = p->pieces, *next; piece != NULL; piece = next) {
         next = piece->next;
         h->release(h->ctx, piece);
@@ -204,6 +205,8 @@ static void place_worker(cpu_program *p, cursor *c, cpu_worker *w)
     w->limit = place(c, CPU_QUERIES, 4);
     w->delta = place(c, p->delta_floats, 4);
     w->pair = place(c, p->pair_floats, 4);
+    w->pull = place(c, p->pull_size, 1);
+    w->straight = place(c, p->straight_size, 1);
 }
 
 static void place_head(cpu_program *p, cursor *c)
@@ -298,16 +301,17 @@ uint64_t cpu_settled_bytes(const cpu_program *p)
 
 static void place_weight(cpu_program *p, cpu_weight *w)
 {
-    uint8_t *at = p->weights.data + w->at, *perm = at + w->spec.nexpert * w->piece_size;
+    uint8_t *at = p->weights.data + w->at;
+    w->perms = at + (w->mapped ? 0 : w->spec.nexpert * w->piece_size);
     if (w->spec.role == TN_ROLE_VECTOR) {
         w->vector = (float *)(void *)at;
     } else if (w->matrix == NULL) {
         w->bytes = at;
     } else {
         for (uint32_t e = 0; e < w->spec.nexpert; e++) {
-            w->matrix[e].data = at + e * w->piece_size;
+            w->matrix[e].data = w->mapped ? NULL : at + e * w->piece_size;
             if (w->perm_size > 0)
-                w->matrix[e].perm = (const int32_t *)(const void *)(perm + e * w->perm_size);
+                w->matrix[e].perm = (const int32_t *)(const void *)(w->perms + e * w->perm_size);
         }
     }
 }
@@ -365,6 +369,11 @@ tn_status cpu_reserve(cpu_program *p, const tn_pools *pools, tn_err *err)
     st = cpu_region_open(&p->state_memory, slots, huge, "the states", err);
     if (st != TN_OK)
         goto close_cache;
+    uint64_t kept = (uint64_t)pools->mapped_kib * 1024;
+    kept = kept < p->mapped_size ? kept : p->mapped_size;
+    st = cpu_region_open(&p->stash_memory, kept, huge, "the experts kept", err);
+    if (st != TN_OK)
+        goto close_states;
     p->nblock = pools->nblock;
     p->nslot = pools->nslot;
     cpu_workspace(p, p->work.data);
@@ -373,6 +382,8 @@ tn_status cpu_reserve(cpu_program *p, const tn_pools *pools, tn_err *err)
     place_pools(p);
     p->reserved = 1;
     return TN_OK;
+close_states:
+    cpu_region_close(&p->state_memory);
 close_cache:
     cpu_region_close(&p->cache_memory);
 close_work:

@@ -36,7 +36,7 @@ tn_status cpu_program_open(cpu_dev *dev, const tn_recipe *r, const tn_limits *l,
     }
     if (need != NULL)
         *need = (tn_need){.size = sizeof *need, .cache_dtype = p->cache_dtype,
-                          .weight_bytes = p->weight_size,
+                          .weight_bytes = p->weight_size, .host_bytes = p->mapped_size,
                           .workspace_bytes = cpu_workspace(p, NULL),
                           .block_bytes = cpu_block_bytes(p), .slot_bytes = cpu_slot_bytes(p)};
     *out = p;

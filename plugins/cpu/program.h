@@ -7,12 +7,14 @@
  *     compile.c    turns operations into commands, fuses, counts memory
  *     pools.c      takes the memory
  *     packing.c    packs weights
+ *     stash.c      packs experts that stay in the file, when they are chosen
  *     steps.c      checks a step
  *     run.c        runs the commands on all workers, results
  *     the rest     one kind of command each; a command is run by every worker at once and
  *                  ends with a barrier that the loop in run.c puts there
  *
- * Nothing below run() allocates, locks or fails, but for a communicator. */
+ * Nothing below run() allocates, locks or fails, but for a communicator and for the reader of
+ * experts that stay in the file. */
 #ifndef TN_CPU_PROGRAM_H
 #define TN_CPU_PROGRAM_H
 
@@ -80,6 +82,9 @@ typedef struct cpu_weight {
     uint8_t *bytes;               /* PRIVATE only, [nexpert] of piece_size */
     uint64_t piece_size;          /* one expert in the arena, a multiple of 64 */
     uint64_t perm_size;           /* one expert's permutation, behind the pieces; 0: none */
+    uint8_t *perms;               /* [nexpert] of perm_size */
+    uint32_t mapped;              /* stays in the file: no pieces, matrices only while stashed */
+    tn_reader reader;             /* mapped only */
     uint64_t at, size;            /* in the weight arena, as planned */
     uint32_t packed;
 } cpu_weight;
@@ -159,9 +164,31 @@ typedef struct cpu_attention {
     uint32_t split_tiles;         /* most tiles that are split into runs of tokens */
 } cpu_attention;
 
+/* The experts of one EXPERTS operation that stay in the file, see stash.c. */
+typedef struct cpu_shelf {
+    cpu_weight *up, *down;        /* one of them may be in memory all the same */
+    uint32_t *slot;               /* [nexpert] where the packed copy is; TN_NONE: nowhere */
+    struct cpu_shelf *next;
+} cpu_shelf;
+
+typedef struct cpu_slot {
+    cpu_shelf *shelf;             /* whose expert it holds; NULL: free */
+    uint32_t expert, newer, older;
+    uint64_t pinned;              /* the turn that needed it last */
+} cpu_slot;
+
+typedef struct cpu_stash {
+    uint64_t slot_size, turn;
+    uint32_t nslot, newest, oldest;
+    cpu_slot *slot;               /* [nslot] */
+} cpu_stash;
+
+#define CPU_STRAIGHT_STRIPS 4u    /* strips packed at a time of an expert without a slot */
+
 typedef struct cpu_experts {
     cpu_set up, down;             /* weight: whose per-expert permutations, or TN_NONE */
     uint32_t pairs_max;           /* (row, choice) pairs at a time */
+    cpu_shelf *shelf;             /* NULL: all are in memory */
 } cpu_experts;
 
 /* ------------------------------------------------------------------------------ a step */
@@ -195,6 +222,8 @@ typedef struct cpu_worker {
     int32_t *first, *limit;       /* [CPU_QUERIES] */
     float *delta;                 /* one row of a DELTA head */
     float *pair;                  /* EXPERTS: one strip of every pair */
+    uint8_t *pull;                /* [pull_size] rows on their way from the file */
+    uint8_t *straight;            /* [straight_size] strips of an expert without a slot */
 } cpu_worker;
 
 #define CPU_WIDE 16384u           /* 64 KiB: gate and up of a tile stay in the cache */
@@ -247,7 +276,13 @@ typedef struct cpu_program {
     uint32_t logits_rows, vocab_max, ndraw, nop_max;
     uint64_t weight_size;
 
-    cpu_region weights, work, cache_memory, state_memory;
+    uint64_t mapped_size;         /* of packed copies of all that stays in the file */
+    uint64_t pull_size, straight_size;
+
+    cpu_region weights, work, cache_memory, state_memory, stash_memory;
+    cpu_stash stash;
+    cpu_shelf *shelf;             /* of all operations, chained */
+    uint32_t npacked;
     uint32_t nblock, nslot, reserved;
     uint32_t ready;               /* every weight is packed */
 
@@ -387,6 +422,25 @@ void cpu_release(cpu_program *p);
 /* packing.c */
 tn_status cpu_pack(cpu_program *p, uint32_t w, const tn_reader *reader, tn_err *err);
 uint64_t cpu_weight_bytes(const cpu_program *p, uint32_t w);
+
+/* stash.c. need: counts what a mapped weight takes; shelf_open: *out is NULL when nothing of the
+ * operation is mapped; open: once all is packed. */
+void cpu_stash_need(cpu_program *p, const cpu_weight *w);
+tn_status cpu_shelf_open(cpu_program *p, const tn_op_experts *a, cpu_shelf **out, tn_err *err);
+tn_status cpu_stash_open(cpu_program *p, tn_err *err);
+/* Worker 0: gives slots to the experts that are needed now. Those that are new in theirs go to
+ * `fresh`, and their number is returned; the others have one, or will be computed straight. */
+uint32_t cpu_stash_want(cpu_program *p, cpu_shelf *s, const uint32_t *active, uint32_t n,
+                        uint32_t *fresh);
+/* Every worker: packs the fresh ones. Failures go to p->failed, for command `cmd`. */
+void cpu_stash_fill(cpu_program *p, uint32_t cmd, cpu_shelf *s, const uint32_t *fresh,
+                    uint32_t nfresh, uint32_t worker);
+/* Worker 0, after a failure: they are not in their slots after all. */
+void cpu_stash_drop(cpu_program *p, cpu_shelf *s, const uint32_t *fresh, uint32_t nfresh);
+/* cpu_strips for an expert without a slot. */
+void cpu_stash_strips(cpu_program *p, uint32_t cmd, const cpu_weight *w, uint32_t expert,
+                      const cpu_set *set, const cpu_act *a, uint64_t m, uint64_t s0, uint64_t s1,
+                      float *y, uint64_t ldy, uint32_t worker);
 
 /* steps.c: checks a step and fills what its commands share */
 tn_status cpu_step_take(cpu_program *p, const tn_step *s, tn_err *err);

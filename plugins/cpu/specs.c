@@ -143,9 +143,10 @@ static tn_status check_weight(cpu_program *p, uint32_t i, cpu_weight *w, tn_err 
         return bad_weight(p, i, s, TN_INTERNAL, err, "impossible shape");
     if (s->nexpert < 1 || s->nexpert > 65536 || (s->nexpert > 1 && s->role != TN_ROLE_EXPERTS))
         return bad_weight(p, i, s, TN_INTERNAL, err, "impossible number of experts");
-    if (s->place == TN_PLACE_MAPPED)
+    if (s->place == TN_PLACE_MAPPED &&
+        (s->role != TN_ROLE_EXPERTS || s->form.kind == TN_FORM_PRIVATE))
         return bad_weight(p, i, s, TN_UNSUPPORTED, err,
-                          "the device cpu packs weights and cannot leave them in the file map");
+                          "only experts in a neutral form can be left in the file map");
     if (s->place > TN_PLACE_MAPPED)
         return bad_weight(p, i, s, TN_UNSUPPORTED, err, "unknown place");
     if (s->role == TN_ROLE_VECTOR) {
@@ -156,7 +157,11 @@ static tn_status check_weight(cpu_program *p, uint32_t i, cpu_weight *w, tn_err 
     }
     if (s->form.kind == TN_FORM_PRIVATE)
         return check_private(p, i, w, err);
-    return check_packed(p, i, w, err);
+    tn_status st = check_packed(p, i, w, err);
+    w->mapped = st == TN_OK && s->place == TN_PLACE_MAPPED;
+    if (w->mapped)
+        cpu_stash_need(p, w);
+    return st;
 }
 
 static tn_status take_weights(cpu_program *p, const tn_recipe *r, tn_err *err)
@@ -172,7 +177,7 @@ static tn_status take_weights(cpu_program *p, const tn_recipe *r, tn_err *err)
         if (st != TN_OK)
             return st;
         w->at = p->weight_size;
-        w->size = w->spec.nexpert * (w->piece_size + w->perm_size);
+        w->size = w->spec.nexpert * ((w->mapped ? 0 : w->piece_size) + w->perm_size);
         p->weight_size += w->size;
     }
     p->nweight = r->nweight;
