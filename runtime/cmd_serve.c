@@ -20,15 +20,18 @@ static const tn_flag own[] = {
     {"check", NULL, 0, "Checks the configuration, loads no model, and ends."},
 };
 
-/* The signals that end or steer the server are taken by sigwait alone, so no handler runs. */
+/* The signals that end or steer the server are taken by sigwait alone, so no handler runs.
+ * Those that mean nothing here would end it by default: a log rotator's SIGUSR1, say. */
 static void block_signals(sigset_t *set)
 {
+    static const int idle[] = {SIGPIPE, SIGUSR1, SIGUSR2, SIGALRM};
     sigemptyset(set);
     sigaddset(set, SIGTERM);
     sigaddset(set, SIGINT);
     sigaddset(set, SIGHUP);
     pthread_sigmask(SIG_BLOCK, set, NULL);
-    signal(SIGPIPE, SIG_IGN);
+    for (size_t i = 0; i < sizeof idle / sizeof *idle; i++)
+        signal(idle[i], SIG_IGN);
 }
 
 static tn_status print_text(void (*print)(const tn_house *, tn_buf *), const tn_house *h,

@@ -381,5 +381,12 @@ with Server(write_ini(os.path.join(folder, "k.ini"), http="api_key = sesame, ope
             r = requests.get(server.url + path)
             assert r.status_code == 401 and r.headers["WWW-Authenticate"] == "Bearer", path
         assert requests.get(server.url + "/health").status_code == 200
+        host, port = server.url[7:].split(":")
+        for keys in (("sesame", "wrong"), ("wrong", "sesame"), ("sesame", "sesame")):
+            with socket.create_connection((host, int(port))) as s:
+                s.settimeout(10)
+                s.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n" +
+                          b"".join(b"Authorization: Bearer %s\r\n" % k.encode() for k in keys) + b"\r\n")
+                assert b" 401 " in s.recv(4096).split(b"\r\n")[0], keys
 
 check.finish()

@@ -341,6 +341,16 @@ def hangups():
             assert server.stop() == 0
 
 
+def idle_signals():
+    with check("R12: signals that mean nothing"):
+        with Server(write_ini(os.path.join(folder, "idle.ini")), model) as server:
+            golden = completes(server)
+            for sig in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGPIPE, signal.SIGCHLD):
+                server.process.send_signal(sig)
+                assert completes(server) == golden, sig
+            assert server.stop() == 0
+
+
 def checks():
     with check("I16: --check says what serve would, and needs no model and no device"):
         sound(FRONT)
@@ -360,7 +370,7 @@ def checks():
         refuse(69, f"plugin {text}: ", f"{HEAD}[plugin http]\nfile = {text}\n")
 
 
-for group in (files, addresses, flags, surroundings, hangups, checks):
+for group in (files, addresses, flags, surroundings, hangups, idle_signals, checks):
     group()
 shutil.rmtree(folder)
 check.finish()

@@ -141,10 +141,22 @@ static tn_status refuse(tn_err *err, const char *code, const char *text)
     return TN_NOPERM;
 }
 
+static enum MHD_Result count_keys(void *user, enum MHD_ValueKind kind, const char *key,
+                                  const char *value)
+{
+    (void)kind;
+    (void)value;
+    *(uint32_t *)user += strcasecmp(key, "Authorization") == 0;
+    return MHD_YES;
+}
+
+/* Of two keys a proxy may have checked the other one. */
 static tn_status check_key(http_server *s, struct MHD_Connection *c, char salt[33], tn_err *err)
 {
     const char *given = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Authorization");
-    bool bearer = given != NULL && strncasecmp(given, "Bearer ", 7) == 0;
+    uint32_t ngiven = 0;
+    MHD_get_connection_values(c, MHD_HEADER_KIND, count_keys, &ngiven);
+    bool bearer = ngiven == 1 && given != NULL && strncasecmp(given, "Bearer ", 7) == 0;
     const char *key = bearer ? given + 7 : "";
     size_t n = strlen(key);
     uint64_t a = sip_hash(s->hash_key, 0, key, n), b = sip_hash(s->hash_key, 1, key, n);
