@@ -310,11 +310,43 @@ static void test_stop_waits_for_calls(void **state)
     assert_int_equal(s.nopen, 0);
 }
 
+/* Clients that leave while their request is being taken apart: the watcher looks at a call whose
+ * parts are being made. Every request is refused behind that, so no piece is waited for. */
+static void test_leavers(void **state)
+{
+    char body[512] = "{\"n\":8,\"prompt\":[", text[1024];
+    uint16_t port;
+    void *self = server_open(&port);
+    (void)state;
+    for (int i = 0; i < 64; i++)
+        strcat(body, i < 63 ? "\"\"," : "\"\"]}");
+    snprintf(text, sizeof text, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+             "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s", strlen(body), body);
+    for (int i = 0; i < 300; i++) {
+        const struct linger at_once = {.l_onoff = i % 2};
+        int fd = dial(port);
+        ssize_t sent = send(fd, text, strlen(text), MSG_NOSIGNAL);
+        (void)sent; /* beyond the limit of connections it is closed at once */
+        assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once), 0);
+        close(fd);
+    }
+    uint32_t status = 0;
+    for (uint32_t ms = 0; ms < PATIENCE_MS && status != 200; ms += 10) {
+        rest(10);
+        status = status_for_host(port, "localhost");
+    }
+    assert_int_equal(status, 200);
+    tn_plugin_entry.stop(self);
+    assert_int_equal(atomic_load(&fake.nopen), 0);
+    assert_int_equal(atomic_load(&fake.nsubmit), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hosts),
         cmocka_unit_test(test_stop_waits_for_calls),
+        cmocka_unit_test(test_leavers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

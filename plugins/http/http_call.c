@@ -207,28 +207,42 @@ static http_speech_setup speech_setup(http_call *c)
                                .make_id = http_call_tool_id};
 }
 
+/* The watcher may look at the call's parts at any time: they are shown to it once whole. */
+static void show_parts(http_call *c, http_part *part, http_choice *choice)
+{
+    pthread_mutex_lock(&c->lock);
+    c->part = part;
+    c->choice = choice;
+    c->npart = c->a.nprompt;
+    c->nchoice = c->a.nprompt * c->a.ask.n;
+    pthread_mutex_unlock(&c->lock);
+}
+
 static tn_status make_parts(http_call *c, tn_err *err)
 {
     const http_speech_setup how = speech_setup(c);
-    c->npart = c->a.nprompt;
-    c->nchoice = c->a.nprompt * c->a.ask.n;
-    c->part = calloc(c->npart, sizeof *c->part);
-    c->choice = calloc(c->nchoice, sizeof *c->choice);
-    if (c->part == NULL || c->choice == NULL)
+    uint32_t npart = c->a.nprompt, nchoice = npart * c->a.ask.n;
+    http_part *part = calloc(npart, sizeof *part);
+    http_choice *choice = calloc(nchoice, sizeof *choice);
+    if (part == NULL || choice == NULL) {
+        free(part);
+        free(choice);
         return tn_fail(err, TN_NO_MEMORY, "no memory for the reply");
-    for (uint32_t i = 0; i < c->npart; i++) {
-        c->part[i] = (http_part){.call = c, .index = i};
-        http_text_open(&c->part[i].prompt_logprobs, HTTP_REPLY_MAX);
-        http_text_open(&c->part[i].prompt_ids, HTTP_REPLY_MAX);
     }
-    for (uint32_t i = 0; i < c->nchoice; i++) {
-        http_choice *ch = &c->choice[i];
+    for (uint32_t i = 0; i < npart; i++) {
+        part[i] = (http_part){.call = c, .index = i};
+        http_text_open(&part[i].prompt_logprobs, HTTP_REPLY_MAX);
+        http_text_open(&part[i].prompt_ids, HTTP_REPLY_MAX);
+    }
+    for (uint32_t i = 0; i < nchoice; i++) {
+        http_choice *ch = &choice[i];
         http_text_open(&ch->text, HTTP_REPLY_MAX);
         http_speech_open(&ch->speech, &how);
         http_text_open(&ch->logprobs, HTTP_REPLY_MAX);
         http_text_open(&ch->ids, HTTP_REPLY_MAX);
         http_text_open(&ch->stop_text, 4096);
     }
+    show_parts(c, part, choice);
     return TN_OK;
 }
 
