@@ -6,6 +6,7 @@
 #include "filemap.h"
 #include "floats.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define NAME_SIZE 320
@@ -288,6 +289,42 @@ static tn_status add_form(const tn_loader *l, tn_weight_spec *w, const tn_source
     return TN_OK;
 }
 
+static tn_status read_perm(const tn_loader *l, const tn_source *s, const tn_slice *p,
+                           int32_t *perm, tn_err *err)
+{
+    tn_module m = module_of(p);
+    tn_rect r = rect_of(s, p);
+    tn_block out = {.size = sizeof out, .perm = perm};
+    return l->q->table->read(l->q->self, l->view, &m, &r, p->row0, p->row0 + 1, &out, err);
+}
+
+/* The rows of a weight share one permutation of its columns (plugin.h). Act-order files keep one
+ * a module, the same for gate and up as long as both were quantized from the same inputs. */
+static tn_status check_perms(const tn_loader *l, const tn_weight_spec *w, const tn_source *s,
+                             tn_err *err)
+{
+    const tn_slice *p = s->slice;
+    size_t size = w->form.cols * sizeof(int32_t);
+    if ((w->form.flags & TN_FORM_PERM) == 0 || s->nslice < 2)
+        return TN_OK;
+    int32_t *first = malloc(2 * size), *perm = first + w->form.cols;
+    if (first == NULL)
+        return tn_fail(err, TN_NO_MEMORY, "model %s: no memory to look at permutations", l->view->dir);
+    tn_status st = TN_OK;
+    for (uint32_t i = 0; i < w->nexpert * s->nslice && st == TN_OK; i++) {
+        bool begins = i % s->nslice == 0;
+        if (!begins && p[i].module == p[i - 1].module)
+            continue;
+        st = read_perm(l, s, &p[i], begins ? first : perm, err);
+        if (st == TN_OK && !begins && memcmp(first, perm, size) != 0)
+            st = tn_fail(err, TN_DATA, "model %s: %s and %s order their columns differently (g_idx); "
+                         "expected one order, as of matrices with the same input", l->view->dir,
+                         p[i / s->nslice * s->nslice].module, p[i].module);
+    }
+    free(first);
+    return st;
+}
+
 static tn_status weight_form(const tn_loader *l, tn_weight_spec *w, tn_source *s, tn_err *err)
 {
     tn_form f = {.size = sizeof f};
@@ -303,7 +340,7 @@ static tn_status weight_form(const tn_loader *l, tn_weight_spec *w, tn_source *s
         if (st != TN_OK)
             return st;
     }
-    return TN_OK;
+    return check_perms(l, w, s, err);
 }
 
 static void choose_requant(const tn_loader *l, tn_weight_spec *w)

@@ -43,6 +43,9 @@ static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *
     if (m->path[0] == 0)
         return tn_fail(err, TN_CONFIG, "[model %s]: path: missing; expected a model folder",
                        m->name);
+    if (m->tensor_parallel_size > 1)
+        return tn_fail(err, TN_CONFIG, "[model %s]: tensor_parallel_size: %u; expected 1: sharing a "
+                       "model out over ranks is not offered yet", m->name, m->tensor_parallel_size);
     uint32_t flags = (m->allow_links ? TN_CKPT_FOLLOW : 0) | (m->lax_index ? TN_CKPT_LAX : 0) |
                      (m->dummy ? TN_CKPT_NO_WEIGHTS : 0);
     tn_status st = tn_ckpt_open(m->path, flags, &s->ckpt, err);

@@ -168,6 +168,43 @@ static void odd_forms_are_refused(void **state)
     }
 }
 
+/* Columns in reverse for the module that is named so. */
+static tn_status read_order(void *self, const tn_view *v, const tn_module *m, const tn_rect *r,
+                            uint64_t row0, uint64_t row1, tn_block *out, tn_err *err)
+{
+    (void)self, (void)v, (void)r, (void)row0, (void)row1, (void)err;
+    for (int32_t i = 0; i < (int32_t)COLS; i++)
+        out->perm[i] = strcmp(m->name, "other") == 0 ? (int32_t)COLS - 1 - i : i;
+    return TN_OK;
+}
+
+/* Gate and up stand in one weight, which has one order of columns. */
+static void orders_of_columns_must_agree(void **state)
+{
+    static const tn_quant orders = {.size = sizeof orders, .claims = stub_claims,
+                                    .form_of = stub_form_of, .read = read_order};
+    const tn_view v = {.size = sizeof v, .dir = "/m", .find = find_nothing};
+    stub s = {.form = {.kind = TN_FORM_W4G, .rows = ROWS, .cols = COLS, .group = 32,
+                       .flags = TN_FORM_PERM}};
+    const tn_quant_ref q = {"odd", &orders, &s};
+    const char *const up[] = {"same", "other"};
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        tn_err err = {.text = ""};
+        tn_weight_spec w = {.size = sizeof w, .role = TN_ROLE_EXPERTS, .nexpert = 1, .n = 2 * ROWS,
+                            .k = COLS, .name = "experts"};
+        tn_slice slice[] = {{.module = "gate", .n = ROWS, .k = COLS, .row1 = ROWS},
+                            {.module = up[i], .n = ROWS, .k = COLS, .row1 = ROWS}};
+        tn_source source = {.slice = slice, .nslice = 2, .col1 = COLS};
+        tn_draft d = {.source = &source, .weight = &w, .recipe = {.weight = &w, .nweight = 1}};
+        tn_loader l = {.view = &v, .q = &q, .draft = &d};
+        tn_status st = tn_loader_forms(&l, &err);
+        assert_int_equal(st, i == 0 ? TN_OK : TN_DATA);
+        if (i == 1)
+            assert_non_null(strstr(err.text, "gate and other order their columns differently"));
+    }
+}
+
 /* A whole private rectangle is held in memory at once: its size must be one that can be. */
 static void private_sizes_are_looked_at(void **state)
 {
@@ -439,6 +476,7 @@ int main(void)
         cmocka_unit_test(a_checkpoint_has_one_reader),
         cmocka_unit_test(odd_forms_are_refused),
         cmocka_unit_test(private_sizes_are_looked_at),
+        cmocka_unit_test(orders_of_columns_must_agree),
         cmocka_unit_test(dummies_have_the_forms_of_their_config),
         cmocka_unit_test(ids_read_without_a_tokenizer),
         cmocka_unit_test(a_token_reads_the_experts_it_chooses),
