@@ -43,7 +43,7 @@ def build(folder):
     source = next(folder.glob("llama_cpp_python-*/vendor/llama.cpp"))
     run(["cmake", "-S", source, "-B", folder / "build", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON",
          "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF",
-         "-DLLAMA_BUILD_SERVER=OFF"])
+         "-DLLAMA_BUILD_TOOLS=ON", "-DLLAMA_BUILD_SERVER=OFF"])
     run(["cmake", "--build", folder / "build", "-j2", "--target"] + TOOLS)
 
 

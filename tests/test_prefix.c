@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "payoff.h"
 #include "prefix.h"
 #include "schedrig.h"
 
@@ -176,6 +177,33 @@ static void a_lost_block_is_told(void **state)
     rig_close(&r);
 }
 
+/* Plays `n` cycles whose drafts cost `draft_ns` instead of 100 and gain `tokens` instead of 1;
+ * returns how many of them drafted. */
+static uint32_t cycles(tn_payoff *p, uint32_t nseq, uint32_t n, uint64_t draft_ns, uint32_t tokens)
+{
+    uint32_t ndraft = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        bool drafts = tn_payoff_drafts(p, nseq);
+        tn_payoff_put(p, nseq, drafts, drafts ? draft_ns : 100, nseq * (drafts ? tokens : 1));
+        ndraft += drafts;
+    }
+    return ndraft;
+}
+
+/* Drafting goes on where it pays and stops where it does not, for each size of batch alone; a
+ * change is noticed. */
+static void drafting_must_pay(void **state)
+{
+    (void)state;
+    tn_payoff p = {0};
+    cycles(&p, 1, 20, 150, 2);
+    cycles(&p, 16, 20, 300, 2);
+    assert_true(cycles(&p, 1, 1024, 150, 2) >= 1024 - 16);
+    assert_true(cycles(&p, 16, 1024, 300, 2) <= 16);
+    cycles(&p, 1, 1024, 300, 2); /* now it costs more than it gains */
+    assert_true(cycles(&p, 1, 1024, 300, 2) <= 16);
+}
+
 /* ------------------------------------------------------------------------------- storm */
 
 #define GUESTS 24u
@@ -320,6 +348,7 @@ int main(void)
         cmocka_unit_test(salts_do_not_share_states),
         cmocka_unit_test(snapshots_give_way),
         cmocka_unit_test(a_lost_block_is_told),
+        cmocka_unit_test(drafting_must_pay),
         cmocka_unit_test(schedules_change_nothing),
         cmocka_unit_test(storm_sees_planted_faults),
     };
