@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cmd_import.c - `tenon import MODEL.gguf DIR`. */
-#include "buf.h"
 #include "command.h"
 #include "flags.h"
 #include "import.h"
@@ -14,7 +13,6 @@ static const tn_flag own[] = {
     {"overwrite", NULL, 0, "Replaces a model that the folder holds already."},
     {"help", "-h", 0, "Prints this text."},
 };
-#define NOWN (sizeof own / sizeof *own)
 
 static int on_progress(void *ctx, const char *what, uint64_t done, uint64_t total)
 {
@@ -64,20 +62,8 @@ static tn_status run(const tn_flags *f, tn_err *err)
 
 int tn_cmd_import(int argc, char *const *argv)
 {
-    tn_err err = {{0}, {0}, {0}};
-    tn_flags *f = NULL;
-    tn_status st = tn_flags_parse(argc, argv, own, NOWN, NULL, 0, &f, &err);
-    if (st == TN_OK && tn_flags_value(f, "help") != NULL) {
-        tn_buf out;
-        tn_buf_open(&out, 65536);
-        tn_buf_puts(&out, "tenon import MODEL.gguf DIR - writes a Hugging Face folder from a GGUF "
-                          "file.\n\n");
-        tn_flags_help(own, NOWN, NULL, 0, &out);
-        st = tn_command_print(out.data, out.len, &err);
-        tn_buf_close(&out);
-    } else if (st == TN_OK) {
-        st = run(f, &err);
-    }
-    tn_flags_close(f);
-    return st == TN_OK ? 0 : tn_command_fail(st, &err);
+    return tn_command_alone(argc, argv, own, sizeof own / sizeof *own,
+                            "tenon import MODEL.gguf DIR - writes a Hugging Face folder from a "
+                            "GGUF file.",
+                            run);
 }

@@ -14,7 +14,6 @@ static const tn_flag own[] = {
     {"json", NULL, 0, "Prints one JSON object."},
     {"help", "-h", 0, "Prints this text."},
 };
-#define NOWN (sizeof own / sizeof *own)
 
 /* Reads all of it, for its checksum. */
 static tn_status read_through(tn_session_file *f, const tn_session_head *h, tn_err *err)
@@ -87,19 +86,7 @@ static tn_status run(const tn_flags *f, tn_err *err)
 
 int tn_cmd_session(int argc, char *const *argv)
 {
-    tn_err err = {{0}, {0}, {0}};
-    tn_flags *f = NULL;
-    tn_status st = tn_flags_parse(argc, argv, own, NOWN, NULL, 0, &f, &err);
-    if (st == TN_OK && tn_flags_value(f, "help") != NULL) {
-        tn_buf out;
-        tn_buf_open(&out, 65536);
-        tn_buf_puts(&out, "tenon session FILE - prints what a saved conversation holds.\n\n");
-        tn_flags_help(own, NOWN, NULL, 0, &out);
-        st = tn_command_print(out.data, out.len, &err);
-        tn_buf_close(&out);
-    } else if (st == TN_OK) {
-        st = run(f, &err);
-    }
-    tn_flags_close(f);
-    return st == TN_OK ? 0 : tn_command_fail(st, &err);
+    return tn_command_alone(argc, argv, own, sizeof own / sizeof *own,
+                            "tenon session FILE - prints what a saved conversation holds.",
+                            run);
 }

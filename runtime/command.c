@@ -2,6 +2,7 @@
 /* command.c - what the commands share. */
 #include "command.h"
 
+#include "buf.h"
 #include "flags.h"
 #include "number.h"
 #include "plain.h"
@@ -120,4 +121,27 @@ tn_status tn_command_read(const char *path, size_t max, char **text, size_t *siz
     *text = data;
     *size = n;
     return TN_OK;
+}
+
+static tn_status print_help(const tn_flag *own, uint32_t nown, const char *title, tn_err *err)
+{
+    tn_buf out;
+    tn_buf_open(&out, 65536);
+    tn_buf_printf(&out, "%s\n\n", title);
+    tn_flags_help(own, nown, NULL, 0, &out);
+    tn_status st = tn_command_print(out.data, out.len, err);
+    tn_buf_close(&out);
+    return st;
+}
+
+int tn_command_alone(int argc, char *const *argv, const tn_flag *own, uint32_t nown,
+                     const char *title, tn_status (*run)(const tn_flags *f, tn_err *err))
+{
+    tn_err err = {{0}, {0}, {0}};
+    tn_flags *f = NULL;
+    tn_status st = tn_flags_parse(argc, argv, own, nown, NULL, 0, &f, &err);
+    if (st == TN_OK)
+        st = tn_flags_value(f, "help") != NULL ? print_help(own, nown, title, &err) : run(f, &err);
+    tn_flags_close(f);
+    return st == TN_OK ? 0 : tn_command_fail(st, &err);
 }

@@ -12,6 +12,7 @@
 #include <stddef.h>
 
 struct tn_house;
+struct tn_flag;
 struct tn_flags;
 struct tn_buf;
 
@@ -38,6 +39,10 @@ tn_status tn_command_int(const struct tn_flags *f, const char *name, int64_t fal
                          int64_t least, int64_t greatest, int64_t *out, tn_err *err);
 tn_status tn_command_float(const struct tn_flags *f, const char *name, float fallback,
                            float *out, tn_err *err);
+/* A command that needs no house: reads `own` flags, answers --help with them below `title`, else
+ * runs. Returns the exit code. */
+int tn_command_alone(int argc, char *const *argv, const struct tn_flag *own, uint32_t nown,
+                     const char *title, tn_status (*run)(const struct tn_flags *f, tn_err *err));
 /* A whole file of at most `max` bytes, or standard input for "-"; malloc. */
 tn_status tn_command_read(const char *path, size_t max, char **text, size_t *size, tn_err *err);
 

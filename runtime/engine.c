@@ -812,7 +812,8 @@ static tn_status intake_open(tn_engine *e, const tn_engine_setup *p, tn_err *err
         .block_tokens = tn_kv_is_cached(e->kv) ? p->limits->block_tokens : 0,
         .timeout_ms = p->request_timeout_ms > 0 ? p->request_timeout_ms : TIMEOUT_MS,
         .facts = {.vocab = p->vocab, .eos = p->eos, .eos_more = p->eos_more,
-                  .neos_more = p->neos_more, .seeds = p->seed != 0 ? &e->seeds : NULL, .max_logprobs = logprobs, .defaults = p->defaults,
+                  .neos_more = p->neos_more, .max_logprobs = logprobs, .defaults = p->defaults,
+                  .seeds = p->seed != 0 ? &e->seeds : NULL,
                   .tok = p->tok},
     };
     tn_status st = tn_intake_open(&e->intake, err);

@@ -309,7 +309,8 @@ static tn_status check_perms(const tn_loader *l, const tn_weight_spec *w, const 
         return TN_OK;
     int32_t *first = malloc(2 * size), *perm = first + w->form.cols;
     if (first == NULL)
-        return tn_fail(err, TN_NO_MEMORY, "model %s: no memory to look at permutations", l->view->dir);
+        return tn_fail(err, TN_NO_MEMORY, "model %s: no memory to look at permutations",
+                       l->view->dir);
     tn_status st = TN_OK;
     for (uint32_t i = 0; i < w->nexpert * s->nslice && st == TN_OK; i++) {
         bool begins = i % s->nslice == 0;
@@ -317,8 +318,9 @@ static tn_status check_perms(const tn_loader *l, const tn_weight_spec *w, const 
             continue;
         st = read_perm(l, s, &p[i], begins ? first : perm, err);
         if (st == TN_OK && !begins && memcmp(first, perm, size) != 0)
-            st = tn_fail(err, TN_DATA, "model %s: %s and %s order their columns differently (g_idx); "
-                         "expected one order, as of matrices with the same input", l->view->dir,
+            st = tn_fail(err, TN_DATA, "model %s: %s and %s order their columns differently "
+                         "(g_idx); expected one order, as of matrices with the same input",
+                         l->view->dir,
                          p[i / s->nslice * s->nslice].module, p[i].module);
     }
     free(first);
