@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* bench_cpu_device.c - how fast the cpu device runs a model of SmolLM2-135M's shape.
  *
- *     bench_cpu_device [threads [isa]]
+ *     bench_cpu_device [threads [isa [prompt]]]
  *
+ * `prompt` runs prompts alone, thirty of them, for a profiler to look at.
  * Prints tokens a second for decoding (1 and 8 sequences) and for reading a prompt, what a
  * token costs in bytes against the bandwidth measured in the same process, and where the time
  * goes, operation by operation. Weights are random: the time does not depend on them. */
@@ -219,6 +220,16 @@ static void run(bench *b, const char *head, uint32_t requant)
     fx_free(b->f);
 }
 
+static void run_prompts(bench *b)
+{
+    open_bench(b, 0, 0);
+    step(b, 1, ROWS, 0);
+    for (uint32_t i = 0; i < 3; i++)
+        printf("  prompt of %u         %7.1f tok/s\n", ROWS, ROWS * rate(b, 1, ROWS, 0, 1, 10));
+    b->d.table->release(b->program);
+    fx_free(b->f);
+}
+
 extern const tn_plugin tn_plugin_entry;
 
 int main(int argc, char **argv)
@@ -232,8 +243,12 @@ int main(int argc, char **argv)
                    argc > 2 ? argv[2] : "auto");
     must(b->d.table->info(b->d.dev, &info, &err), &err);
     printf("%s\n", info.name);
-    run(b, "f16", 0);
-    run(b, "w8g", TN_FORM_W8G);
+    if (argc > 3 && strcmp(argv[3], "prompt") == 0) {
+        run_prompts(b);
+    } else {
+        run(b, "f16", 0);
+        run(b, "w8g", TN_FORM_W8G);
+    }
     fx_device_close(&b->d);
     free(b);
     return 0;
