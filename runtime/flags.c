@@ -485,7 +485,8 @@ static tn_status look_up_base(parsing *p, target *t, bool *found, char **member,
     *dot = 0;
     tn_status st = look_up(p, p->name, t, found, err);
     bool json = *found && t->where == TN_GIVEN_MODEL && t->key != NULL
-        && strcmp(t->key, "override_generation_config") == 0;
+        && (strcmp(t->key, "override_generation_config") == 0
+            || strcmp(t->key, "speculative_config") == 0);
     bool ignored = *found && t->known != NULL && t->known->what == TN_KNOWN_IGNORED;
     *found = json || ignored;
     *dot = *found ? 0 : '.';

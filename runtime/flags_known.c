@@ -16,6 +16,7 @@ static const tn_known known[] = {
     MODEL("kv-cache-memory-bytes", 0, TN_TAKES_ONE, "kv_cache_memory"),
     MODEL("enable-prefix-caching", 0, TN_TAKES_NONE, "prefix_caching"),
     MODEL("tensor-parallel-size", "-tp", TN_TAKES_ONE, "tensor_parallel_size"),
+    MODEL("speculative-config", "-sc", TN_TAKES_ONE, "speculative_config"),
     MODEL("cpu-exact", 0, TN_TAKES_NONE, "exact"),
 
     {"threads", 0, TN_KNOWN_DEVICE, TN_TAKES_ONE, "threads"},
@@ -80,7 +81,6 @@ static const tn_known known[] = {
     IGNORED("structured-outputs-config", TN_TAKES_ONE),
     IGNORED("guided-decoding-backend", TN_TAKES_ONE),
     IGNORED("logprobs-mode", TN_TAKES_ONE),
-    IGNORED("speculative-config", TN_TAKES_ONE),
     IGNORED("enable-prompt-tokens-details", TN_TAKES_NONE),
     IGNORED("enable-force-include-usage", TN_TAKES_NONE),
     IGNORED("enable-server-load-tracking", TN_TAKES_NONE),

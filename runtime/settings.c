@@ -2,6 +2,8 @@
 /* settings.c - the keys of [tenon] and [model NAME], and their values as structs. */
 #include "settings.h"
 
+#include "speculative.h"
+
 #include <stdio.h>
 
 #ifndef TN_PLUGIN_DIR
@@ -61,6 +63,8 @@ static const tn_option model_options[] = {
         "Prompt tokens between such snapshots; 0 keeps them at the ends of turns only."),
     NUM(INT, "drafts", "0", 0, 4, "Tokens drafted ahead by the model's own MTP module, if it has one."),
     OPT(PATH, "draft_path", "", "A folder that brings the MTP module, where path lacks it."),
+    OPT(TEXT, "speculative_config", "", "The two keys before as other servers take them: a JSON object "
+        "with method (mtp, qwen3_next_mtp), num_speculative_tokens and model."),
     OPT(BOOL, "allow_links", "no", "Follow links out of the model's folder (a hub's cache)."),
     OPT(BOOL, "lax_index", "no", "Open a folder whose index has a wrong total_size."),
     OPT(BOOL, "strict_weights", "no", "Refuse weights that are NaN or infinite; otherwise they "
@@ -236,6 +240,11 @@ tn_status tn_model_settings_open(const tn_conf *c, const char *name, tn_model_se
     tn_status st = values_of(c, TN_CONF_MODEL, name, section, &s.values, err);
     if (st != TN_OK)
         return st;
+    st = tn_speculative_apply(s.values, err);
+    if (st != TN_OK) {
+        tn_values_close(s.values);
+        return st;
+    }
     fill_model(s.values, &s);
     *out = s;
     return TN_OK;

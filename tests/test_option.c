@@ -336,6 +336,13 @@ static void flags_reach_their_keys(void **state)
         {{"--override-generation-config.top-p", "0.5",
           "--override-generation-config.stop", "x"}, TN_CONF_MODEL, "default",
          "override_generation_config", "{\"top_p\": 0.5, \"stop\": \"x\"}"},
+        {{"--speculative-config", "{\"method\": \"mtp\"}"}, TN_CONF_MODEL, "default",
+         "speculative_config", "{\"method\": \"mtp\"}"},
+        {{"--speculative_config={}"}, TN_CONF_MODEL, "default", "speculative_config", "{}"},
+        {{"-sc", "{}"}, TN_CONF_MODEL, "default", "speculative_config", "{}"},
+        {{"--speculative-config.method", "mtp", "--speculative-config.num_speculative_tokens",
+          "2"}, TN_CONF_MODEL, "default", "speculative_config",
+         "{\"method\": \"mtp\", \"num_speculative_tokens\": 2}"},
         {{"--pipeline-parallel-size", "1"}, 8, NULL, NULL, NULL},
         {{"-pp", "2"}, 9, NULL, NULL, "expected 1"},
         {{"--enable-lora"}, 9, NULL, NULL, "LoRA"},
@@ -377,7 +384,7 @@ static void flags_and_words(void **state)
 {
     static const char *const words[] = {"/models/a", "--prompt", "hi there", "-P",
         "--enforce-eager", "--swap-space", "4", "-O3", "--no-enable-chunked-prefill",
-        "--speculative-config.method", "mtp", "-", "--", "--x", NULL};
+        "--hf-overrides.method", "mtp", "-", "--", "--x", NULL};
     tn_flags *f;
     tn_conf *c;
     tn_err err;
@@ -521,6 +528,64 @@ static void settings_refused(void **state)
     }
 }
 
+typedef struct speculative_case {
+    const char *ini;             /* lines of [model m] */
+    int64_t drafts;              /* 0: refused */
+    const char *want;            /* the draft_path, or a part of the refusal */
+} speculative_case;
+
+static void drafting_as_others_say_it(void **state)
+{
+    static const speculative_case cases[] = {
+        {"speculative_config = {\"method\": \"mtp\", \"num_speculative_tokens\": 3}", 3, ""},
+        {"speculative_config = {\"method\": \"qwen3_next_mtp\"}", 1, ""},
+        {"speculative_config = {\"model\": \"/m t p\", \"num_speculative_tokens\": 2}", 2, "/m t p"},
+        {"speculative_config = {\"method\": \"mtp\", \"draft_tensor_parallel_size\": 1}", 1, ""},
+        {"drafts = 2\nspeculative_config = {\"method\": \"mtp\", \"num_speculative_tokens\": 2}", 2,
+         ""},
+        {"drafts = 1\nspeculative_config = {\"method\": \"mtp\", \"num_speculative_tokens\": 2}", 0,
+         "says \"2\" where drafts is \"1\" (t.ini:2); expected one of them"},
+        {"draft_path = /a\nspeculative_config = {\"model\": \"/b\"}", 0, "draft_path"},
+        {"speculative_config = {\"method\": \"ngram\", \"num_speculative_tokens\": 2}", 0,
+         "t.ini:2: [model m] speculative_config: method \"ngram\" is not offered; expected mtp or "
+         "qwen3_next_mtp"},
+        {"speculative_config = {\"method\": \"draft_model\", \"model\": \"/b\"}", 0, "\"draft_model\""},
+        {"speculative_config = {\"num_speculative_tokens\": 2}", 0, "neither method nor model"},
+        {"speculative_config = {\"method\": \"mtp\", \"num_speculative_tokens\": 5}", 0,
+         "num_speculative_tokens: 5; expected 1 to 4"},
+        {"speculative_config = {\"method\": \"mtp\", \"num_speculative_tokens\": 0}", 0, "0; expected"},
+        {"speculative_config = {\"method\": \"mtp\", \"num_speculative_tokens\": \"2\"}", 0,
+         "an integer"},
+        {"speculative_config = {\"method\": 1}", 0, "method"},
+        {"speculative_config = {\"methud\": \"mtp\"}", 0, "unknown member \"methud\""},
+        {"speculative_config = [1]", 0, "no JSON object"},
+        {"speculative_config = {\"method\": ", 0, "speculative_config"},
+        {"speculative_config = mtp", 0, "speculative_config"},
+    };
+    (void)state;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        char ini[512];
+        tn_conf *c;
+        tn_err err;
+        tn_model_settings m;
+        snprintf(ini, sizeof ini, "[model m]\n%s\n", cases[i].ini);
+        assert_int_equal(tn_conf_open_text(ini, strlen(ini), "t.ini", &c, &err), TN_OK);
+        tn_status st = tn_model_settings_open(c, "m", &m, &err);
+        if (cases[i].drafts == 0) {
+            if (st != TN_CONFIG || strstr(err.text, cases[i].want) == NULL)
+                fail_msg("%s: status %d, %s", cases[i].ini, st, st != TN_OK ? err.text : "");
+        } else {
+            if (st != TN_OK)
+                fail_msg("%s: %s", cases[i].ini, err.text);
+            assert_int_equal(m.drafts, cases[i].drafts);
+            assert_string_equal(m.draft_path, cases[i].want);
+            assert_non_null(tn_values_find(m.values, "drafts")->origin);
+            tn_model_settings_close(&m);
+        }
+        tn_conf_close(c);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -533,6 +598,7 @@ int main(void)
         cmocka_unit_test(tables_step_by_their_own_size),
         cmocka_unit_test(bad_tables),
         cmocka_unit_test(our_own_tables),
+        cmocka_unit_test(drafting_as_others_say_it),
         cmocka_unit_test(flags_reach_their_keys),
         cmocka_unit_test(flags_and_words),
         cmocka_unit_test(flags_of_two_plugins),
