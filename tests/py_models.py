@@ -10,6 +10,7 @@ import tempfile
 
 import requests
 
+from bench_opening import make_wide
 from tenonlib import Counter, PREFIX, Server, TENON, TOP, make_model, run, write_ini, write_json
 
 check = Counter()
@@ -460,6 +461,27 @@ with check("C17: links out of the folder: refused unless allowed"):
         fails(65, "complete", p, "--config", ini, "--prompt", "x", words=("link", name))
         r = run("complete", p, "--config", ini, "--prompt", "x", "--max-tokens", "2", "--allow-links")
         assert r.returncode == 0, r.stderr
+
+with check("a checkpoint of many tensors, each rule about one layer: none is matched in vain"):
+    wide = os.path.join(folder, "wide")
+    assert make_wide(wide, 48, 96, 10) == 48 * 97 * 9 + 519
+
+    def tell(*rules):
+        edit(wide, "config.json", lambda c: c["quantization_config"].update(ignore=list(rules)))
+        r = run("serve", wide, "--config", ini, "--print-tensors")
+        assert r.returncode == 0, r.stderr
+        assert r.stderr == "", r.stderr
+        rows = [line.split() for line in r.stdout.splitlines()]
+        assert sum(row[1] == "w4g/32" for row in rows) == 48 * 5
+        assert sum(int(row[-2]) for row in rows[1:]) == size
+        return r.stdout
+
+    with open(os.path.join(wide, "model.safetensors.index.json"), encoding="utf-8") as f:
+        size = json.load(f)["metadata"]["total_size"]
+    others = r"re:.*(self_attn|linear_attn|mlp\.gate|shared_expert_gate).*"
+    assert tell("lm_head", others) == tell("lm_head", others, *(
+        rf"re:model\.layers\.{i}\.mlp\.experts\.{e}\.none$" for i in range(48) for e in range(80)))
+    shutil.rmtree(wide)
 
 with check("the port is taken: exit 69, names the address"):
     with Server(ini, plain) as s:

@@ -18,11 +18,21 @@
 #define PATTERN_STEPS 20000u
 #define PATTERN_DEPTH 2000u
 #define PATTERN_KIB 1024u
+#define HINT_MAX 47u
+#define ANY '\1'
 #define TIME_MAX ((uint64_t)5 * 1000 * 1000 * 1000)
 #define ENTRIES_MAX 4096u   /* names in blocks: each is looked for in every module */
 
+/* What a name must have for a pattern to match it. */
+typedef struct hint {
+    char prefix[HINT_MAX];     /* its first characters; ANY stands for one of any kind */
+    char part[HINT_MAX + 1];   /* somewhere in it; "": nothing known */
+    uint32_t nprefix;
+} hint;
+
 typedef struct pattern {
     pcre2_code *code;
+    hint hint;
     const tn_json *rule;   /* the overrides; borrowed */
     bool plain;            /* "-:" */
 } pattern;
@@ -48,6 +58,63 @@ static void give(void *p, void *h)
 {
     if (p != NULL)
         ((const tn_host *)h)->release(((const tn_host *)h)->ctx, p);
+}
+
+static bool is_plain(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           c == '_' || c == '-';
+}
+
+/* ------------------------------------------------------------------------------ hints */
+
+/* Notes what every match of a pattern needs, read from its plain characters up to the first
+ * group or class; with alternatives nothing is noted. A name that lacks it need not be matched:
+ * lists name each layer, while nearly all modules are of another. */
+static void hint_make(const char *text, size_t size, hint *out)
+{
+    char run[HINT_MAX + 1];
+    size_t n = 0;
+    bool at_start = true;
+    *out = (hint){.nprefix = 0};
+    if (memchr(text, '|', size) != NULL)
+        return;
+    for (size_t i = size > 0 && text[0] == '^' ? 1 : 0; i < size; i++) {
+        bool escaped = text[i] == '\\' && i + 1 < size && text[i + 1] == '.';
+        i += escaped;
+        char c = text[i];
+        bool any = c == '.' && !escaped;
+        if (!escaped && !any && !is_plain(c))
+            break;
+        char next = i + 1 < size ? text[i + 1] : 0;
+        bool repeated = next == '*' || next == '?' || next == '+' || next == '{';
+        at_start = at_start && !repeated && out->nprefix < HINT_MAX;
+        if (at_start)
+            out->prefix[out->nprefix++] = any ? ANY : c;
+        if (any || repeated || n == HINT_MAX) {
+            n = 0;
+        } else {
+            run[n++] = c;
+            run[n] = 0;
+            if (n > strlen(out->part))
+                memcpy(out->part, run, n + 1);
+        }
+        while (i + 1 < size && (text[i + 1] == '*' || text[i + 1] == '?' || text[i + 1] == '+'))
+            i++;
+    }
+}
+
+/* False: no match of the pattern begins this name. */
+static bool hint_fits(const hint *t, const char *module)
+{
+    for (uint32_t i = 0; i < t->nprefix; i++) {
+        unsigned char c = (unsigned char)module[i];
+        if (t->prefix[i] == ANY && c >= 0x80)
+            return true; /* a character of several bytes: the places behind it move */
+        if (c == 0 || (t->prefix[i] != ANY && (unsigned char)t->prefix[i] != c))
+            return false;
+    }
+    return t->part[0] == 0 || strstr(module, t->part) != NULL;
 }
 
 /* ---------------------------------------------------------------------------- compile */
@@ -85,7 +152,9 @@ static tn_status compile(gptq_rules *r, const tn_json *rule, tn_err *err)
                        "%s",
                        text, (size_t)at, why);
     }
-    r->pattern[r->npattern++] = (pattern){p, rule, minus};
+    pattern *to = &r->pattern[r->npattern++];
+    *to = (pattern){.code = p, .rule = rule, .plain = minus};
+    hint_make(text, size, &to->hint);
     return TN_OK;
 }
 
@@ -202,6 +271,8 @@ static tn_status find_pattern(gptq_rules *r, const char *module, const pattern *
 {
     *out = NULL;
     for (uint32_t i = 0; i < r->npattern && *out == NULL; i++) {
+        if (!hint_fits(&r->pattern[i].hint, module))
+            continue;
         int rc = pcre2_match(r->pattern[i].code, (PCRE2_SPTR)module, strlen(module), 0, 0,
                              r->match, r->limits);
         if (rc >= 0)
