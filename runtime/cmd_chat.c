@@ -211,7 +211,8 @@ static tn_session_place place_of(const talk *t, const char *path)
 {
     const tn_served *s = &t->h->served[0];
     return (tn_session_place){.engine = s->engine, .fingerprint = s->fingerprint, .path = path,
-                              .what = path, .model = tn_served_name(s, 0)};
+                              .what = path, .model = tn_served_name(s, 0),
+                              .recipe = &s->draft.recipe};
 }
 
 /* The messages are the file's note. */

@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #define NAME_MAX_BYTES 64u
-#define ENDING ".session"
 #define PATH_SIZE 4096u
 
 /* A name and where its file is. */
@@ -47,7 +46,7 @@ static tn_status spot_make(const tn_served *served, const tn_session *s, const c
     }
     tn_session_owner(s->owner, owner);
     snprintf(out->what, sizeof out->what, "session %s", name);
-    int n = snprintf(out->path, sizeof out->path, "%s/%s.%016llx%016llx" ENDING,
+    int n = snprintf(out->path, sizeof out->path, "%s/%s.%016llx%016llx" TN_SESSION_ENDING,
                      served->settings->session_dir, name, (unsigned long long)owner[0],
                      (unsigned long long)owner[1]);
     if (n < 0 || (size_t)n >= sizeof out->path)
@@ -86,7 +85,8 @@ static tn_session_place place_of(tn_served *served, const tn_session *s, const s
 {
     return (tn_session_place){
         .engine = served->engine, .fingerprint = served->fingerprint,
-        .model = tn_served_name(served, 0), .path = at->path, .what = at->what,
+        .model = tn_served_name(served, 0), .recipe = &served->draft.recipe, .path = at->path,
+        .what = at->what,
         .salt = s->cache_salt, .owner = s->owner != NULL ? s->owner : "",
     };
 }
@@ -95,8 +95,8 @@ static tn_session_place place_of(tn_served *served, const tn_session *s, const s
 
 static bool is_session(const char *name)
 {
-    size_t n = strlen(name), e = sizeof ENDING - 1;
-    return (n > e && strcmp(name + n - e, ENDING) == 0) || strstr(name, ENDING ".") != NULL;
+    size_t n = strlen(name), e = sizeof TN_SESSION_ENDING - 1;
+    return (n > e && strcmp(name + n - e, TN_SESSION_ENDING) == 0) || strstr(name, TN_SESSION_ENDING ".") != NULL;
 }
 
 /* Bytes that the folder's sessions take, those being written included. */

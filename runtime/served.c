@@ -8,6 +8,7 @@
 #include "graph.h"
 #include "json.h"
 #include "plain.h"
+#include "sessionfile.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -355,6 +356,8 @@ static tn_status open_engine(tn_served *s, const tn_served_setup *setup, tn_err 
     int32_t eos = tn_tok_eos(s->tok);
     if (eos < 0 && s->conf.neos > 0)
         eos = s->conf.eos[0];
+    if (m->session_dir[0] != 0)
+        tn_session_sweep(m->session_dir);
     tn_engine_setup e = {
         .device = s->device->table, .program = s->program, .limits = &s->limits, .pools = &pools,
         .tok = s->tok, .chat = s->chat, .name = tn_served_name(s, 0), .vocab = s->conf.vocab,

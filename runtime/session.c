@@ -43,15 +43,39 @@ static uint8_t *portion_new(uint64_t block_size, uint32_t nblock, uint32_t *n, t
 
 /* --------------------------------------------------------------------------------- save */
 
-static tn_status blocks_save(tn_parcel *parcel, const tn_session_head *head,
-                             tn_session_file *file, tn_err *err)
+/* Zeroes the rows behind the `used` first tokens of a block, in its neutral order: they hold
+ * what was in the memory before, which may be somebody else's. */
+static tn_status tail_clear(const tn_session_head *head, const tn_recipe *r, uint8_t *block,
+                            uint32_t used, tn_err *err)
 {
-    uint32_t most;
+    uint64_t row = 0; /* elements of a token */
+    for (uint32_t i = 0; i < r->ncache; i++)
+        row += (uint64_t)r->cache[i].heads * (r->cache[i].k_dim + r->cache[i].v_dim);
+    uint64_t rows = row * head->block_tokens, size = rows > 0 ? head->block_size / rows : 0;
+    if (rows * size != head->block_size)
+        return tn_fail(err, TN_INTERNAL, "the device's cache blocks have %llu bytes; expected a "
+                       "multiple of %llu", (unsigned long long)head->block_size,
+                       (unsigned long long)rows);
+    for (uint32_t i = 0; i < 2 * r->ncache; i++) {
+        const tn_cache_spec *c = &r->cache[i / 2];
+        uint64_t one = (uint64_t)c->heads * (i % 2 == 0 ? c->k_dim : c->v_dim) * size;
+        memset(block + used * one, 0, (head->block_tokens - used) * one);
+        block += head->block_tokens * one;
+    }
+    return TN_OK;
+}
+
+static tn_status blocks_save(tn_parcel *parcel, const tn_session_place *p,
+                             const tn_session_head *head, tn_session_file *file, tn_err *err)
+{
+    uint32_t most, used = head->block_tokens > 0 ? head->ncached % head->block_tokens : 0;
     uint8_t *data = portion_new(head->block_size, head->nblock, &most, err);
     tn_status st = data != NULL ? TN_OK : TN_NO_MEMORY;
     for (uint32_t i = 0, n; i < head->nblock && st == TN_OK; i += n) {
         n = head->nblock - i < most ? head->nblock - i : most;
         st = tn_parcel_read(parcel, i, n, data, err);
+        if (st == TN_OK && i + n == head->nblock && used > 0)
+            st = tail_clear(head, p->recipe, data + (n - 1) * head->block_size, used, err);
         if (st == TN_OK)
             st = tn_session_put(file, data, n * head->block_size, err);
     }
@@ -59,14 +83,15 @@ static tn_status blocks_save(tn_parcel *parcel, const tn_session_head *head,
     return st;
 }
 
-static tn_status parts_save(tn_parcel *parcel, const tn_session_talk *talk,
-                            const tn_session_head *head, tn_session_file *file, tn_err *err)
+static tn_status parts_save(tn_parcel *parcel, const tn_session_place *p,
+                            const tn_session_talk *talk, const tn_session_head *head,
+                            tn_session_file *file, tn_err *err)
 {
     tn_status st = tn_session_put(file, talk->id, (uint64_t)talk->nid * sizeof *talk->id, err);
     if (st == TN_OK)
         st = tn_session_put(file, talk->note, talk->note_size, err);
     if (st == TN_OK)
-        st = blocks_save(parcel, head, file, err);
+        st = blocks_save(parcel, p, head, file, err);
     if (st == TN_OK)
         st = tn_session_put(file, tn_parcel_state(parcel), head->state_size, err);
     return st == TN_OK ? tn_session_commit(file, true, err) : st;
@@ -104,7 +129,7 @@ tn_status tn_session_save(const tn_session_place *p, const tn_session_talk *talk
     if (st == TN_OK)
         st = tn_session_create(p->path, p->what, &head, &file, err);
     if (st == TN_OK)
-        st = parts_save(parcel, talk, &head, file, err);
+        st = parts_save(parcel, p, talk, &head, file, err);
     tn_session_close(file);
     tn_parcel_close(parcel);
     if (st == TN_OK)

@@ -4,9 +4,11 @@
 
 #include "siphash.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,6 +19,9 @@
 #define PORTION ((size_t)1 << 20)
 #define BLOCK_TOKENS_MAX 65536u
 #define PATH_SIZE 4096u
+#define TEMP_NAME_MAX 200u       /* of the name, in the temporary one */
+#define TEMP_DIGITS 16u
+#define TEMP_TRIES 8
 
 static const char magic[8] = {'t', 'e', 'n', 'o', 'n', 's', 'e', 's'};
 static const uint64_t secret[2] = {UINT64_C(0x6e6f6e6574), 1}; /* fixed: against accidents */
@@ -107,6 +112,55 @@ static tn_status image_check(const char *what, const image *i, tn_err *err)
     return head_check(what, &i->head, err);
 }
 
+/* -------------------------------------------------------------- what dead writers left */
+
+/* ".NAME.0123456789abcdef"; `ending`: of any name that ends so. */
+static bool is_temp(const char *file, const char *name, bool ending)
+{
+    size_t n = strlen(file), most = strlen(name) < TEMP_NAME_MAX ? strlen(name) : TEMP_NAME_MAX;
+    if (n < TEMP_DIGITS + 2 + most || file[0] != '.' || file[n - TEMP_DIGITS - 1] != '.' ||
+        strspn(file + n - TEMP_DIGITS, "0123456789abcdef") != TEMP_DIGITS)
+        return false;
+    size_t middle = n - TEMP_DIGITS - 2; /* bytes of its name */
+    return (ending || middle == most) && memcmp(file + 1 + middle - most, name, most) == 0;
+}
+
+/* Whoever gets the lock of such a file knows that its writer is no more. */
+static void remove_dead(int folder, const char *temp)
+{
+    struct stat s;
+    int fd = openat(folder, temp, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0)
+        return;
+    if (fstat(fd, &s) == 0 && S_ISREG(s.st_mode) && s.st_uid == geteuid() &&
+        flock(fd, LOCK_EX | LOCK_NB) == 0)
+        unlinkat(folder, temp, 0);
+    close(fd);
+}
+
+static void sweep(int folder, const char *name, bool ending)
+{
+    int fd = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
+    const struct dirent *e;
+    while (d != NULL && (e = readdir(d)) != NULL)
+        if (is_temp(e->d_name, name, ending))
+            remove_dead(folder, e->d_name);
+    if (d != NULL)
+        closedir(d);
+    else if (fd >= 0)
+        close(fd);
+}
+
+void tn_session_sweep(const char *folder)
+{
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    sweep(fd, TN_SESSION_ENDING, true);
+    close(fd);
+}
+
 /* ----------------------------------------------------------------------------- writing */
 
 static tn_status os_fail(tn_err *err, tn_status st, const char *what, const char *doing, int e)
@@ -151,16 +205,35 @@ static tn_status folder_open(tn_session_file *f, const char *path, tn_err *err)
     return TN_OK;
 }
 
+/* A writer holds a lock on its file, which ends with it however it ends. A sweep that came
+ * between creating and locking has it: that name is lost. Where there are no locks, files of
+ * dead writers stay. */
+static bool temp_lock(int fd)
+{
+    struct stat s;
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0)
+        return errno != EWOULDBLOCK;
+    return fstat(fd, &s) == 0 && s.st_nlink > 0;
+}
+
 static tn_status temp_open(tn_session_file *f, tn_err *err)
 {
-    uint64_t word;
-    if (getrandom(&word, sizeof word, 0) != (ssize_t)sizeof word)
-        return tn_fail(err, TN_OS, "%s: the system gave no random bytes", f->what);
-    snprintf(f->temp, sizeof f->temp, ".%.200s.%016llx", f->name, (unsigned long long)word);
-    f->fd = openat(f->folder, f->temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW,
-                   0600);
-    if (f->fd >= 0)
-        return TN_OK;
+    for (int i = 0; i < TEMP_TRIES; i++) {
+        uint64_t word;
+        if (getrandom(&word, sizeof word, 0) != (ssize_t)sizeof word)
+            return tn_fail(err, TN_OS, "%s: the system gave no random bytes", f->what);
+        snprintf(f->temp, sizeof f->temp, ".%.*s.%0*llx", (int)TEMP_NAME_MAX, f->name,
+                 (int)TEMP_DIGITS, (unsigned long long)word);
+        f->fd = openat(f->folder, f->temp,
+                       O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (f->fd >= 0 && temp_lock(f->fd))
+            return TN_OK;
+        if (f->fd < 0)
+            break;
+        close(f->fd);
+        f->fd = -1;
+        errno = EBUSY;
+    }
     f->temp[0] = 0;
     return os_fail(err, TN_CANTCREATE, f->what, "create", errno);
 }
@@ -190,8 +263,10 @@ tn_status tn_session_create(const char *path, const char *what, const tn_session
         return tn_fail(err, TN_NO_MEMORY, "%s: no memory", what);
     f->left = tn_session_parts_size(head);
     st = folder_open(f, path, err);
-    if (st == TN_OK)
+    if (st == TN_OK) {
+        sweep(f->folder, f->name, false);
         st = temp_open(f, err);
+    }
     if (st == TN_OK)
         st = write_all(f, &i, sizeof i, err);
     if (st != TN_OK) {

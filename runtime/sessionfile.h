@@ -9,8 +9,9 @@
  *     checksum    16 bytes over everything before
  *
  * Numbers are in the byte order of the machine that wrote it; another refuses it. Writing goes
- * to a file without a name others can see, which takes its place at once when it is whole, so
- * no reader ever meets half a file, whenever the writer dies. Reading needs no memory that the
+ * to a file of another name, ".NAME." and 16 digits, which takes its place at once when it is
+ * whole, so no reader ever meets half a file, whenever the writer dies. What a dead writer left
+ * is removed by the next one of that name, and by tn_session_sweep. Reading needs no memory that the
  * file could ask for: the caller brings it, once the head was found to be true.
  *
  * `what` names the file in messages, whoever they go to; it lives as long as the file. */
@@ -41,6 +42,10 @@ uint64_t tn_session_file_size(const tn_session_head *head);
 uint64_t tn_session_parts_size(const tn_session_head *head);
 
 typedef struct tn_session_file tn_session_file;
+
+/* Removes what dead writers left of files in the folder whose names have the ending. */
+#define TN_SESSION_ENDING ".session"
+void tn_session_sweep(const char *folder);
 
 /* Begins a file that will be `path`, mode 0600. TN_CANTCREATE, TN_NOPERM, TN_IO. */
 tn_status tn_session_create(const char *path, const char *what, const tn_session_head *head,

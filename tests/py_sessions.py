@@ -2,9 +2,12 @@
 """Conversations as files, end to end: what one process saved another goes on with, token for
 token, and computes nothing of it again; whatever is wrong with a file, a name or an owner is
 refused by name and changes nothing."""
+import ctypes
 import json
 import os
+import resource
 import shutil
+import socket
 import stat
 import tempfile
 
@@ -242,6 +245,78 @@ with check("session_space bounds what clients can fill"):
         assert call(s, "save", session="s0", prompt=ids).status_code == 200  # replaced, not added
         s.stop()
     shutil.rmtree(small)
+
+with check("what a writer that was killed left behind is gone with the next start"):
+    dead = ".gone.0.session.0123456789abcdef"
+    for name in (dead, ".bystander", "keep.session.txt"):
+        with open(os.path.join(kept, name), "w", encoding="utf-8") as f:
+            f.write("x")
+    before = set(os.listdir(kept))
+    with serve(dense) as s:
+        assert set(os.listdir(kept)) == before - {dead}
+        s.stop()
+    for name in (".bystander", "keep.session.txt"):
+        os.remove(os.path.join(kept, name))
+
+
+def few_rights():
+    """Root writes where nobody may, unless it gives that right up."""
+    if os.geteuid() == 0:
+        assert ctypes.CDLL(None, use_errno=True).prctl(24, 1, 0, 0, 0) == 0  # CAPBSET_DROP, DAC_OVERRIDE
+
+
+with check("a folder that is read-only, gone or full: one sentence, and the older file stays whole"):
+    locked = os.path.join(folder, "locked")
+    os.mkdir(locked)
+    at = ("--session-dir", locked, "--block-size", "16", "--enable-prompt-tokens-details")
+    ids = list(range(5, 105))
+
+    def stays(s):
+        with open(path_of("talk", locked), "rb") as f:
+            assert f.read() == whole
+        assert len(os.listdir(locked)) == 1
+        assert call(s, "restore", session="talk").status_code == 200
+        assert requests.get(s.url + "/health").status_code == 200
+
+    with Server(ini, dense, *at, preexec_fn=few_rights) as s:
+        complete(s, ids, 1)
+        done(call(s, "save", session="talk", prompt=ids))
+        with open(path_of("talk", locked), "rb") as f:
+            whole = f.read()
+        os.chmod(locked, 0o500)
+        refused(call(s, "save", session="talk", prompt=ids), 503, "session_io")
+        refused(call(s, "fork", session="talk", to="other"), 503, "session_io")
+        stays(s)
+        os.chmod(locked, 0o700)
+        os.rename(locked, locked + "-away")
+        refused(call(s, "save", session="talk", prompt=ids), 503, "session_io")
+        refused(call(s, "restore", session="talk"), 404, "session_not_found")
+        os.rename(locked + "-away", locked)
+        stays(s)
+        s.stop()
+    most = len(whole) // 2
+    with Server(ini, dense, *at,
+                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))) as s:
+        complete(s, ids, 1)
+        refused(call(s, "save", session="talk", prompt=ids), 503, "session_io")
+        refused(call(s, "fork", session="talk", to="other"), 503, "session_io")
+        stays(s)
+        s.stop()
+
+with check("a client that leaves while its conversation is saved"):
+    with Server(ini, dense, *at) as s:
+        complete(s, ids, 1)
+        body = json.dumps({"session": "talk", "prompt": ids + [7]}).encode()
+        head = f"POST /v1/sessions/save HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n" \
+               f"Content-Length: {len(body)}\r\n\r\n"
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", s.port)) as c:
+                c.sendall(head.encode() + body)
+        assert requests.get(s.url + "/health").status_code == 200
+        assert s.stop() == 0
+    assert len(os.listdir(locked)) == 1, os.listdir(locked)
+    assert run("session", path_of("talk", locked)).returncode == 0
+    shutil.rmtree(locked)
 
 with check("tenon complete --session: two processes say what one would"):
     one = ["complete", dense, "--config", ini, "--temperature", "0", "--ignore-eos", "--json", "--block-size", "16"]

@@ -14,6 +14,9 @@
 #include "enginehouse.h"
 
 static const uint64_t print[2] = {11, 12};
+/* The fake device's block: the tokens it was told, then those that drafting was told. */
+static const tn_cache_spec cells = {.size = sizeof cells, .heads = 1, .k_dim = 1, .v_dim = 1};
+static const tn_recipe recipe = {.size = sizeof recipe, .ncache = 1, .cache = &cells};
 
 typedef struct kind {
     bool states;
@@ -34,7 +37,7 @@ static void open_house(house *h, kind k, uint32_t nblock)
 static tn_session_place place_in(const house *h, const char *path)
 {
     return (tn_session_place){.engine = h->engine, .fingerprint = print, .model = "tiny",
-                              .path = path, .what = "it", .salt = NULL, .owner = "me"};
+                              .recipe = &recipe, .path = path, .what = "it", .salt = NULL, .owner = "me"};
 }
 
 /* Runs ids for `max` tokens, checks the reply and appends it. Returns the cached tokens. */
@@ -120,6 +123,45 @@ static void test_goes_on(void **state)
     one_kind((kind){.drafts = 2});
     one_kind((kind){.states = true, .drafts = 1});
     one_kind((kind){.states = true, .drafts = 4});
+}
+
+/* What the memory of a block held before is nobody's to save. */
+static void test_no_leak(void **state)
+{
+    (void)state;
+    scratch s;
+    house h;
+    tn_session_head head;
+    tn_session_file *f = NULL;
+    tn_err err = {0};
+    int32_t ids[256];
+    uint32_t n = 13;
+    uint8_t data[4096];
+    scratch_open(&s);
+    const char *path = scratch_path(&s, "talk");
+    open_house(&h, (kind){.states = true}, 64);
+    size_t ncell = (size_t)64 * h.device.limits.block_tokens, cell = sizeof *h.device.cell;
+    memset(h.device.cell, 0x5a, ncell * cell);
+    memset(h.device.guess_cell, 0x5a, ncell * cell);
+    fill_ids(ids, n, 3);
+    say(&h, ids, &n, 9, NULL);
+    uint32_t saved = save(&h, path, ids, n), tokens = h.device.limits.block_tokens;
+    assert_int_equal(saved, n - 1);
+    uint32_t used = saved % tokens;
+    assert_true(used > 0);
+    assert_int_equal(tn_session_open(path, "it", &f, &head, &err), TN_OK);
+    assert_int_equal(tn_session_get(f, data, (uint64_t)n * 4 + head.note_size, &err), TN_OK);
+    for (uint32_t i = 0; i < head.nblock; i++)
+        assert_int_equal(tn_session_get(f, data, head.block_size, &err), TN_OK);
+    for (size_t i = 0; i < head.block_size; i++) { /* two sides, the open rows behind each */
+        bool open = i % (tokens * cell) >= used * cell;
+        if (open && data[i] != 0)
+            fail_msg("byte %zu of the last block is %02x", i, data[i]);
+    }
+    assert_memory_equal(data, ids + saved / tokens * tokens, used * cell);
+    tn_session_close(f);
+    house_close(&h);
+    scratch_close(&s);
 }
 
 /* Restored beside what is known already, only the rest is written; under another salt nothing
@@ -379,7 +421,7 @@ static void test_storm(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_goes_on),   cmocka_unit_test(test_known_blocks_and_salts),
+        cmocka_unit_test(test_no_leak), cmocka_unit_test(test_goes_on),   cmocka_unit_test(test_known_blocks_and_salts),
         cmocka_unit_test(test_refusals),  cmocka_unit_test(test_no_room),
         cmocka_unit_test(test_device_fails), cmocka_unit_test(test_settling_fails),
         cmocka_unit_test(test_storm),

@@ -6,8 +6,11 @@
 
 #include <dirent.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 
 #include <cmocka.h>
 
@@ -227,6 +230,94 @@ static void test_what_is_no_file(void **state)
     scratch_close(&s);
 }
 
+/* Writers that were killed half-way: the next of that name removes what they left, and the start
+ * of a server all with its ending. What a living one writes stays, and what is something else. */
+static void dead_writer(const char *path)
+{
+    tn_session_head h = a_head();
+    tn_session_file *f = NULL;
+    tn_err err = {0};
+    uint8_t part[64] = {0};
+    int status;
+    pid_t child = fork();
+    if (child == 0) {
+        if (tn_session_create(path, "it", &h, &f, &err) == TN_OK &&
+            tn_session_put(f, part, sizeof part, &err) == TN_OK)
+            raise(SIGKILL);
+        _exit(1);
+    }
+    assert_true(child > 0 && waitpid(child, &status, 0) == child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+static void test_dead_writers(void **state)
+{
+    static const char *const others[] = {".talk.txt", ".talk.0123456789abcdeg", "talk.0123456789abcdef",
+                                         ".talks.0123456789abcdef", ".0123456789abcdef", ".talk"};
+    (void)state;
+    scratch s;
+    tn_err err = {0};
+    tn_session_head h = a_head();
+    tn_session_file *f = NULL;
+    char path[512];
+    scratch_open(&s);
+    snprintf(path, sizeof path, "%s", scratch_path(&s, "talk"));
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        scratch_text(&s, others[i], "x");
+    size_t n = sizeof others / sizeof *others;
+    write_file(path, &h);
+    dead_writer(path);
+    assert_int_equal(count_files(s.dir), n + 2);
+    assert_int_equal(read_file(path, &err), TN_OK); /* the older file is whole */
+    assert_int_equal(tn_session_create(path, "it", &h, &f, &err), TN_OK);
+    assert_int_equal(count_files(s.dir), n + 2); /* the dead one's is gone, ours is there */
+    dead_writer(path); /* sweeps beside the living one, and leaves its own */
+    assert_int_equal(count_files(s.dir), n + 3);
+    dead_writer(scratch_path(&s, "a.session"));
+    dead_writer(scratch_path(&s, ".session"));
+    assert_int_equal(count_files(s.dir), n + 5);
+    tn_session_sweep(s.dir);
+    assert_int_equal(count_files(s.dir), n + 3);
+    tn_session_close(f);
+    write_file(path, &h);
+    assert_int_equal(count_files(s.dir), n + 1);
+    scratch_close(&s);
+}
+
+/* A disk that is full, at every length of the file: one sentence, and the older file stays. */
+static void test_full_disk(void **state)
+{
+    (void)state;
+    scratch s;
+    tn_session_head h = a_head();
+    struct rlimit old, small;
+    scratch_open(&s);
+    const char *path = scratch_path(&s, "talk");
+    write_file(path, &h);
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    for (uint64_t most = 0; most < tn_session_file_size(&h); most += 7) {
+        tn_session_file *f = NULL;
+        tn_err err = {0};
+        small = (struct rlimit){most, old.rlim_max};
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+        uint8_t parts[4096];
+        fill(parts, tn_session_parts_size(&h));
+        tn_status st = tn_session_create(path, "it", &h, &f, &err);
+        if (st == TN_OK)
+            st = tn_session_put(f, parts, tn_session_parts_size(&h), &err);
+        if (st == TN_OK)
+            st = tn_session_commit(f, true, &err);
+        tn_session_close(f);
+        setrlimit(RLIMIT_FSIZE, &old);
+        if (st != TN_IO || strstr(err.text, "it: cannot write: ") == NULL)
+            fail_msg("%llu bytes: status %d, %s", (unsigned long long)most, st, err.text);
+        assert_int_equal(count_files(s.dir), 1);
+        assert_int_equal(read_file(path, &err), TN_OK);
+    }
+    scratch_close(&s);
+}
+
 static void test_copies(void **state)
 {
     (void)state;
@@ -285,7 +376,8 @@ int main(void)
         cmocka_unit_test(test_round_trip),       cmocka_unit_test(test_given_up),
         cmocka_unit_test(test_every_byte_and_length), cmocka_unit_test(test_absurd_heads),
         cmocka_unit_test(test_what_is_no_file),  cmocka_unit_test(test_copies),
-        cmocka_unit_test(test_siphash),
+        cmocka_unit_test(test_siphash),          cmocka_unit_test(test_dead_writers),
+        cmocka_unit_test(test_full_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
