@@ -538,6 +538,8 @@ static const char *host_opt_text(void *ctx, const char *key)
 {
     const fx_device *d = ctx;
     const tn_option *o = find_option(d, key);
+    if (strcmp(key, "delta") == 0 && d->delta != NULL)
+        return d->delta;
     return strcmp(key, "isa") == 0 && d->isa != NULL ? d->isa : o->fallback;
 }
 
@@ -552,9 +554,8 @@ static uint64_t host_clock(void *ctx)
 tn_status fx_device_try(fx_device *d, const tn_plugin *plugin, int64_t threads, const char *isa,
                         tn_err *err)
 {
-    uint64_t fail_at = d->fail_at;
     *d = (fx_device){.plugin = plugin, .table = plugin->table, .threads = threads, .isa = isa,
-                     .fail_at = fail_at};
+                     .fail_at = d->fail_at, .mapped_kib = d->mapped_kib, .delta = d->delta};
     d->host = (tn_host){.size = sizeof d->host, .ctx = d, .log = host_log, .alloc = host_alloc,
                         .release = host_release, .opt_int = host_opt_int,
                         .opt_text = host_opt_text, .clock = host_clock};

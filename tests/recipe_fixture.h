@@ -89,7 +89,8 @@ typedef struct fx_device {
     uint64_t allocations;         /* made so far */
     uint64_t fail_at;             /* this allocation fails, counted from 1; 0: none */
     int64_t live;                 /* allocations not yet released */
-    uint32_t mapped_kib;          /* for copies of weights placed MAPPED */
+    uint32_t mapped_kib;          /* for copies of weights placed MAPPED; set before opening */
+    const char *delta;            /* the option of the plugin cpu; set before opening, or NULL */
 } fx_device;
 
 /* threads and isa of the options of the plugin cpu. */

@@ -78,6 +78,12 @@ const double *ref_row(const reference *r, uint32_t buffer, uint32_t row)
     return at(r, buffer, row, 0);
 }
 
+const double *ref_state(const reference *r, uint32_t state, uint32_t slot)
+{
+    const tn_state_spec *t = &r->f->state[state];
+    return r->s[state] + (uint64_t)slot * t->heads * t->k_dim * t->v_dim;
+}
+
 static uint32_t rows_of(const reference *r, uint32_t buffer)
 {
     uint32_t kind = r->f->buffer[buffer].rows;

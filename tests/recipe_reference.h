@@ -18,6 +18,8 @@ void ref_free(reference *r);
 void ref_step(reference *r, const tn_step *s);
 /* A row of a buffer as the last step left it, [width]. */
 const double *ref_row(const reference *r, uint32_t buffer, uint32_t row);
+/* S of a slot as the last step left it, [heads, k_dim, v_dim]. */
+const double *ref_state(const reference *r, uint32_t state, uint32_t slot);
 /* Row `row` of weight `w`, expert `expert` applied to x: for tests of a single multiply. */
 double ref_dot(const reference *r, uint32_t w, uint32_t expert, uint64_t row, const double *x);
 

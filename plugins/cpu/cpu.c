@@ -13,7 +13,7 @@
 typedef struct plugin {
     const tn_host *host;          /* borrowed until stop */
     const cpu_kernels *kernels;   /* as the options ask */
-    uint32_t nthread, spin_us, huge;
+    uint32_t nthread, spin_us, huge, chunked;
 } plugin;
 
 /* ------------------------------------------------------------------------------ life cycle */
@@ -36,6 +36,7 @@ static tn_status cpu_init(const tn_host *h, void **self, tn_err *err)
         p->nthread = CPU_THREADS_MAX;
     p->spin_us = (uint32_t)h->opt_int(h->ctx, "spin_us");
     p->huge = h->opt_int(h->ctx, "huge_pages") != 0;
+    p->chunked = strcmp(h->opt_text(h->ctx, "delta"), "chunked") == 0;
     *self = p;
     return TN_OK;
 }
@@ -73,7 +74,7 @@ static tn_status cpu_open(void *self, uint32_t index, void **dev, tn_err *err)
     if (d == NULL)
         return tn_fail(err, TN_NO_MEMORY, "cpu: no memory for the device");
     *d = (cpu_dev){.host = p->host, .kernels = p->kernels, .nthread = p->nthread,
-                   .huge = p->huge};
+                   .huge = p->huge, .chunked = p->chunked};
     tn_status st = cpu_pool_open(p->host, p->nthread, p->spin_us, &d->pool, err);
     if (st != TN_OK) {
         p->host->release(p->host->ctx, d);
@@ -262,7 +263,7 @@ static tn_status device_state_copy(void *program, int32_t from, int32_t to, tn_e
 
 static uint64_t device_block_size(void *program)
 {
-    return cpu_block_bytes(program);
+    return cpu_neutral_bytes(program);
 }
 
 static tn_status device_block_read(void *program, int32_t block, void *data, tn_err *err)
@@ -334,6 +335,8 @@ static const char *const isa_choices[] = {
     "auto", "scalar", "avx2", "avxvnni", "avx512", "avx512vnni", NULL,
 };
 
+static const char *const delta_choices[] = {"recurrent", "chunked", NULL};
+
 static const tn_option options[] = {
     {.size = sizeof(tn_option), .type = TN_OPT_INT, .key = "threads", .fallback = "0",
      .least = 0, .greatest = CPU_THREADS_MAX,
@@ -346,6 +349,10 @@ static const tn_option options[] = {
     {.size = sizeof(tn_option), .type = TN_OPT_INT, .key = "spin_us", .fallback = "50",
      .least = 0, .greatest = 1000,
      .help = "Microseconds that a worker spins for the others before it sleeps."},
+    {.size = sizeof(tn_option), .type = TN_OPT_ENUM, .key = "delta", .fallback = "recurrent",
+     .choices = delta_choices,
+     .help = "How Gated DeltaNet reads prompts: recurrent gives the same bits however a prompt "
+             "is cut; chunked takes 64 tokens at a time, as GPUs do."},
 };
 
 static const tn_device device = {

@@ -20,6 +20,7 @@ typedef struct cpu_dev {
     cpu_pool *pool;
     uint32_t nthread;
     uint32_t huge;            /* ask for huge pages */
+    uint32_t chunked;         /* prompts go through DELTA in chunks */
 } cpu_dev;
 
 /* `what` names the memory in the error. Size 0 gives an empty region. */

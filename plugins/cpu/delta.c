@@ -10,7 +10,13 @@
  *
  * The convolution of q and k is done once for each v-head that shares the k-head: a hundredth
  * of the work on S. The columns that the convolution will want next are written behind a
- * barrier, when nobody reads the old ones any more. Cutting a prompt anywhere changes no bit.
+ * barrier, when nobody reads the old ones any more. Cutting a prompt anywhere changes no bit,
+ * which prefix caching and drafting rely on; with the option `delta = chunked` the rows of a
+ * prompt are taken 64 at a time instead (delta_chunk.c), and then a cut shows in the last bits.
+ *
+ * A slow decay is no number that fp32 can hold: beside 1 it is off by up to 3e-8, row after row
+ * in the same direction, 5e-4 of S after 64,000 rows. So S fades by S (exp(g) - 1), whose own
+ * rounding is as likely up as down.
  *
  * Drafts: which of a draft step's rows count is known only later, and a rule cannot be undone.
  * So such a step goes on with a copy of S and leaves the raw inputs of its rows in the slot,
@@ -19,30 +25,20 @@
  *     columns  | pending rows that count |  rows of this step
  *              S -----------------------> S, settled ---------> S after the step; with drafts
  *                                                               thrown away                   */
-#include "program.h"
+#include "delta.h"
 
 #include <math.h>
 
 #define NORM_EPS 1e-6f            /* of the l2 norms, inside the root */
 #define BLOCK 16u                 /* columns of S that are taken together */
 
-/* A v-head of a sequence, and the worker's memory for one row of it. */
-typedef struct head {
-    const tn_op_delta *a;
-    const cpu_state *state;
-    const tn_seq *seq;
-    const float *columns;         /* [keep, width] before all rows; NULL: zeros */
-    int32_t npending;             /* pending rows that count, before the step's own */
-    float *s;                     /* [k_dim, v_dim] */
-    uint32_t index, k_head;
-    float *q, *k, *v, *o, *ones;
-} head;
-
 uint32_t cpu_delta_floats(const cpu_program *p, const tn_op_delta *a)
 {
     uint32_t most = a->k_dim > a->v_dim ? a->k_dim : a->v_dim;
     uint32_t copy = p->lim.drafts_max > 0 ? a->k_dim * a->v_dim : 0;
-    return 5 * (uint32_t)cpu_round(most, 16) + copy;
+    uint32_t chunk = p->dev->chunked ? cpu_delta_chunk_floats(a) : 0;
+    /* a sequence with drafts is not chunked: the two are never wanted together */
+    return 5 * (uint32_t)cpu_round(most, 16) + (copy > chunk ? copy : chunk);
 }
 
 /* How many pending rows of the slot that a sequence comes from belong to it. */
@@ -51,9 +47,9 @@ static int32_t pending_rows(const cpu_program *p, const tn_seq *seq)
     return seq->accepted >= 0 ? seq->accepted : p->verdict[seq->state_in];
 }
 
-/* Rows of the step count from 0, the pending ones before them from -npending. The raw input
- * `back` rows before row `row`, from channel `channel` on; NULL: before the beginning. */
-static const float *raw_row(const cpu_program *p, const head *h, int32_t row, uint32_t back,
+/* The raw input `back` rows before row `row`, from channel `channel` on; NULL: before the
+ * beginning. */
+static const float *raw_row(const cpu_program *p, const cpu_delta *h, int32_t row, uint32_t back,
                             uint32_t channel)
 {
     int32_t at = row - (int32_t)back;
@@ -68,7 +64,7 @@ static const float *raw_row(const cpu_program *p, const head *h, int32_t row, ui
 }
 
 /* Raw a and b of the head in a row. */
-static void raw_gates(const cpu_program *p, const head *h, int32_t row, float *a, float *b)
+static void raw_gates(const cpu_program *p, const cpu_delta *h, int32_t row, float *a, float *b)
 {
     if (row >= 0) {
         uint64_t at = (uint64_t)(h->seq->row0 + row);
@@ -83,7 +79,7 @@ static void raw_gates(const cpu_program *p, const head *h, int32_t row, float *a
 }
 
 /* silu(conv) of n channels. */
-static void convolve(const cpu_program *p, const head *h, int32_t row, uint32_t channel,
+static void convolve(const cpu_program *p, const cpu_delta *h, int32_t row, uint32_t channel,
                      uint32_t n, float *out)
 {
     uint32_t kernel = h->state->keep + 1;
@@ -112,14 +108,15 @@ static void scale_to_unit(float *x, uint32_t n, float factor)
 
 /* One step of the rule for n columns of S, from s on; leaves o. A block of columns is small
  * enough to stay in the first-level cache between the two walks down its rows. */
-static inline void rule_block(const head *h, float *restrict s, const float *restrict v,
-                              uint32_t n, float decay, float beta, float *restrict o)
+static inline void rule_block(const cpu_delta *h, float *restrict s, const float *restrict v,
+                              uint32_t n, bool slow, float fade, float beta, float *restrict o)
 {
     const uint32_t rows = h->a->k_dim, ld = h->a->v_dim;
     float u[BLOCK] = {0}, out[BLOCK] = {0};
     for (uint32_t i = 0; i < rows; i++)
         for (uint32_t j = 0; j < n; j++) {
-            float x = s[(uint64_t)i * ld + j] * decay;
+            float x = s[(uint64_t)i * ld + j];
+            x = slow ? x + x * fade : x * fade;
             s[(uint64_t)i * ld + j] = x;
             u[j] += x * h->k[i];
         }
@@ -135,50 +132,85 @@ static inline void rule_block(const head *h, float *restrict s, const float *res
         o[j] = out[j];
 }
 
-static void rule(const head *h, float decay, float beta)
+/* Slow or fast as a constant of the loops, like the width of a block. */
+static inline void rule_blocks(const cpu_delta *h, bool slow, float fade, float beta)
 {
     uint32_t dim = h->a->v_dim, j = 0;
-    for (; j + BLOCK <= dim; j += BLOCK) /* a constant the compiler can unroll for */
-        rule_block(h, h->s + j, h->v + j, BLOCK, decay, beta, h->o + j);
+    for (; j + BLOCK <= dim; j += BLOCK)
+        rule_block(h, h->s + j, h->v + j, BLOCK, slow, fade, beta, h->o + j);
     if (j < dim)
-        rule_block(h, h->s + j, h->v + j, dim - j, decay, beta, h->o + j);
+        rule_block(h, h->s + j, h->v + j, dim - j, slow, fade, beta, h->o + j);
 }
 
-static void put_out(const cpu_program *p, const head *h, uint64_t row)
+/* Where half or more is forgotten, exp(g) is the number that fp32 holds better. */
+static void rule(const cpu_delta *h, cpu_delta_gates gates)
+{
+    const float half = -0.6931472f;
+    if (gates.g > half)
+        rule_blocks(h, true, expm1f(gates.g), gates.beta);
+    else
+        rule_blocks(h, false, expf(gates.g), gates.beta);
+}
+
+cpu_delta_gates cpu_delta_take(const cpu_program *p, const cpu_delta *h, int32_t row, float *q,
+                               float *k, float *v)
+{
+    const tn_op_delta *t = h->a;
+    uint32_t key = t->k_heads * t->k_dim;
+    float a, b;
+    convolve(p, h, row, h->k_head * t->k_dim, t->k_dim, q);
+    convolve(p, h, row, key + h->k_head * t->k_dim, t->k_dim, k);
+    convolve(p, h, row, 2 * key + h->index * t->v_dim, t->v_dim, v);
+    scale_to_unit(q, t->k_dim, 1.0f / sqrtf((float)t->k_dim));
+    scale_to_unit(k, t->k_dim, 1.0f);
+    raw_gates(p, h, row, &a, &b);
+    float x = a + p->weight[t->w_dt_bias].vector[h->index];
+    float softplus = x > 20 ? x : log1pf(expf(x));
+    return (cpu_delta_gates){.g = -expf(p->weight[t->w_a_log].vector[h->index]) * softplus,
+                             .beta = 1.0f / (1.0f + expf(-b))};
+}
+
+void cpu_delta_put(const cpu_program *p, const cpu_delta *h, int32_t row, float *o)
 {
     const tn_op_delta *a = h->a;
-    float *out = cpu_row(p, a->out, row, a->out_col + h->index * a->v_dim);
-    const float *z = cpu_row(p, a->z, row, a->z_col + h->index * a->v_dim);
-    p->k->norm(h->o, p->weight[a->w_norm].vector, 0, a->eps, a->v_dim, h->o);
+    uint64_t at = (uint64_t)(h->seq->row0 + row);
+    float *out = cpu_row(p, a->out, at, a->out_col + h->index * a->v_dim);
+    const float *z = cpu_row(p, a->z, at, a->z_col + h->index * a->v_dim);
+    p->k->norm(o, p->weight[a->w_norm].vector, 0, a->eps, a->v_dim, o);
     if (a->gate_act == TN_ACT_SILU) {
-        p->k->act_mul(z, h->o, TN_ACT_SILU, a->v_dim, out);
+        p->k->act_mul(z, o, TN_ACT_SILU, a->v_dim, out);
     } else {
-        memcpy(out, h->o, a->v_dim * sizeof *out);
+        memcpy(out, o, a->v_dim * sizeof *out);
         p->k->mul_sigmoid(out, z, a->v_dim);
     }
 }
 
 /* Takes row `r` into S; leaves what the row reads in h->o. */
-static void do_row(const cpu_program *p, const head *h, int32_t r)
+static void do_row(const cpu_program *p, const cpu_delta *h, int32_t r)
 {
-    const tn_op_delta *t = h->a;
-    uint32_t key = t->k_heads * t->k_dim;
-    float a, b;
-    convolve(p, h, r, h->k_head * t->k_dim, t->k_dim, h->q);
-    convolve(p, h, r, key + h->k_head * t->k_dim, t->k_dim, h->k);
-    convolve(p, h, r, 2 * key + h->index * t->v_dim, t->v_dim, h->v);
-    scale_to_unit(h->q, t->k_dim, 1.0f / sqrtf((float)t->k_dim));
-    scale_to_unit(h->k, t->k_dim, 1.0f);
-    raw_gates(p, h, r, &a, &b);
-    float x = a + p->weight[t->w_dt_bias].vector[h->index];
-    float softplus = x > 20 ? x : log1pf(expf(x));
-    float decay = expf(-expf(p->weight[t->w_a_log].vector[h->index]) * softplus);
-    float beta = 1.0f / (1.0f + expf(-b));
-    rule(h, decay, beta);
+    rule(h, cpu_delta_take(p, h, r, h->q, h->k, h->v));
+}
+
+/* All rows of the step. Drafts are settled row after row, so they are taken so too; a single
+ * row is a chunk already. */
+static void do_rows(const cpu_program *p, const cpu_delta *h, float *memory)
+{
+    bool chunked = p->dev->chunked && (h->seq->flags & TN_SEQ_DRAFT) == 0;
+    for (int32_t r = 0, n; r < h->seq->nrow; r += n) {
+        n = h->seq->nrow - r < (int32_t)CPU_DELTA_CHUNK ? h->seq->nrow - r
+                                                        : (int32_t)CPU_DELTA_CHUNK;
+        if (chunked && n > 1) {
+            cpu_delta_chunk(p, h, r, (uint32_t)n, memory);
+            continue;
+        }
+        n = 1;
+        do_row(p, h, r);
+        cpu_delta_put(p, h, r, h->o);
+    }
 }
 
 /* S moves to the slot that it will be in after the step. */
-static void open_state(const cpu_program *p, const cpu_state *s, const tn_seq *seq, head *h)
+static void open_state(const cpu_program *p, const cpu_state *s, const tn_seq *seq, cpu_delta *h)
 {
     uint64_t size = (uint64_t)s->k_dim * s->v_dim, at = h->index * size;
     bool fresh = (seq->flags & TN_SEQ_FRESH) != 0;
@@ -199,9 +231,9 @@ static void do_head(const cpu_program *p, const tn_op_delta *a, const tn_seq *se
                     uint32_t index, float *memory)
 {
     uint64_t n = cpu_round(a->k_dim > a->v_dim ? a->k_dim : a->v_dim, 16);
-    head h = {.a = a, .state = &p->state[a->state], .seq = seq, .index = index,
-              .k_head = index / (a->v_heads / a->k_heads), .q = memory, .k = memory + n,
-              .v = memory + 2 * n, .o = memory + 3 * n, .ones = memory + 4 * n};
+    cpu_delta h = {.a = a, .state = &p->state[a->state], .seq = seq, .index = index,
+                   .k_head = index / (a->v_heads / a->k_heads), .q = memory, .k = memory + n,
+                   .v = memory + 2 * n, .o = memory + 3 * n, .ones = memory + 4 * n};
     for (uint64_t i = 0; i < n; i++)
         h.ones[i] = 1;
     open_state(p, h.state, seq, &h);
@@ -209,15 +241,12 @@ static void do_head(const cpu_program *p, const tn_op_delta *a, const tn_seq *se
         do_row(p, &h, r);
     if ((seq->flags & TN_SEQ_DRAFT) != 0)
         h.s = memcpy(memory + 5 * n, h.s, (uint64_t)a->k_dim * a->v_dim * sizeof *h.s);
-    for (int32_t r = 0; r < seq->nrow; r++) {
-        do_row(p, &h, r);
-        put_out(p, &h, (uint64_t)(seq->row0 + r));
-    }
+    do_rows(p, &h, memory + 5 * n);
 }
 
 /* Channels [from, to) of the columns after the step: the last `keep` raw inputs that S has
  * seen. Oldest first, so that moving in place reads a column before it is written. */
-static void keep_columns(const cpu_program *p, const head *h, uint32_t from, uint32_t to)
+static void keep_columns(const cpu_program *p, const cpu_delta *h, uint32_t from, uint32_t to)
 {
     const cpu_state *s = h->state;
     int32_t last = (h->seq->flags & TN_SEQ_DRAFT) != 0 ? -1 : h->seq->nrow - 1;
@@ -234,7 +263,7 @@ static void keep_columns(const cpu_program *p, const head *h, uint32_t from, uin
 }
 
 /* The same channels of the rows that stay pending, and with the first of them a and b. */
-static void keep_pending(const cpu_program *p, const head *h, uint32_t from, uint32_t to)
+static void keep_pending(const cpu_program *p, const cpu_delta *h, uint32_t from, uint32_t to)
 {
     const tn_op_delta *a = h->a;
     for (int32_t r = 0; r < h->seq->nrow; r++) {
@@ -251,7 +280,7 @@ static void keep_pending(const cpu_program *p, const head *h, uint32_t from, uin
 static void keep_inputs(const cpu_program *p, const tn_op_delta *a, const tn_seq *seq,
                         uint32_t from, uint32_t to)
 {
-    head h = {.a = a, .state = &p->state[a->state], .seq = seq};
+    cpu_delta h = {.a = a, .state = &p->state[a->state], .seq = seq};
     if ((seq->flags & TN_SEQ_FRESH) == 0) {
         h.columns = cpu_state_slot(h.state, seq->state_in) +
                     (uint64_t)h.state->heads * h.state->k_dim * h.state->v_dim;
