@@ -44,7 +44,7 @@ static tn_status host_model(void *ctx, uint32_t i, tn_model_info *out)
                     .size = sizeof *out, .context_max = s->limits.context_max,
                     .vocab = s->conf.vocab, .created = s->created, .name = name,
                     .flags = TN_MODEL_READY | (s->chat != NULL ? TN_MODEL_CHAT : 0),
-                    .root = last_part(s->settings->path)};
+                    .root = last_part(s->settings->path), .queue_max = s->settings->queue};
                 return TN_OK;
             }
     }

@@ -334,11 +334,22 @@ static tn_status request_fill(const tn_intake *in, const tn_ask *ask, uint64_t n
     return st;
 }
 
+/* The prompt with "all that fit" as a number; 0, where nothing would, leaves it to be refused. */
+static tn_prompt prompt_fitted(const tn_intake *in, const tn_ask *ask)
+{
+    tn_prompt p = ask->prompt;
+    uint64_t reply = ask->max_tokens < 0 ? 1 : (uint64_t)ask->max_tokens;
+    if (p.truncate == UINT32_MAX)
+        p.truncate = reply < in->context_max ? in->context_max - (uint32_t)reply : 0;
+    return p;
+}
+
 tn_status tn_intake_request(const tn_intake *in, const tn_ask *ask, uint64_t now_ns,
                             tn_request **out, tn_err *err)
 {
     tn_ids ids = {0};
     tn_request *r = NULL;
+    const tn_prompt fitted = prompt_fitted(in, ask);
     tn_request_plan plan = {
         .nchoice = ask->n,
         .ntop = ask->logprobs > 0 ? (uint32_t)ask->logprobs : 0,
@@ -348,7 +359,7 @@ tn_status tn_intake_request(const tn_intake *in, const tn_ask *ask, uint64_t now
     };
     tn_status st = ask_check(in, ask, err);
     if (st == TN_OK)
-        st = tn_intake_prompt(in, &ask->prompt, &ids, err);
+        st = tn_intake_prompt(in, &fitted, &ids, err);
     if (st == TN_OK)
         st = lengths_settle(in, ask, ids.n, &plan.max_tokens, err);
     if (st == TN_OK)

@@ -173,6 +173,15 @@ def overload():
             assert (r.status_code, e["type"], e["code"]) == (429, "rate_limit_error", "queue_full")
             assert re.fullmatch("[1-9]|[1-5][0-9]|60", r.headers["Retry-After"]), r.headers
             assert "expected " in e["message"], e
+    with check("more prompts than the queue can ever hold: no try will do"):
+        for n in (2, 64):
+            e = is_error(post(COMPLETE, {"prompt": ["x"] * n, "max_tokens": 1}), 400, "value_out_of_range",
+                         "prompt")
+            assert f"{n} prompts; expected at most 1," in e["message"], e
+            is_error(post(COMPLETE, {"prompt": ["x"] * n, "max_tokens": 1, "model": "default"}), 400,
+                     "value_out_of_range", "prompt")
+        is_error(post(COMPLETE, {"prompt": ["x"] * 2, "max_tokens": 1, "model": "none"}), 404, "model_not_found")
+        accept(COMPLETE, {"prompt": ["x"], "max_tokens": 1})
 
 
 # ------------------------------------------------------------------------------ JSON and UTF-8
@@ -540,6 +549,14 @@ def sizes():
                      "value_out_of_range", "best_of")
             accept(path, {"n": 2, "best_of": 2})
             accept(path, {"best_of": 1})
+    with check("a query of many items is refused at once"):
+        for item, n in (("a=1", 65), ("a", 500), ("", 1000), ("a=1", 8000)):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=5) as c:
+                c.sendall(b"GET /health?" + "&".join([item] * n).encode() + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                said = c.makefile("rb").read().decode()
+            assert said.startswith("HTTP/1.1 400 "), said
+            assert f"the query has {n} items; expected at most 64" in said, said
+        assert requests.get(url + "/health?" + "a=1&" * 63).status_code == 200
     vocab = vocabulary()
     with check("P12: prompt_logprobs"):
         for v in (-1, vocab, vocab - 1, 21):
@@ -659,6 +676,15 @@ def prompts():
         assert r["usage"]["completion_tokens"] == 1
         r = post(CHAT, {"messages": MESSAGES, "truncate_prompt_tokens": 4, "max_tokens": 1})
         assert r.json()["usage"]["prompt_tokens"] == 4
+        for n, kept in ((1, CONTEXT - 1), (5, CONTEXT - 5), (CONTEXT - 1, 1), (None, CONTEXT - 16)):
+            r = post(COMPLETE, {"prompt": [10] * (CONTEXT + 7), "truncate_prompt_tokens": -1, "max_tokens": n,
+                                "ignore_eos": True})
+            assert r.status_code == 200, r.text
+            assert r.json()["usage"]["prompt_tokens"] == kept, r.json()["usage"]
+        r = post(CHAT, {"messages": long, "truncate_prompt_tokens": -1, "max_tokens": 3})
+        assert r.json()["usage"]["prompt_tokens"] == CONTEXT - 3, r.text
+        is_error(post(COMPLETE, {"prompt": [10] * 9, "truncate_prompt_tokens": -1, "max_tokens": CONTEXT}),
+                 400, "context_length_exceeded", "prompt")
     with check("P24: min_tokens"):
         refuse_both({"min_tokens": 3, "max_tokens": 2}, "value_out_of_range", "min_tokens")
         refuse_both({"min_tokens": CONTEXT, "max_tokens": None}, "value_out_of_range",

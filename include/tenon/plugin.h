@@ -833,6 +833,7 @@ typedef struct tn_model_info {
     int64_t created;            /* seconds since 1970 */
     const char *name;           /* as clients say it */
     const char *root;           /* the model folder's last part, never a full path */
+    uint32_t queue_max, reserved; /* requests that may wait at once; 0: not told */
 } tn_model_info;
 #define TN_MODEL_CHAT 1u        /* has a chat template */
 #define TN_MODEL_READY 2u
@@ -850,7 +851,7 @@ typedef struct tn_prompt {
     uint32_t add_special;       /* add the tokenizer's special tokens */
     uint32_t add_generation;    /* CHAT: open the assistant's turn */
     uint32_t continue_final;    /* CHAT: leave the last message open */
-    uint32_t truncate;          /* keep the last N prompt tokens; 0: refuse what is too long */
+    uint32_t truncate;          /* keep the last N tokens; UINT32_MAX: all that fit; 0: refuse */
 } tn_prompt;
 
 typedef struct tn_logprob {

@@ -626,7 +626,7 @@ static tn_status get_truncate(http_ask *a, tn_err *err)
     if (keep < -1 || keep > INT32_MAX)
         return http_refuse(err, "value_out_of_range", "truncate_prompt_tokens", "%lld; expected "
                            "-1 or more", (long long)keep);
-    a->ask.prompt.truncate = keep == -1 ? INT32_MAX : (uint32_t)keep;
+    a->ask.prompt.truncate = keep == -1 ? UINT32_MAX : (uint32_t)keep;
     return TN_OK;
 }
 

@@ -256,6 +256,23 @@ static void name_model(http_call *c)
     snprintf(c->model, sizeof c->model, "%s", name != NULL ? name : "");
 }
 
+/* A list of prompts is a request each, all of them queued at once: more than the queue can hold
+ * would be told to try again for ever. */
+static tn_status check_prompts(const http_call *c, tn_err *err)
+{
+    const char *name = c->a.ask.model;
+    tn_model_info m = {.size = sizeof m};
+    for (uint32_t i = 0; c->s->front->model(c->s->h->ctx, i, &m) == TN_OK; i++) {
+        if (name != NULL && strcmp(m.name, name) != 0)
+            continue;
+        if (m.queue_max == 0 || c->a.nprompt <= m.queue_max)
+            return TN_OK;
+        return http_refuse(err, "value_out_of_range", "prompt", "%u prompts; expected at most %u, "
+                           "what the queue can hold", c->a.nprompt, m.queue_max);
+    }
+    return TN_OK; /* no such model: submit says so */
+}
+
 /* Whether the model's tokenizer has the tag as a special token, so that replies lack it. */
 static bool is_hidden(const http_call *c, const char *tag)
 {
@@ -354,6 +371,8 @@ tn_status http_call_generate(http_call *c, bool chat, tn_err *err)
     if (st == TN_OK)
         st = http_ask_open(c->s, c->body.data != NULL ? c->body.data : "", c->body.len, chat,
                            &c->a, err);
+    if (st == TN_OK)
+        st = check_prompts(c, err);
     if (st == TN_OK)
         st = make_parts(c, err);
     if (st != TN_OK)

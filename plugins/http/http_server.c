@@ -22,6 +22,7 @@
 #define CONNECTION_MEMORY 32768u
 #define STREAM_CHUNK 16384u
 #define SPARE_FILES 64u
+#define QUERY_ITEMS_MAX 64u      /* no path of ours looks at any */
 #define ANSWERS_NS UINT64_C(1000000000) /* that a stop waits for replies to be read */
 #define JSON_TYPE "application/json"
 
@@ -310,6 +311,26 @@ static enum MHD_Result take_headers(http_call *c, const char *path, const char *
     return st == TN_OK ? MHD_YES : http_answer_error(c, st, &err);
 }
 
+/* MHD keeps every item of a query in the connection's memory, and a connection whose memory they
+ * fill hangs until it times out. It shows us the line before it takes it apart. */
+static void *on_request_line(void *user, const char *uri, struct MHD_Connection *connection)
+{
+    const char *query = strchr(uri, '?');
+    uint32_t n = query != NULL;
+    (void)user;
+    for (const char *p = query; p != NULL && (p = strchr(p, '&')) != NULL; p++)
+        n++;
+    if (n <= QUERY_ITEMS_MAX)
+        return NULL;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    char text[96];
+    snprintf(text, sizeof text, "the query has %u items; expected at most %u", n, QUERY_ITEMS_MAX);
+    if (info != NULL)
+        http_raw_reply((int)info->connect_fd, 400, "Bad Request", "value_out_of_range", text);
+    return NULL;
+}
+
 static enum MHD_Result on_request(void *user, struct MHD_Connection *connection, const char *path,
                                   const char *method, const char *version, const char *data,
                                   size_t *size, void **slot)
@@ -492,7 +513,7 @@ tn_status http_server_start(http_server *s, tn_err *err)
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
     s->daemon = MHD_start_daemon(
         flags, 0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, s,
-        MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+        MHD_OPTION_URI_LOG_CALLBACK, on_request_line, s, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
         MHD_OPTION_CONNECTION_LIMIT, s->opt.connections, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
         s->opt.per_address, MHD_OPTION_CONNECTION_TIMEOUT, s->opt.idle_seconds,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
