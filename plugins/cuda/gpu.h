@@ -65,11 +65,158 @@ typedef struct gpu_shape {
     uint32_t context;          /* most tokens that one sequence sees, this step's included */
 } gpu_shape;
 
+/* ----------------------------------------------------------------------------------- step.cu */
+
+/* A step on its way: one block of words from the host, spread out to the arrays of gpu_step. */
+enum { GPU_PARCEL_COUNT, GPU_PARCEL_TOKEN, GPU_PARCEL_ROW_SEQ, GPU_PARCEL_POS, GPU_PARCEL_SEQ,
+       GPU_PARCEL_BLOCK, GPU_PARCEL_OUT, GPU_PARCEL_EXTRA, GPU_PARCEL_PARTS };
+typedef struct gpu_parcel {
+    uint32_t from[GPU_PARCEL_PARTS]; /* in words from the parcel's begin */
+    uint32_t words[GPU_PARCEL_PARTS];
+} gpu_parcel;
+cudaError_t gpu_unpack(const gpu_parcel *parcel, const gpu_step *s, cudaStream_t stream);
+
+/* ----------------------------------------------------------------------------------- pack.cu */
+
+/* A packed weight: tiles of 16 rows, each contiguous over all columns (kernels.md calls it T16).
+ * Lane l of a warp owns row g = l / 4 and row g + 8 of the tile, and of every 32 columns the
+ * eight from 8 * (l % 4) on, so that what it loads are the operands of mma_f16 as they stand:
+ *
+ *     F16   [n / 16][cols / 32][2 rows g, g + 8][32 lanes] 16 bytes: eight halves
+ *     W8G   [n / 16][cols / 32][32 lanes] 16 bytes: eight codes of row g, eight of row g + 8
+ *     W4G   [n / 16][cols / 64][32 lanes] 16 bytes: for each half of the 64 columns a word of
+ *           row g and one of row g + 8; code i of the eight lies at bit 4 * (i / 2) + 16 * (i % 2)
+ *     scale [n / 16][nquad][8 g][4 groups][2 rows] f16
+ *     zero  the same in u8; absent when all are the middle code
+ *
+ * Padding multiplies nothing: its codes equal its zeros, its halves are 0. */
+typedef struct gpu_matrix {
+    uint8_t *codes;
+    uint16_t *scale;           /* NULL: F16 */
+    uint8_t *zero;             /* NULL: 8 or 128, or F16 */
+    uint32_t form;             /* TN_FORM_F16, W8G, W4G as packed */
+    uint32_t group;            /* columns a scale, a multiple of 32 or >= cols; 0: F16 */
+    uint32_t n, k;             /* as in the spec */
+    uint32_t cols;             /* columns as packed, a multiple of 64 */
+    uint32_t ntile, nquad;
+    uint32_t nexpert;
+    uint32_t pairs;            /* 1: a tile holds rows 8 i .. of the first half of n, then the
+                                  same of the second half: gate and up side by side */
+    uint64_t codes_size, scale_size, zero_size; /* bytes of one expert */
+    const int32_t *perm;       /* [nexpert, cols]; -1: padding. NULL: none */
+} gpu_matrix;
+
+/* Rows of a form as the reader gave them, in device memory: `rows` rows from row0 on. */
+typedef struct gpu_raw {
+    uint32_t half;             /* with pairs: rows of the first (1) or of the second half (2) */
+    const void *codes;         /* [rows, row bytes] */
+    const float *scale;        /* [rows, ngroup] */
+    const uint8_t *zero;       /* [rows, ngroup] or NULL */
+    uint32_t form, group;      /* as read */
+    uint32_t rows, row0, cols; /* cols of the form */
+    uint32_t row_bytes;
+} gpu_raw;
+
+/* Packs rows [row0, row0 + rows): row0 counts from the half's first row with `pairs` and is a
+ * multiple of 16, of 8 with `pairs`. Rows behind the last of their tile become padding. A plain
+ * form becomes F16, or W8G of group 32 when the matrix says so; a form whose groups are no
+ * multiple of 32 becomes F16. *bad counts what does not fit a half. */
+cudaError_t gpu_pack(const gpu_matrix *m, uint32_t expert, const gpu_raw *raw, uint32_t *bad,
+                     cudaStream_t stream);
+/* out[i] = x[i] as f32 from a plain form. */
+cudaError_t gpu_pack_vector(const void *x, uint32_t form, uint64_t n, float *out,
+                            cudaStream_t stream);
+
+/* --------------------------------------------------------------------------------- linear.cu */
+
+typedef struct gpu_linear_part {
+    gpu_matrix w;
+    const float *bias;         /* [n] or NULL */
+    gpu_span out;
+} gpu_linear_part;
+
+/* out (+)= in . W^T + bias for all rows of kind `rows`. The parts share form, cols, group,
+ * having zeros or not, and `in`. act: the one part's tiles are pairs, out [.., n / 2] gets
+ * act(gate) * up. */
+typedef struct gpu_linear {
+    const uint16_t *x;         /* [rows, ldx] halves; columns from k on are not read */
+    uint32_t ldx, k;           /* both multiples of 8 */
+    uint32_t rows;             /* GPU_TOKENS, ... */
+    uint32_t add, act;
+    uint32_t npart;
+    gpu_linear_part part[TN_LINEAR_PARTS];
+} gpu_linear;
+cudaError_t gpu_do_linear(const gpu_linear *a, const gpu_step *s, uint32_t rows_most,
+                          uint32_t nsm, cudaStream_t stream);
+
+/* -------------------------------------------------------------------------------- experts.cu */
+
+/* Which rows go to which expert: pair p of row r and choice j is number r * ntop + j. */
+typedef struct gpu_grouping {
+    int32_t *pair;             /* [pairs_max] pair numbers, by expert, each expert's in order */
+    int32_t *place;            /* [pairs_max] where a pair number stands in `pair` */
+    int32_t *begin;            /* [nexpert + 1] */
+    int4 *item;                /* [items_max] expert, first place, count, 0 */
+    int32_t *nitem;
+    int32_t *count;            /* [chunks, nexpert] of large steps */
+} gpu_grouping;
+
+typedef struct gpu_experts {
+    gpu_span in;               /* f16 */
+    gpu_span ids, weights;     /* i32 and f32 [B, ntop] */
+    gpu_span out;
+    uint32_t rows;             /* GPU_TOKENS, ... */
+    uint32_t add, act, ntop, width;
+    gpu_matrix up, down;       /* up: pairs */
+    gpu_grouping group;
+    uint16_t *gathered;        /* [pairs_max, max(up.cols, down.cols)] when either has a perm */
+    uint16_t *hidden;          /* [pairs_max, down.cols] act(gate) * up * weight */
+    float *partial;            /* [pairs_max, n] */
+    uint32_t rows_max;         /* rows taken at a time: pairs_max = rows_max * ntop */
+} gpu_experts;
+/* Items for `pairs` pairs at most. */
+uint32_t gpu_items_max(uint32_t pairs, uint32_t nexpert);
+cudaError_t gpu_do_experts(const gpu_experts *a, const gpu_step *s, uint32_t rows_most,
+                           uint32_t nsm, cudaStream_t stream);
+
 /* ------------------------------------------------------------------------------------ ops.cu */
 
 /* cs[row * dims / 2 + i] = (cos, sin)(pos * inv_freq[i]) * scale, angles in double. */
 cudaError_t gpu_rotary(const double *inv_freq, uint32_t dims, double scale, float *cs,
                        const gpu_step *s, const gpu_shape *n, cudaStream_t stream);
+/* rows_most bounds the rows, of kind `rows`, in all calls below. */
+cudaError_t gpu_embed(const gpu_matrix *w, uint32_t first, float scale, gpu_span out,
+                      const gpu_step *s, uint32_t rows_most, cudaStream_t stream);
+typedef struct gpu_norm {
+    gpu_span in, out;
+    const float *w;            /* [width] or NULL */
+    uint32_t width, groups, rows;
+    float eps, offset;
+} gpu_norm;
+cudaError_t gpu_do_norm(const gpu_norm *a, const gpu_step *s, uint32_t rows_most,
+                        cudaStream_t stream);
+cudaError_t gpu_act_mul(gpu_span a, gpu_span b, gpu_span out, uint32_t width, uint32_t act,
+                        uint32_t rows, const gpu_step *s, uint32_t rows_most,
+                        cudaStream_t stream);
+typedef struct gpu_route {
+    gpu_span in, ids, weights;
+    uint32_t nexpert, ntop, kind, renorm, rows;
+    const float *bias;         /* [nexpert] or NULL */
+    float scale;
+} gpu_route;
+cudaError_t gpu_do_route(const gpu_route *a, const gpu_step *s, uint32_t rows_most,
+                         cudaStream_t stream);
+/* out (+)= scale * sigmoid(gate) * in; gate.data NULL: factor 1. Also copies: scale 1, no add. */
+cudaError_t gpu_mix(gpu_span in, gpu_span gate, gpu_span out, uint32_t width, float scale,
+                    uint32_t add, uint32_t rows, const gpu_step *s, uint32_t rows_most,
+                    cudaStream_t stream);
+/* out[o] = in[row of output o] */
+cudaError_t gpu_pick(gpu_span in, gpu_span out, uint32_t width, const gpu_step *s,
+                     uint32_t rows_most, cudaStream_t stream);
+/* out[.., cols] halves of in, gathered by perm (-1: 0; NULL: as they are), 0 from k on. */
+cudaError_t gpu_prepare(gpu_span in, const int32_t *perm, uint32_t k, uint32_t cols,
+                        uint16_t *out, uint32_t rows, const gpu_step *s, uint32_t rows_most,
+                        cudaStream_t stream);
 
 /* ---------------------------------------------------------------------------------- heads.cu */
 
@@ -136,6 +283,8 @@ typedef struct gpu_delta {
     float eps;
     gpu_state state;
     float *work;               /* gpu_delta_floats of workspace, shared by all layers */
+    uint32_t *meet;            /* [seqs_max, k_heads] zeroed once at reserve, shared by all layers,
+                                  left zero; NULL: one kernel more a layer */
 } gpu_delta;
 /* False: these head sizes have no kernel. */
 int gpu_delta_offered(uint32_t k_dim, uint32_t v_dim, uint32_t keep);

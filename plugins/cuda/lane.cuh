@@ -15,6 +15,13 @@
 #define LANE __device__ static __forceinline__
 #define FULL_WARP 0xffffffffu
 
+/* Loops over registers: unrolled whole, or the arrays they walk live in local memory. */
+#ifdef TN_CUDASIM
+#define UNROLL _Pragma("GCC unroll 1")
+#else
+#define UNROLL _Pragma("unroll")
+#endif
+
 #ifdef TN_CUDASIM
 #define GPU_LAUNCH(kernel, grid, block, shared, stream, ...)                                   \
     cudasim_launch(grid, block, shared, stream, [=] { kernel(__VA_ARGS__); })
@@ -60,6 +67,18 @@ LANE uint16_t float_to_bf16(float x)
     if ((u & 0x7fffffffu) > 0x7f800000u)
         return (uint16_t)(u >> 16 | 0x40);
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+/* 2^x to about 2 units in the last place; results below the normal range are zero. */
+LANE float fast_exp2(float x)
+{
+#ifdef TN_CUDASIM
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
 }
 
 /* ------------------------------------------------------------------------- sums of a warp */

@@ -39,11 +39,18 @@ enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrClockRate 
                       cudaDevAttrComputeCapabilityMinor = 76,
                       cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+#define CUDART_VERSION 13000
 #define cudaStreamNonBlocking 1u
 #define cudaEventDefault 0u
 #define cudaEventDisableTiming 2u
 #define cudaHostAllocDefault 0u
 #define cudaHostAllocPortable 1u
+
+#ifndef __cplusplus
+typedef struct int4 {
+    int x, y, z, w;
+} int4;
+#endif
 
 typedef struct cudasim_stream *cudaStream_t;
 typedef struct cudasim_event *cudaEvent_t;

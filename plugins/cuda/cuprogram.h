@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cuprogram.h - a recipe on a card: what compile plans, what reserve takes, what a step needs.
+ *
+ *     cuda.c       the plugin and its device
+ *     cuplan.c     checks the recipe, plans weights and buffers, counts memory
+ *     culower.c    operations become commands: calls of the kernels with their arguments
+ *     cupack.c     weights from the reader to the card, by threads of its own
+ *     cupools.c    the memory
+ *     custep.c     a step: staging, graphs, results
+ *     cublocks.c   blocks and states in and out
+ *
+ * Compile takes no memory of the card. All device memory of a program is four blocks: weights,
+ * workspace, cache, states; commands point into them, so they are made after reserve. */
+#ifndef TN_CUDA_CUPROGRAM_H
+#define TN_CUDA_CUPROGRAM_H
+
+#include "gpu.h"
+
+#include <stdbool.h>
+
+typedef struct cu_dev {
+    const tn_host *host;       /* borrowed */
+    int index;
+    uint32_t nsm;
+    cudaStream_t stream;
+    char name[128];
+    uint32_t major, minor;
+    uint32_t threads;          /* that pack */
+    bool graphs;
+} cu_dev;
+
+typedef struct cu_weight {
+    tn_weight_spec spec;       /* name never NULL */
+    gpu_matrix m;              /* pointers NULL until reserve */
+    uint32_t into;             /* the weight whose matrix holds this one's rows: itself, or with
+                                  `half` 1 and 2 the gate of a pair */
+    uint32_t half;
+    float *vector;             /* VECTOR */
+    uint64_t at, size;         /* in the weights' memory */
+    bool packed;
+} cu_weight;
+
+typedef struct cu_buffer {
+    uint32_t rows, width, stride, type, elem;
+    uint64_t at;               /* in the workspace */
+    const char *name;
+} cu_buffer;
+
+/* What a command calls. */
+enum cu_call { CU_EMBED = 1, CU_NORM, CU_PREPARE, CU_LINEAR, CU_ACT_MUL, CU_HEADS, CU_ATTEND,
+               CU_DELTA, CU_ROUTE, CU_EXPERTS, CU_MIX, CU_PICK, CU_SAMPLE, CU_ROTARY };
+
+typedef struct cu_cmd {
+    enum cu_call call;
+    uint32_t op;               /* of the recipe, for timing and messages */
+    union {
+        struct { gpu_matrix w; uint32_t first; float scale; gpu_span out; } embed;
+        gpu_norm norm;
+        struct { gpu_span in; const int32_t *perm; uint32_t k, cols, rows; uint16_t *out; } prepare;
+        gpu_linear *linear;    /* owned by the program's bookkeeping memory */
+        struct { gpu_span a, b, out; uint32_t width, act, rows; } act_mul;
+        gpu_heads heads;
+        gpu_attend attend;
+        gpu_delta delta;
+        gpu_route route;
+        gpu_experts *experts;
+        struct { gpu_span in, gate, out; uint32_t width, add, rows; float scale; } mix;
+        struct { gpu_span in, out; uint32_t width; } pick;
+        gpu_sample sample;
+        struct { const double *inv_freq; float *cs; uint32_t dims; double scale; } rotary;
+    } a;
+} cu_cmd;
+
+typedef struct cu_section {
+    uint32_t op0, nop, cmd0, ncmd;
+    uint32_t vocab;            /* 0: draws nothing */
+} cu_section;
+
+/* A captured step of one shape. */
+typedef struct cu_graph {
+    struct cu_graph *next;
+    uint32_t section;
+    gpu_shape shape;
+    cudaGraphExec_t exec;
+} cu_graph;
+
+/* Steps take turns with two of these. */
+typedef struct cu_slot {
+    uint8_t *parcel;           /* pinned, [parcel_size] */
+    tn_result *result;         /* pinned */
+    int32_t *top_token;
+    float *top_logprob;
+    uint64_t *op_ns;
+    cudaEvent_t done;
+    uint64_t number;           /* UINT64_MAX: none */
+    tn_results results;
+} cu_slot;
+
+typedef struct cu_memory {
+    uint8_t *data;
+    uint64_t size;
+} cu_memory;
+
+typedef struct cu_program {
+    cu_dev *dev;               /* borrowed */
+    const tn_recipe *recipe;   /* borrowed, stays valid */
+    const char *name;
+    tn_limits lim;
+    uint32_t nbuffer, nweight, nop, nrope, ncache, nstate, nsection;
+    cu_buffer *buffer;
+    cu_weight *weight;
+    cu_section *section;
+    cu_cmd *cmd;
+    uint32_t ncmd, cmd_max;
+
+    /* planned by compile: sizes and places */
+    uint64_t weight_size, work_size;
+    uint64_t act_at, act_size;        /* rows turned to halves for a product */
+    uint64_t attend_at, delta_at, sample_at, step_at;
+    uint64_t attend_size, delta_size, sample_size;
+    uint64_t group_at[6], gathered_at, hidden_at, partial_at; /* experts */
+    uint32_t experts_rows, pairs_max;
+    uint64_t *rope_at, *freq_at;      /* [nrope] cs, inv_freq */
+    uint64_t extra_words;
+    uint64_t parcel_size;
+
+    cu_memory weights, work, cache, states;
+    uint32_t nblock, nslot;
+    uint64_t *cache_at, *state_at;    /* [ncache], [nstate] in their memory */
+    bool reserved;
+    uint32_t npacked;
+    uint8_t *parcel;                  /* device */
+    gpu_step step;
+    cu_slot slot[2];
+    uint32_t current;
+    cu_graph *graph;
+    uint32_t ngraph;
+    cudaEvent_t *lap;                 /* with profile: [ncmd_max + 1] */
+    struct cu_piece *pieces;          /* bookkeeping memory, owned */
+} cu_program;
+
+/* cupools.c: zeroed bookkeeping memory that lives as long as the program; NULL: none. */
+void *cu_take(cu_program *p, uint64_t count, uint64_t size);
+tn_status cu_reserve(cu_program *p, const tn_pools *pools, tn_err *err);
+void cu_release(cu_program *p);
+uint64_t cu_block_bytes(const cu_program *p);
+uint64_t cu_slot_bytes(const cu_program *p);
+uint64_t cu_state_floats(const cu_program *p, const tn_state_spec *s);
+gpu_cache cu_cache_of(const cu_program *p, uint32_t cache);
+gpu_state cu_state_of(const cu_program *p, uint32_t state);
+
+/* One sentence from a CUDA call that failed. */
+tn_status cu_fail(tn_err *err, cudaError_t e, const char *what);
+
+/* cuplan.c */
+tn_status cu_program_open(cu_dev *dev, const tn_recipe *r, const tn_limits *l, cu_program **out,
+                          tn_need *need, tn_err *err);
+const tn_op *cu_op(const cu_program *p, uint32_t i);
+const tn_rope *cu_rope(const cu_program *p, uint32_t i);
+const tn_cache_spec *cu_cache_spec(const cu_program *p, uint32_t i);
+const tn_state_spec *cu_state_spec(const cu_program *p, uint32_t i);
+gpu_span cu_span(const cu_program *p, uint32_t buffer, uint32_t col);
+uint64_t cu_rows_max(const cu_program *p, uint32_t rows);
+uint32_t cu_rows_index(uint32_t rows);
+
+/* culower.c: the commands, or with `count` only what they need of the workspace. */
+tn_status cu_lower(cu_program *p, bool count, tn_err *err);
+/* True when ACT_MUL behind this LINEAR may be done by it; *gate, *up: its weights. */
+bool cu_is_pair(const cu_program *p, uint32_t section_end, uint32_t op, uint32_t *gate,
+                uint32_t *up);
+
+/* cupack.c */
+tn_status cu_pack(cu_program *p, uint32_t w, const tn_reader *reader, tn_err *err);
+
+/* custep.c */
+tn_status cu_step_open(cu_program *p, tn_err *err);
+void cu_step_close(cu_program *p);
+tn_status cu_run(cu_program *p, const tn_step *s, tn_err *err);
+tn_status cu_wait(cu_program *p, uint64_t number, bool poll, const tn_results **out, tn_err *err);
+
+/* cublocks.c */
+tn_status cu_block_copy(cu_program *p, int32_t from, int32_t to, tn_err *err);
+tn_status cu_state_copy(cu_program *p, int32_t from, int32_t to, tn_err *err);
+tn_status cu_block_move(cu_program *p, int32_t block, void *data, bool read, tn_err *err);
+uint64_t cu_state_size(const cu_program *p);
+tn_status cu_state_move(cu_program *p, int32_t slot, void *data, bool read, tn_err *err);
+tn_status cu_peek(cu_program *p, uint32_t buffer, uint32_t row0, uint32_t nrow, float *out,
+                  tn_err *err);
+
+static inline uint64_t cu_round(uint64_t n, uint64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+#endif

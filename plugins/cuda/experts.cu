@@ -1,0 +1,465 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* experts.cu - the routed experts: pairs (row, choice) grouped by expert, then two products.
+ *
+ *     group     pairs in the order of their experts, each expert's in the order of rows, and
+ *               the list of items: some pairs of one expert that share its weights
+ *     up        hidden = act(gate x) * (up x) * routing weight, in the order of the group
+ *     down      partial = down hidden
+ *     combine   a row's partial sums in the order of its choices: the same bits every time
+ *
+ * A step of few pairs is grouped by one block; a larger one in three kernels: counts of every
+ * 1,024 pairs, places, pairs. The choice of an impossible expert is dropped: it gets no place. */
+#include "matmul.cuh"
+
+#define CHUNK 1024u            /* pairs that are counted together */
+#define FEW 8u                 /* pairs an item, skinny */
+#define MANY 64u               /* pairs an item, tall */
+#define GROUP_THREADS 512u
+
+/* Rows of the step that this portion takes: [row0, row0 + rows). */
+typedef struct portion {
+    uint32_t row0, rows_max;
+} portion;
+
+LANE uint32_t pairs_here(const gpu_experts &a, const gpu_step &s, const portion &c)
+{
+    uint32_t all = s.count[a.rows];
+    uint32_t rows = all > c.row0 ? all - c.row0 : 0;
+    return (rows < c.rows_max ? rows : c.rows_max) * a.ntop;
+}
+
+LANE int32_t expert_of(const gpu_experts &a, const portion &c, uint32_t pair)
+{
+    const int32_t *ids = (const int32_t *)a.ids.data;
+    int32_t e = ids[(uint64_t)(c.row0 + pair / a.ntop) * a.ids.stride + pair % a.ntop];
+    return e >= 0 && (uint32_t)e < a.up.nexpert ? e : -1;
+}
+
+/* --------------------------------------------------------------------------------- group */
+
+/* Sums before thread i's, over the block; *all: of all. room: 33 ints. */
+LANE int32_t block_scan(int32_t x, int32_t *room, int32_t *all)
+{
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, nwarp = blockDim.x / 32;
+    int32_t sum = x;
+    for (uint32_t i = 1; i < 32; i *= 2) {
+        int32_t y = __shfl_up_sync(FULL_WARP, sum, i);
+        if (lane >= i)
+            sum += y;
+    }
+    if (lane == 31)
+        room[warp] = sum;
+    __syncthreads();
+    if (warp == 0) {
+        int32_t mine = lane < nwarp ? room[lane] : 0, run = mine;
+        for (uint32_t i = 1; i < 32; i *= 2) {
+            int32_t y = __shfl_up_sync(FULL_WARP, run, i);
+            if (lane >= i)
+                run += y;
+        }
+        room[lane] = run - mine;
+        if (lane == 31)
+            room[32] = run;
+    }
+    __syncthreads();
+    int32_t before = room[warp] + sum - x;
+    *all = room[32];
+    __syncthreads();
+    return before;
+}
+
+/* Ids of a chunk of pairs, in shared memory. */
+LANE void load_ids(const gpu_experts &a, const portion &c, uint32_t pair0, uint32_t n,
+                   int32_t *ids)
+{
+    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x)
+        ids[i] = expert_of(a, c, pair0 + i);
+    __syncthreads();
+}
+
+LANE int32_t count_of(const int32_t *ids, uint32_t n, int32_t e)
+{
+    int32_t count = 0;
+    for (uint32_t i = 0; i < n; i++)
+        count += ids[i] == e;
+    return count;
+}
+
+/* Puts expert e's pairs of a chunk from `at` on. */
+LANE void place_pairs(const gpu_grouping &g, const int32_t *ids, uint32_t n, uint32_t pair0,
+                      int32_t e, int32_t at)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (ids[i] == e) {
+            g.pair[at] = (int32_t)(pair0 + i);
+            g.place[pair0 + i] = at++;
+        }
+}
+
+/* Expert e's items of at most `size` pairs, from item `at` on. */
+LANE void put_items(const gpu_grouping &g, int32_t e, int32_t first, int32_t count, int32_t size,
+                    int32_t at)
+{
+    for (int32_t i = 0; i < count; i += size) {
+        int4 item;
+        item.x = e;
+        item.y = first + i;
+        item.z = count - i < size ? count - i : size;
+        item.w = 0;
+        g.item[at++] = item;
+    }
+}
+
+/* From an expert's count to its first place and its items; all threads of the block, experts
+ * blockDim.x at a time. `first` is what is placed already, `nitem` likewise. */
+LANE int32_t open_experts(const gpu_experts &a, int32_t e, int32_t count, uint32_t size,
+                          int32_t *room, int32_t *first, int32_t *nitem)
+{
+    int32_t all, items = (count + (int32_t)size - 1) / (int32_t)size, all_items;
+    int32_t at = *first + block_scan(count, room, &all);
+    int32_t item = *nitem + block_scan(items, room, &all_items);
+    if (e < (int32_t)a.up.nexpert) {
+        a.group.begin[e] = at;
+        put_items(a.group, e, at, count, (int32_t)size, item);
+    }
+    *first += all;
+    *nitem += all_items;
+    return at;
+}
+
+LANE void forget_places(const gpu_experts &a, const portion &c, uint32_t n)
+{
+    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x)
+        if (expert_of(a, c, i) < 0)
+            a.group.place[i] = -1;
+}
+
+/* One block, one chunk. */
+__global__ void group_few(const gpu_experts a, const gpu_step s, const portion c, uint32_t size)
+{
+    __shared__ int32_t ids[CHUNK], room[33];
+    uint32_t n = pairs_here(a, s, c);
+    int32_t first = 0, nitem = 0;
+    load_ids(a, c, 0, n, ids);
+    for (uint32_t e0 = 0; e0 < a.up.nexpert; e0 += blockDim.x) {
+        int32_t e = (int32_t)(e0 + threadIdx.x);
+        int32_t count = e < (int32_t)a.up.nexpert ? count_of(ids, n, e) : 0;
+        int32_t at = open_experts(a, e, count, size, room, &first, &nitem);
+        if (count > 0)
+            place_pairs(a.group, ids, n, 0, e, at);
+    }
+    forget_places(a, c, n);
+    if (threadIdx.x == 0) {
+        a.group.begin[a.up.nexpert] = first;
+        *a.group.nitem = nitem;
+    }
+}
+
+__global__ void count_chunks(const gpu_experts a, const gpu_step s, const portion c)
+{
+    __shared__ int32_t ids[CHUNK];
+    uint32_t all = pairs_here(a, s, c), pair0 = blockIdx.x * CHUNK;
+    uint32_t n = pair0 < all ? (all - pair0 < CHUNK ? all - pair0 : CHUNK) : 0;
+    load_ids(a, c, pair0, n, ids);
+    for (uint32_t e = threadIdx.x; e < a.up.nexpert; e += blockDim.x)
+        a.group.count[blockIdx.x * a.up.nexpert + e] = count_of(ids, n, (int32_t)e);
+}
+
+/* Counts become places: an expert's first, then chunk by chunk. */
+__global__ void open_chunks(const gpu_experts a, uint32_t nchunk, uint32_t size)
+{
+    __shared__ int32_t room[33];
+    int32_t first = 0, nitem = 0;
+    for (uint32_t e0 = 0; e0 < a.up.nexpert; e0 += blockDim.x) {
+        uint32_t e = e0 + threadIdx.x;
+        int32_t count = 0;
+        for (uint32_t i = 0; e < a.up.nexpert && i < nchunk; i++)
+            count += a.group.count[i * a.up.nexpert + e];
+        int32_t at = open_experts(a, (int32_t)e, count, size, room, &first, &nitem);
+        for (uint32_t i = 0; e < a.up.nexpert && i < nchunk; i++) {
+            int32_t n = a.group.count[i * a.up.nexpert + e];
+            a.group.count[i * a.up.nexpert + e] = at;
+            at += n;
+        }
+    }
+    if (threadIdx.x == 0) {
+        a.group.begin[a.up.nexpert] = first;
+        *a.group.nitem = nitem;
+    }
+}
+
+__global__ void place_chunks(const gpu_experts a, const gpu_step s, const portion c)
+{
+    __shared__ int32_t ids[CHUNK];
+    uint32_t all = pairs_here(a, s, c), pair0 = blockIdx.x * CHUNK;
+    if (pair0 >= all)
+        return;
+    uint32_t n = all - pair0 < CHUNK ? all - pair0 : CHUNK;
+    load_ids(a, c, pair0, n, ids);
+    for (uint32_t e = threadIdx.x; e < a.up.nexpert; e += blockDim.x)
+        place_pairs(a.group, ids, n, pair0, (int32_t)e,
+                    a.group.count[blockIdx.x * a.up.nexpert + e]);
+    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x)
+        if (ids[i] < 0)
+            a.group.place[pair0 + i] = -1;
+}
+
+static void launch_group(const gpu_experts &a, const gpu_step &s, const portion &c,
+                         uint32_t pairs, uint32_t size, cudaStream_t stream)
+{
+    if (pairs <= CHUNK) {
+        GPU_LAUNCH(group_few, 1, GROUP_THREADS, 0, stream, a, s, c, size);
+        return;
+    }
+    uint32_t nchunk = (pairs + CHUNK - 1) / CHUNK;
+    GPU_LAUNCH(count_chunks, nchunk, GROUP_THREADS, 0, stream, a, s, c);
+    GPU_LAUNCH(open_chunks, 1, GROUP_THREADS, 0, stream, a, nchunk, size);
+    GPU_LAUNCH(place_chunks, nchunk, GROUP_THREADS, 0, stream, a, s, c);
+}
+
+/* -------------------------------------------------------------------------------- gather */
+
+/* Inputs of every pair by its expert's permutation. `hidden`: from there, else from the rows. */
+__global__ void gather_kernel(const gpu_experts a, const gpu_step s, const portion c,
+                              uint32_t hidden)
+{
+    const gpu_matrix &w = hidden ? a.down : a.up;
+    uint32_t p = blockIdx.x;
+    if (p >= pairs_here(a, s, c) || (int32_t)p >= a.group.begin[a.up.nexpert])
+        return;
+    uint32_t pair = (uint32_t)a.group.pair[p];
+    uint32_t e = (uint32_t)expert_of(a, c, pair);
+    const int32_t *perm = w.perm + (uint64_t)e * w.cols;
+    const uint16_t *from = hidden ? a.hidden + (uint64_t)p * a.down.cols
+                                  : (const uint16_t *)a.in.data +
+                                        (uint64_t)(c.row0 + pair / a.ntop) * a.in.stride;
+    for (uint32_t i = threadIdx.x; i < w.cols; i += blockDim.x) {
+        int32_t j = perm[i];
+        a.gathered[(uint64_t)p * w.cols + i] = j >= 0 && (uint32_t)j < w.k ? from[j] : 0;
+    }
+}
+
+/* ------------------------------------------------------------------------------- products */
+
+/* The product of an item. up: rows of x or gathered ones; down: hidden or gathered. */
+LANE product item_product(const gpu_experts &a, const portion &c, const int4 &item, bool down)
+{
+    const gpu_matrix &w = down ? a.down : a.up;
+    product p = product_of(w, (uint32_t)item.x);
+    p.m = (uint32_t)item.z;
+    p.ldx = w.cols;
+    p.k = w.cols;
+    if (w.perm != NULL) {
+        p.x = (const __half *)a.gathered + (uint64_t)item.y * w.cols;
+    } else if (down) {
+        p.x = (const __half *)a.hidden + (uint64_t)item.y * w.cols;
+    } else {
+        p.pair = a.group.pair + item.y;
+        p.ntop = a.ntop;
+        p.ldx = a.in.stride;
+        p.k = w.k;
+        p.x = (const __half *)a.in.data + (uint64_t)c.row0 * a.in.stride;
+    }
+    return p;
+}
+
+/* Row n of gate and up for the i-th pair of an item. */
+LANE void put_hidden(const gpu_experts &a, const portion &c, const int4 &item, uint32_t n,
+                     uint32_t i, float gate, float up)
+{
+    uint32_t at = (uint32_t)item.y + i;
+    if (n >= a.width)
+        return;
+    uint32_t pair = (uint32_t)a.group.pair[at];
+    float weight = span_get(a.weights, c.row0 + pair / a.ntop, pair % a.ntop);
+    ((__half *)a.hidden)[(uint64_t)at * a.down.cols + n] =
+        to_half(activate(gate, a.act) * up * weight);
+}
+
+/* Columns of hidden behind the width multiply zeros, but not NaN. */
+LANE void clear_tail(const gpu_experts &a, const int4 &item)
+{
+    uint32_t tail = a.down.cols - a.width;
+    if (blockIdx.x != 0)
+        return;
+    for (uint32_t i = threadIdx.x; i < tail * (uint32_t)item.z; i += blockDim.x)
+        a.hidden[(uint64_t)((uint32_t)item.y + i / tail) * a.down.cols + a.width + i % tail] = 0;
+}
+
+LANE void put_partial(const gpu_experts &a, const int4 &item, uint32_t n, uint32_t i, float sum)
+{
+    if (n < a.down.n)
+        a.partial[(uint64_t)((uint32_t)item.y + i) * a.down.n + n] = sum;
+}
+
+template <int FORM, bool ZEROS, bool DOWN>
+__global__ void __launch_bounds__(256, 2)
+skinny_experts(const gpu_experts a, const portion c, uint32_t nwarp)
+{
+    __shared__ float room[8 * 128];
+    if ((int32_t)blockIdx.y >= *a.group.nitem)
+        return;
+    const int4 item = a.group.item[blockIdx.y];
+    const gpu_matrix &w = DOWN ? a.down : a.up;
+    const uint32_t seat = threadIdx.x / 32 / nwarp, warp0 = seat * nwarp;
+    uint32_t tile = blockIdx.x * (8 / nwarp) + seat;
+    bool there = tile < w.ntile;
+    product p = item_product(a, c, item, DOWN);
+    float sum[1][4] = {};
+    skinny_share<FORM, 1, ZEROS>(p, there ? tile : 0, threadIdx.x / 32 % nwarp, nwarp, sum);
+    leave_sums<1>(sum, room);
+    __syncthreads();
+    const uint32_t threads = nwarp * 32, me = threadIdx.x % threads;
+    if (!DOWN)
+        clear_tail(a, item);
+    if (!there)
+        return;
+    if (DOWN) {
+        for (uint32_t v = me; v < 16 * p.m; v += threads)
+            put_partial(a, item, tile * 16 + v % 16, v / 16,
+                        meet_sums<1>(room, warp0, nwarp, v % 16, v / 16));
+        return;
+    }
+    for (uint32_t v = me; v < 8 * p.m; v += threads)
+        put_hidden(a, c, item, tile * 8 + v % 8, v / 8,
+                   meet_sums<1>(room, warp0, nwarp, v % 8, v / 8),
+                   meet_sums<1>(room, warp0, nwarp, v % 8 + 8, v / 8));
+}
+
+/* A block: 8 tiles by the up to 64 pairs of an item. */
+template <int FORM, bool ZEROS, bool DOWN>
+__global__ void __launch_bounds__(TALL_THREADS)
+tall_experts(const gpu_experts a, const portion c)
+{
+    typedef tall<1, 8, 8, 1, 1> shape;
+    GPU_DYNAMIC_SHARED(shared);
+    if ((int32_t)blockIdx.y >= *a.group.nitem)
+        return;
+    const int4 item = a.group.item[blockIdx.y];
+    const gpu_matrix &w = DOWN ? a.down : a.up;
+    const uint32_t mine = blockIdx.x * shape::tiles + threadIdx.x / 32;
+    uint32_t tile[1] = {mine < w.ntile ? mine : w.ntile - 1};
+    product p = item_product(a, c, item, DOWN);
+    float sum[1][8][4] = {};
+    tall_product<FORM, 1, 8, 8, 1, 1, ZEROS>(p, tile, shared, sum);
+    if (!DOWN)
+        clear_tail(a, item);
+    if (mine >= w.ntile)
+        return;
+    const uint32_t g = threadIdx.x % 32 / 4, x0 = threadIdx.x % 4 * 2;
+    UNROLL for (int i = 0; i < 16; i++) {
+        uint32_t x = x0 + i / 2 * 8 + i % 2;
+        if (x >= p.m)
+            continue;
+        float lower = sum[0][i / 2][i % 2], upper = sum[0][i / 2][2 + i % 2];
+        if (DOWN) {
+            put_partial(a, item, mine * 16 + g, x, lower);
+            put_partial(a, item, mine * 16 + g + 8, x, upper);
+        } else {
+            put_hidden(a, c, item, mine * 8 + g, x, lower, upper);
+        }
+    }
+}
+
+template <int FORM, bool ZEROS, bool DOWN>
+static cudaError_t launch_products(const gpu_experts &a, const portion &c, uint32_t items,
+                                   bool skinny, cudaStream_t stream)
+{
+    const gpu_matrix &w = DOWN ? a.down : a.up;
+    if (skinny) {
+        uint32_t nblock = w.cols / 64, nwarp = 8;
+        while (nwarp > 1 && nblock <= nwarp / 2 * ahead<FORM>::blocks)
+            nwarp /= 2;
+        dim3 grid((w.ntile + 8 / nwarp - 1) / (8 / nwarp), items);
+        GPU_LAUNCH((skinny_experts<FORM, ZEROS, DOWN>), grid, 256, 0, stream, a, c, nwarp);
+        return cudaGetLastError();
+    }
+    const uint32_t bytes = tall<1, 8, 8, 1, 1>::shared;
+    cudaError_t e = cudaFuncSetAttribute(tall_experts<FORM, ZEROS, DOWN>,
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (e != cudaSuccess)
+        return e;
+    dim3 grid((w.ntile + 7) / 8, items);
+    GPU_LAUNCH((tall_experts<FORM, ZEROS, DOWN>), grid, TALL_THREADS, bytes, stream, a, c);
+    return cudaGetLastError();
+}
+
+template <bool DOWN>
+static cudaError_t products(const gpu_experts &a, const portion &c, uint32_t items, bool skinny,
+                            cudaStream_t stream)
+{
+    const gpu_matrix &w = DOWN ? a.down : a.up;
+    if (w.form == TN_FORM_F16)
+        return launch_products<TN_FORM_F16, false, DOWN>(a, c, items, skinny, stream);
+    if (w.form == TN_FORM_W8G)
+        return w.zero != NULL
+                   ? launch_products<TN_FORM_W8G, true, DOWN>(a, c, items, skinny, stream)
+                   : launch_products<TN_FORM_W8G, false, DOWN>(a, c, items, skinny, stream);
+    return w.zero != NULL ? launch_products<TN_FORM_W4G, true, DOWN>(a, c, items, skinny, stream)
+                          : launch_products<TN_FORM_W4G, false, DOWN>(a, c, items, skinny, stream);
+}
+
+/* -------------------------------------------------------------------------------- combine */
+
+__global__ void combine_kernel(const gpu_experts a, const gpu_step s, const portion c)
+{
+    uint32_t row = blockIdx.y, n = blockIdx.x * blockDim.x + threadIdx.x;
+    if (row * a.ntop >= pairs_here(a, s, c) || n >= a.down.n)
+        return;
+    float sum = 0;
+    for (uint32_t j = 0; j < a.ntop; j++) {
+        int32_t at = a.group.place[row * a.ntop + j];
+        if (at >= 0)
+            sum += a.partial[(uint64_t)at * a.down.n + n];
+    }
+    uint64_t to = c.row0 + row;
+    span_put(a.out, to, n, a.add ? span_get(a.out, to, n) + sum : sum);
+}
+
+extern "C" uint32_t gpu_items_max(uint32_t pairs, uint32_t nexpert)
+{
+    uint32_t full = pairs / FEW, most = pairs < nexpert ? pairs : nexpert;
+    return full + most;
+}
+
+static uint32_t items_for(uint32_t pairs, uint32_t nexpert, uint32_t size)
+{
+    uint32_t most = pairs < nexpert ? pairs : nexpert;
+    return pairs / size + most;
+}
+
+static cudaError_t do_portion(const gpu_experts &a, const gpu_step &s, const portion &c,
+                              uint32_t rows, cudaStream_t stream)
+{
+    uint32_t pairs = rows * a.ntop;
+    bool skinny = pairs <= 8 * a.up.nexpert; /* not much more than FEW pairs an expert */
+    uint32_t size = skinny ? FEW : MANY, items = items_for(pairs, a.up.nexpert, size);
+    launch_group(a, s, c, pairs, size, stream);
+    if (a.up.perm != NULL)
+        GPU_LAUNCH(gather_kernel, pairs, 256, 0, stream, a, s, c, 0u);
+    cudaError_t e = products<false>(a, c, items, skinny, stream);
+    if (e != cudaSuccess)
+        return e;
+    if (a.down.perm != NULL)
+        GPU_LAUNCH(gather_kernel, pairs, 256, 0, stream, a, s, c, 1u);
+    e = products<true>(a, c, items, skinny, stream);
+    if (e != cudaSuccess)
+        return e;
+    dim3 grid((a.down.n + 255) / 256, rows);
+    GPU_LAUNCH(combine_kernel, grid, 256, 0, stream, a, s, c);
+    return cudaGetLastError();
+}
+
+extern "C" cudaError_t gpu_do_experts(const gpu_experts *a, const gpu_step *s,
+                                      uint32_t rows_most, uint32_t nsm, cudaStream_t stream)
+{
+    (void)nsm;
+    for (uint32_t row0 = 0; row0 < rows_most; row0 += a->rows_max) {
+        uint32_t left = rows_most - row0;
+        const portion c = {row0, a->rows_max};
+        cudaError_t e = do_portion(*a, *s, c, left < a->rows_max ? left : a->rows_max, stream);
+        if (e != cudaSuccess)
+            return e;
+    }
+    return cudaSuccess;
+}

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* linear.cu - LINEAR: skinny up to 16 rows, tall beyond. */
+#include "matmul.cuh"
+
+#define SKINNY_THREADS 256
+#define SKINNY_ROWS 16u        /* most rows */
+
+/* The part that tile `tile` of all parts belongs to, and its tile there. */
+LANE uint32_t part_of(const gpu_linear &a, uint32_t *tile)
+{
+    uint32_t i = 0;
+    while (i + 1 < a.npart && *tile >= a.part[i].w.ntile) {
+        *tile -= a.part[i].w.ntile;
+        i++;
+    }
+    return i;
+}
+
+/* Writes what row r of a tile gives for row i of x. */
+LANE void put_sum(const gpu_linear &a, const gpu_linear_part &part, uint32_t tile, uint32_t r,
+                  uint32_t i, float sum)
+{
+    uint32_t n = tile * 16 + r;
+    if (n >= part.w.n)
+        return;
+    if (part.bias != NULL)
+        sum += part.bias[n];
+    if (a.add)
+        sum += span_get(part.out, i, n);
+    span_put(part.out, i, n, sum);
+}
+
+LANE void put_pair(const gpu_linear &a, const gpu_linear_part &part, uint32_t tile, uint32_t r,
+                   uint32_t i, float gate, float up)
+{
+    uint32_t n = tile * 8 + r, half = part.w.n / 2;
+    if (n >= half)
+        return;
+    if (part.bias != NULL) {
+        gate += part.bias[n];
+        up += part.bias[half + n];
+    }
+    span_put(part.out, i, n, activate(gate, a.act) * up);
+}
+
+/* ---------------------------------------------------------------------------------- skinny */
+
+template <int FORM, int NT, bool ZEROS>
+__global__ void __launch_bounds__(SKINNY_THREADS, 2)
+skinny_kernel(const gpu_linear a, const gpu_step s, uint32_t nwarp)
+{
+    __shared__ float room[8 * NT * 128];
+    const uint32_t warp = threadIdx.x / 32, seat = warp / nwarp;
+    const uint32_t row0 = blockIdx.y * NT * 8, m = s.count[a.rows];
+    uint32_t tile = blockIdx.x * (8 / nwarp) + seat, all = 0;
+    if (row0 >= m)
+        return;
+    for (uint32_t i = 0; i < a.npart; i++)
+        all += a.part[i].w.ntile;
+    bool there = tile < all;
+    if (!there)
+        tile = 0;
+    const gpu_linear_part &part = a.part[part_of(a, &tile)];
+    product p = product_of(part.w, 0);
+    p.x = (const __half *)a.x + (uint64_t)row0 * a.ldx;
+    p.ldx = a.ldx;
+    p.k = a.k;
+    p.m = m - row0 < NT * 8 ? m - row0 : NT * 8;
+    float c[NT][4] = {};
+    skinny_share<FORM, NT, ZEROS>(p, tile, warp % nwarp, nwarp, c);
+    leave_sums<NT>(c, room);
+    __syncthreads();
+    const uint32_t threads = nwarp * 32, me = threadIdx.x % threads, warp0 = seat * nwarp;
+    if (!there)
+        return;
+    if (a.act) {
+        for (uint32_t v = me; v < 8 * p.m; v += threads)
+            put_pair(a, part, tile, v % 8, row0 + v / 8,
+                     meet_sums<NT>(room, warp0, nwarp, v % 8, v / 8),
+                     meet_sums<NT>(room, warp0, nwarp, v % 8 + 8, v / 8));
+        return;
+    }
+    for (uint32_t v = me; v < 16 * p.m; v += threads)
+        put_sum(a, part, tile, v % 16, row0 + v / 16,
+                meet_sums<NT>(room, warp0, nwarp, v % 16, v / 16));
+}
+
+/* Warps that share a tile's columns: as many as there are shares worth a turn. */
+static uint32_t warps_a_tile(uint32_t nblock, uint32_t blocks)
+{
+    uint32_t n = 8;
+    while (n > 1 && nblock <= n / 2 * blocks)
+        n /= 2;
+    return n;
+}
+
+template <int FORM, int NT, bool ZEROS>
+static void launch_skinny(const gpu_linear *a, const gpu_step *s, uint32_t rows,
+                          cudaStream_t stream)
+{
+    const gpu_linear args = *a;
+    const gpu_step step = *s;
+    uint32_t tiles = 0, nwarp = warps_a_tile(a->part[0].w.cols / 64, ahead<FORM>::blocks);
+    for (uint32_t i = 0; i < a->npart; i++)
+        tiles += a->part[i].w.ntile;
+    uint32_t seats = 8 / nwarp;
+    dim3 grid((tiles + seats - 1) / seats, (rows + NT * 8 - 1) / (NT * 8));
+    GPU_LAUNCH((skinny_kernel<FORM, NT, ZEROS>), grid, SKINNY_THREADS, 0, stream, args, step,
+               nwarp);
+}
+
+/* ------------------------------------------------------------------------------------ tall */
+
+template <int FORM, int RT, int NT, int RW, int TW, int KW, bool ZEROS>
+__global__ void __launch_bounds__(TALL_THREADS)
+tall_kernel(const gpu_linear a, const gpu_step s, uint32_t part0)
+{
+    typedef tall<RT, NT, RW, TW, KW> shape;
+    GPU_DYNAMIC_SHARED(shared);
+    const gpu_linear_part &part = a.part[part0 + blockIdx.z];
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const uint32_t row0 = blockIdx.y * shape::rows, m = s.count[a.rows];
+    const uint32_t first = blockIdx.x * shape::tiles + warp % RW * RT;
+    if (row0 >= m || blockIdx.x * shape::tiles >= part.w.ntile)
+        return;
+    product p = product_of(part.w, 0);
+    p.x = (const __half *)a.x + (uint64_t)row0 * a.ldx;
+    p.ldx = a.ldx;
+    p.k = a.k;
+    p.m = m - row0 < shape::rows ? m - row0 : shape::rows;
+    uint32_t tile[RT];
+    UNROLL for (int r = 0; r < RT; r++)
+        tile[r] = first + r < part.w.ntile ? first + r : part.w.ntile - 1;
+    float c[RT][NT][4] = {};
+    tall_product<FORM, RT, NT, RW, TW, KW, ZEROS>(p, tile, shared, c);
+    if (!tall_meet<RT, NT, RW, TW, KW>(shared, c))
+        return;
+    const uint32_t g = lane / 4, x0 = warp / RW % TW * NT * 8 + lane % 4 * 2;
+    UNROLL for (int r = 0; r < RT; r++)
+        UNROLL for (int i = 0; i < NT * 2; i++) {
+            uint32_t x = x0 + i / 2 * 8 + i % 2;
+            if (x >= p.m || first + r >= part.w.ntile)
+                continue;
+            float lower = c[r][i / 2][i % 2], upper = c[r][i / 2][2 + i % 2];
+            if (a.act) {
+                put_pair(a, part, tile[r], g, row0 + x, lower, upper);
+                continue;
+            }
+            put_sum(a, part, tile[r], g, row0 + x, lower);
+            put_sum(a, part, tile[r], g + 8, row0 + x, upper);
+        }
+}
+
+template <int FORM, int RT, int NT, int RW, int TW, int KW, bool ZEROS>
+static cudaError_t launch_tall(const gpu_linear *a, const gpu_step *s, uint32_t rows,
+                               cudaStream_t stream)
+{
+    typedef tall<RT, NT, RW, TW, KW> shape;
+    const gpu_linear args = *a;
+    const gpu_step step = *s;
+    uint32_t tiles = 0;
+    for (uint32_t i = 0; i < a->npart; i++)
+        tiles = a->part[i].w.ntile > tiles ? a->part[i].w.ntile : tiles;
+    cudaError_t e = cudaFuncSetAttribute(tall_kernel<FORM, RT, NT, RW, TW, KW, ZEROS>,
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         shape::shared);
+    if (e != cudaSuccess)
+        return e;
+    dim3 grid((tiles + shape::tiles - 1) / shape::tiles, (rows + shape::rows - 1) / shape::rows,
+              a->npart);
+    GPU_LAUNCH((tall_kernel<FORM, RT, NT, RW, TW, KW, ZEROS>), grid, TALL_THREADS, shape::shared,
+               stream, args, step, 0u);
+    return cudaGetLastError();
+}
+
+/* Large shapes where they fill the card, else smaller ones with the columns shared out. */
+template <int FORM, bool ZEROS>
+static cudaError_t choose_tall(const gpu_linear *a, const gpu_step *s, uint32_t rows,
+                               uint32_t nsm, cudaStream_t stream)
+{
+    uint32_t tiles = 0;
+    for (uint32_t i = 0; i < a->npart; i++)
+        tiles += a->part[i].w.ntile;
+    if (rows > 64 && (uint64_t)(tiles / 8) * ((rows + 127) / 128) * 2 >= nsm)
+        return launch_tall<FORM, 2, 8, 4, 2, 1, ZEROS>(a, s, rows, stream);
+    if ((uint64_t)(tiles / 4) * ((rows + 63) / 64) >= nsm)
+        return launch_tall<FORM, 1, 8, 4, 1, 2, ZEROS>(a, s, rows, stream);
+    return launch_tall<FORM, 1, 8, 2, 1, 4, ZEROS>(a, s, rows, stream);
+}
+
+template <int FORM, bool ZEROS>
+static cudaError_t choose(const gpu_linear *a, const gpu_step *s, uint32_t rows, uint32_t nsm,
+                          cudaStream_t stream)
+{
+    if (rows > SKINNY_ROWS)
+        return choose_tall<FORM, ZEROS>(a, s, rows, nsm, stream);
+    if (rows <= 8)
+        launch_skinny<FORM, 1, ZEROS>(a, s, rows, stream);
+    else
+        launch_skinny<FORM, 2, ZEROS>(a, s, rows, stream);
+    return cudaGetLastError();
+}
+
+extern "C" cudaError_t gpu_do_linear(const gpu_linear *a, const gpu_step *s, uint32_t rows_most,
+                                     uint32_t nsm, cudaStream_t stream)
+{
+    const gpu_matrix *w = &a->part[0].w;
+    if (w->form == TN_FORM_F16)
+        return choose<TN_FORM_F16, false>(a, s, rows_most, nsm, stream);
+    if (w->form == TN_FORM_W8G)
+        return w->zero != NULL ? choose<TN_FORM_W8G, true>(a, s, rows_most, nsm, stream)
+                               : choose<TN_FORM_W8G, false>(a, s, rows_most, nsm, stream);
+    return w->zero != NULL ? choose<TN_FORM_W4G, true>(a, s, rows_most, nsm, stream)
+                           : choose<TN_FORM_W4G, false>(a, s, rows_most, nsm, stream);
+}

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ops.cu - the small operations: rows in, rows out, fp32 arithmetic, one rounding. */
+#include "matrix.cuh"
+#include "span.cuh"
+
+#define ROW_THREADS 256
+
+/* -------------------------------------------------------------------------------- rotary */
+
+__global__ void rotary_kernel(const double *inv_freq, uint32_t half, double scale, float2 *cs,
+                              const gpu_step s)
+{
+    uint32_t row = blockIdx.x;
+    if (row >= s.count[GPU_TOKENS])
+        return;
+    double pos = s.pos[row] < 0 ? 0.0 : (double)s.pos[row];
+    for (uint32_t i = threadIdx.x; i < half; i += blockDim.x) {
+        double c, d;
+        sincos(pos * inv_freq[i], &d, &c);
+        cs[(uint64_t)row * half + i] = make_float2((float)(c * scale), (float)(d * scale));
+    }
+}
+
+extern "C" cudaError_t gpu_rotary(const double *inv_freq, uint32_t dims, double scale, float *cs,
+                                  const gpu_step *s, const gpu_shape *n, cudaStream_t stream)
+{
+    const gpu_step step = *s;
+    GPU_LAUNCH(rotary_kernel, n->rows, 64, 0, stream, inv_freq, dims / 2, scale, (float2 *)cs,
+               step);
+    return cudaGetLastError();
+}
+
+/* ------------------------------------------------------------------------ embed and pick */
+
+__global__ void embed_kernel(const gpu_matrix w, uint32_t first, float scale, const gpu_span out,
+                             const gpu_step s)
+{
+    uint32_t row = blockIdx.x;
+    if (row >= s.count[GPU_TOKENS])
+        return;
+    int32_t token = s.token[row];
+    if (token < 0)
+        token = s.row_seq[row] < 0 ? -1 : s.drawn[-1 - token];
+    bool known = token >= 0 && (uint32_t)token >= first && (uint32_t)token - first < w.n;
+    for (uint32_t c = threadIdx.x; c < w.k; c += blockDim.x)
+        span_put(out, row, c,
+                 known ? weight_at(w, 0, (uint32_t)token - first, c) * scale : 0.0f);
+}
+
+extern "C" cudaError_t gpu_embed(const gpu_matrix *w, uint32_t first, float scale, gpu_span out,
+                                 const gpu_step *s, uint32_t rows_most, cudaStream_t stream)
+{
+    const gpu_step step = *s;
+    const gpu_matrix m = *w;
+    GPU_LAUNCH(embed_kernel, rows_most, ROW_THREADS, 0, stream, m, first, scale, out, step);
+    return cudaGetLastError();
+}
+
+__global__ void pick_kernel(const gpu_span in, const gpu_span out, uint32_t width,
+                            const gpu_step s)
+{
+    if (blockIdx.x >= s.count[GPU_OUTS])
+        return;
+    uint32_t row = (uint32_t)s.out[blockIdx.x].row;
+    for (uint32_t c = threadIdx.x; c < width; c += blockDim.x)
+        span_put(out, blockIdx.x, c, span_get(in, row, c));
+}
+
+extern "C" cudaError_t gpu_pick(gpu_span in, gpu_span out, uint32_t width, const gpu_step *s,
+                                uint32_t rows_most, cudaStream_t stream)
+{
+    const gpu_step step = *s;
+    GPU_LAUNCH(pick_kernel, rows_most, ROW_THREADS, 0, stream, in, out, width, step);
+    return cudaGetLastError();
+}
+
+/* ---------------------------------------------------------------------------------- norm */
+
+/* One block a row and piece. */
+__global__ void norm_kernel(const gpu_norm a, const gpu_step s)
+{
+    __shared__ float room[33];
+    uint32_t row = blockIdx.x, from = blockIdx.y * a.width;
+    if (row >= s.count[a.rows])
+        return;
+    float sum = 0;
+    for (uint32_t c = threadIdx.x; c < a.width; c += blockDim.x) {
+        float x = span_get(a.in, row, from + c);
+        sum += x * x;
+    }
+    float factor = rsqrtf(block_sum(sum, room) / (float)a.width + a.eps);
+    for (uint32_t c = threadIdx.x; c < a.width; c += blockDim.x) {
+        float w = a.w != NULL ? a.w[c] + a.offset : 1.0f;
+        span_put(a.out, row, from + c, span_get(a.in, row, from + c) * factor * w);
+    }
+}
+
+extern "C" cudaError_t gpu_do_norm(const gpu_norm *a, const gpu_step *s, uint32_t rows_most,
+                                   cudaStream_t stream)
+{
+    const gpu_step step = *s;
+    const gpu_norm args = *a;
+    dim3 grid(rows_most, a->groups > 0 ? a->groups : 1);
+    GPU_LAUNCH(norm_kernel, grid, a->width >= 1024 ? 512 : 128, 0, stream, args, step);
+    return cudaGetLastError();
+}
+
+/* ------------------------------------------------------------------- element by element */
+
+__global__ void act_mul_kernel(const gpu_span a, const gpu_span b, const gpu_span out,
+                               uint32_t width, uint32_t act, uint32_t rows, const gpu_step s)
+{
+    if (blockIdx.x >= s.count[rows])
+        return;
+    for (uint32_t c = threadIdx.x; c < width; c += blockDim.x)
+        span_put(out, blockIdx.x, c,
+                 activate(span_get(a, blockIdx.x, c), act) * span_get(b, blockIdx.x, c));
+}
+
+extern "C" cudaError_t gpu_act_mul(gpu_span a, gpu_span b, gpu_span out, uint32_t width,
+                                   uint32_t act, uint32_t rows, const gpu_step *s,
+                                   uint32_t rows_most, cudaStream_t stream)
+{
+    const gpu_step step = *s;
+    GPU_LAUNCH(act_mul_kernel, rows_most, ROW_THREADS, 0, stream, a, b, out, width, act, rows,
+               step);
+    return cudaGetLastError();
+}
+
+__global__ void mix_kernel(const gpu_span in, const gpu_span gate, const gpu_span out,
+                           uint32_t width, float scale, uint32_t add, uint32_t rows,
+                           const gpu_step s)
+{
+    uint32_t row = blockIdx.x;
+    if (row >= s.count[rows])
+        return;
+    if (gate.data != NULL)
+        scale *= 1.0f / (1.0f + __expf(-span_get(gate, row, 0)));
+    for (uint32_t c = threadIdx.x; c < width; c += blockDim.x) {
+        float x = scale * span_get(in, row, c);
+        span_put(out, row, c, add ? span_get(out, row, c) + x : x);
+    }
+}
+
+extern "C" cudaError_t gpu_mix(gpu_span in, gpu_span gate, gpu_span out, uint32_t width,
+                               float scale, uint32_t add, uint32_t rows, const gpu_step *s,
+                               uint32_t rows_most, cudaStream_t stream)
+{
+    const gpu_step step = *s;
+    GPU_LAUNCH(mix_kernel, rows_most, ROW_THREADS, 0, stream, in, gate, out, width, scale, add,
+               rows, step);
+    return cudaGetLastError();
+}
+
+__global__ void prepare_kernel(const gpu_span in, const int32_t *perm, uint32_t k, uint32_t cols,
+                               __half *out, uint32_t rows, const gpu_step s)
+{
+    uint32_t row = blockIdx.x;
+    if (row >= s.count[rows])
+        return;
+    for (uint32_t c = threadIdx.x; c < cols; c += blockDim.x) {
+        int32_t from = perm != NULL ? perm[c] : c < k ? (int32_t)c : -1;
+        float x = from >= 0 && (uint32_t)from < k ? span_get(in, row, (uint32_t)from) : 0.0f;
+        out[(uint64_t)row * cols + c] = to_half(x);
+    }
+}
+
+extern "C" cudaError_t gpu_prepare(gpu_span in, const int32_t *perm, uint32_t k, uint32_t cols,
+                                   uint16_t *out, uint32_t rows, const gpu_step *s,
+                                   uint32_t rows_most, cudaStream_t stream)
+{
+    const gpu_step step = *s;
+    GPU_LAUNCH(prepare_kernel, rows_most, ROW_THREADS, 0, stream, in, perm, k, cols,
+               (__half *)out, rows, step);
+    return cudaGetLastError();
+}
+
+/* --------------------------------------------------------------------------------- route */
+
+#define ROUTE_LANE 32          /* experts a lane holds: 1024 at most in registers */
+
+/* The greatest of all lanes' values, of equals the lowest id. */
+LANE void best_of_warp(float *v, uint32_t *id)
+{
+    for (int i = 16; i > 0; i >>= 1) {
+        float ov = __shfl_xor_sync(FULL_WARP, *v, i);
+        uint32_t oid = __shfl_xor_sync(FULL_WARP, *id, i);
+        if (ov > *v || (ov == *v && oid < *id)) {
+            *v = ov;
+            *id = oid;
+        }
+    }
+}
+
+/* One warp a row. `score` is what choices are made by, lane l has experts l, l + 32, ... A row
+ * with a NaN chooses as if it were -inf, so ids stay valid. */
+__global__ void route_kernel(const gpu_route a, const gpu_step s)
+{
+    uint32_t row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (row >= s.count[a.rows])
+        return;
+    float score[ROUTE_LANE], top = -INFINITY, all = 0;
+    const uint32_t n = (a.nexpert + 31) / 32;
+    UNROLL for (uint32_t i = 0; i < ROUTE_LANE; i++) {
+        uint32_t e = i * 32 + lane;
+        float x = e < a.nexpert ? span_get(a.in, row, e) : -INFINITY;
+        score[i] = x == x ? x : -INFINITY;
+        top = fmaxf(top, score[i]);
+    }
+    top = warp_max(top);
+    UNROLL for (uint32_t i = 0; i < ROUTE_LANE; i++) {
+        uint32_t e = i * 32 + lane;
+        if (i >= n)
+            continue;
+        if (a.kind == TN_ROUTE_SOFTMAX)
+            all += e < a.nexpert ? expf(score[i] - top) : 0.0f;
+        else
+            score[i] = e < a.nexpert ? 1.0f / (1.0f + expf(-score[i])) : -INFINITY;
+        if (a.bias != NULL && e < a.nexpert)
+            score[i] = (a.kind == TN_ROUTE_SOFTMAX ? expf(score[i] - top) : score[i]);
+    }
+    all = a.kind == TN_ROUTE_SOFTMAX ? warp_sum(all) : 1.0f;
+    if (a.bias != NULL)
+        UNROLL for (uint32_t i = 0; i < ROUTE_LANE; i++) {
+            uint32_t e = i * 32 + lane;
+            if (e < a.nexpert)
+                score[i] = score[i] / all + a.bias[e];
+        }
+    float sum = 0, mine = 0;      /* lane j keeps the weight of choice j */
+    uint32_t my_id = 0, taken = 0;
+    for (uint32_t j = 0; j < a.ntop; j++) {
+        float v = -INFINITY;
+        uint32_t id = UINT32_MAX;
+        UNROLL for (uint32_t i = 0; i < ROUTE_LANE; i++) {
+            uint32_t e = i * 32 + lane;
+            bool open = (taken >> i & 1) == 0 && e < a.nexpert;
+            if (open && (id == UINT32_MAX || score[i] > v)) {
+                v = score[i];
+                id = e;
+            }
+        }
+        best_of_warp(&v, &id);
+        if (id % 32 == lane)
+            taken |= 1u << id / 32;
+        float x = span_get(a.in, row, id), w;
+        if (a.kind == TN_ROUTE_SOFTMAX)
+            w = expf((x == x ? x : -INFINITY) - top) / all;
+        else
+            w = 1.0f / (1.0f + expf(-x));
+        if (j % 32 == lane) {
+            mine = w;
+            my_id = id;
+        }
+        sum += w;
+        if (j % 32 == 31 || j + 1 == a.ntop) { /* at most 32 choices at a time in registers */
+            uint32_t at = j / 32 * 32 + lane;
+            if (at <= j) {
+                ((int32_t *)a.ids.data)[(uint64_t)row * a.ids.stride + at] = (int32_t)my_id;
+                span_put(a.weights, row, at, mine);
+            }
+        }
+    }
+    float factor = a.scale / (a.renorm ? sum : 1.0f);
+    __syncwarp();
+    for (uint32_t j = lane; j < a.ntop; j += 32)
+        span_put(a.weights, row, j, span_get(a.weights, row, j) * factor);
+}
+
+extern "C" cudaError_t gpu_do_route(const gpu_route *a, const gpu_step *s, uint32_t rows_most,
+                                    cudaStream_t stream)
+{
+    const gpu_step step = *s;
+    const gpu_route args = *a;
+    uint32_t warps = rows_most > 64 ? 4 : 1;
+    GPU_LAUNCH(route_kernel, (rows_most + warps - 1) / warps, warps * 32, 0, stream, args, step);
+    return cudaGetLastError();
+}
