@@ -160,8 +160,8 @@ static tn_status read_dtype(const tn_json *c, tn_model_conf *m, tn_err *err)
         {"torch.float16", TN_F16}, {"torch.bfloat16", TN_BF16}, {"torch.float32", TN_F32},
     };
     const char *key = tn_json_find(c, "dtype") != NULL ? "dtype" : "torch_dtype", *name = NULL;
-    tn_status st = tn_json_get_text(c, key, FILE_NAME, "float16", &name, err);
-    if (st != TN_OK)
+    tn_status st = tn_json_get_text(c, key, FILE_NAME, NULL, &name, err);
+    if (st != TN_OK || name == NULL)
         return st;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(name, known[i].name) == 0) {
@@ -376,6 +376,8 @@ tn_status tn_model_conf_read(const tn_json *config, tn_model_conf *out, tn_err *
         st = read_act(config, &m, err);
     if (st == TN_OK)
         st = read_dtype(config, &m, err);
+    if (st == TN_OK && m.dtype == 0)
+        st = read_dtype(outer, &m, err);
     if (st == TN_OK)
         st = read_tokens(config, &m, err);
     if (st == TN_OK)

@@ -72,7 +72,7 @@ typedef struct tn_model_conf {
     uint8_t mixer[TN_LAYERS_MAX], mlp[TN_LAYERS_MAX]; /* TN_MIXER_*, TN_MLP_* */
     tn_delta_conf delta;         /* of layers with TN_MIXER_DELTA */
     tn_moe_conf moe;             /* of layers with TN_MLP_EXPERTS */
-    uint32_t dtype;              /* TN_F16, TN_BF16, TN_F32: of the checkpoint */
+    uint32_t dtype;              /* TN_F16, TN_BF16, TN_F32: of the checkpoint; 0: not said */
     int32_t bos;                 /* -1: none */
     int32_t eos[TN_EOS_MAX];
     uint32_t neos;

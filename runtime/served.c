@@ -8,6 +8,7 @@
 #include "graph.h"
 #include "json.h"
 #include "plain.h"
+#include "safetensors.h"
 #include "sessionfile.h"
 
 #include <string.h>
@@ -38,6 +39,25 @@ static tn_status check_session_dir(const tn_model_settings *m, tn_err *err)
                    "is there", m->name, m->session_dir);
 }
 
+/* Where config.json does not name a type: that of most bytes of the plain weights. */
+static void find_dtype(tn_served *s, const tn_view *v)
+{
+    static const uint32_t types[] = {TN_F16, TN_BF16, TN_F32};
+    uint64_t bytes[3] = {0};
+    const char *name;
+    tn_tensor t;
+    for (uint64_t i = 0; v->at(v, i, &name, &t); i++)
+        for (uint32_t k = 0; k < 3; k++)
+            bytes[k] += t.dtype == types[k] ? t.data_size : 0;
+    uint32_t best = 0;
+    for (uint32_t k = 1; k < 3; k++)
+        best = bytes[k] > bytes[best] ? k : best;
+    s->conf.dtype = types[best];
+    tn_log_put(s->log, TN_LOG_INFO, "core", NULL, "model %s: config.json names no dtype: taken to be "
+               "%s, as most of the weights are", s->settings->name,
+               tn_st_dtype_name(s->conf.dtype));
+}
+
 static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *err)
 {
     const tn_model_settings *m = s->settings;
@@ -57,6 +77,10 @@ static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *
                    tn_ckpt_note(s->ckpt));
     const tn_view *v = tn_ckpt_view(s->ckpt);
     st = tn_model_conf_read(v->config, &s->conf, err);
+    if (st == TN_OK && s->conf.dtype == 0 && m->dummy)
+        s->conf.dtype = TN_F16; /* there are no weights to ask */
+    else if (st == TN_OK && s->conf.dtype == 0)
+        find_dtype(s, v);
     if (st == TN_OK && m->dummy)
         return tn_dummy_open(v, &s->conf, &s->dummy, err);
     if (st != TN_OK)

@@ -44,7 +44,7 @@ static const tn_option model_options[] = {
     OPT(PATH, "path", "", "The model's folder."),
     OPT(TEXT, "quant", "auto", "The quant plugin that reads the weights; auto asks all."),
     OPT(TEXT, "device", "auto", "The device plugin that computes; auto takes the fastest."),
-    ENUM("dtype", "auto", dtypes, "Type of the activations."),
+    ENUM("dtype", "auto", dtypes, "Type of the activations; auto takes config.json's, or the weights' own."),
     OPT(BOOL, "exact", "no", "Compute in float32 throughout, slowly, as the reference."),
     NUM(INT, "max_model_len", "0", -1, 1048576,
         "Tokens of prompt and reply together; 0 takes the model's own limit."),

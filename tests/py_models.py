@@ -4,12 +4,14 @@ INI, the fixed forms of complete, eval and bench, and what is refused with which
 import json
 import math
 import os
+import pathlib
 import shutil
 import subprocess
 import tempfile
 
 import requests
 
+from quant_ref import bf16_bits, load, save   # before tenonlib, which forgets this folder
 from bench_opening import make_wide
 from tenonlib import Counter, PREFIX, Server, TENON, TOP, make_model, run, write_ini, write_json
 
@@ -223,6 +225,27 @@ with check("print-config, print-recipe, print-tensors, check"):
     assert "LINEAR" in r.stdout and "layers 0 to 1" in r.stdout
     r = run("serve", made["gptq-4-gptq"], "--config", ini, "--print-tensors")
     assert "w4g/32" in r.stdout and "gptq" in r.stdout and "core" in r.stdout
+
+with check("a config.json that names no dtype: the weights' own is taken, and said"):
+    w = load(plain)
+    kinds = {"F16": ("f16", w), "F32": ("f32", {k: v.astype("float32") for k, v in w.items()}),
+             "BF16": ("bf16", {k: ("bf16", bf16_bits(v.astype("float32"))) for k, v in w.items()})}
+    kinds["BF16, norms in F32"] = ("bf16", {k: v if v[1].ndim > 1 else w[k].astype("float32")
+                                             for k, v in kinds["BF16"][1].items()})
+    for kind, (short, tensors) in kinds.items():
+        for value in ({}, {"torch_dtype": None}, {"dtype": None}):
+            p = broken(lambda c: (c.pop("torch_dtype"), c.update(value)))
+            save(pathlib.Path(p, "made"), tensors, {})
+            os.replace(p + "/made/model.safetensors", p + "/model.safetensors")
+            shutil.rmtree(p + "/made")
+            r = run("serve", p, "--config", ini, "--print-recipe")
+            assert r.returncode == 0 and f" buffer h          [tokens, 64] {short}\n" in r.stdout, (kind, r)
+        with Server(ini, p) as s:
+            assert f"names no dtype: taken to be {kind.split(',')[0]}, as most" in s.text(), s.text()
+            assert s.stop() == 0
+    p = broken(lambda c: c.update(torch_dtype="bfloat16"))  # what the config names stays
+    r = run("serve", p, "--config", ini, "--print-recipe")
+    assert " buffer h          [tokens, 64] bf16\n" in r.stdout, r
 
 with check("INI and command line: exit codes and nearest names"):
     def conf(body):

@@ -143,6 +143,13 @@ static void experts_and_dense_layers_mix(void **state)
     assert_true(v.delta.split && v.moe.renorm && v.tied);
     assert_int_equal(v.moe.shared, 512); /* the classes have one where the config is silent */
     assert_string_equal(v.prefix, "model.language_model.");
+    assert_int_equal(v.dtype, 0); /* not said: the weights are asked */
+    v = good("{\"model_type\":\"qwen3_5_moe\",\"dtype\":\"bfloat16\",\"text_config\":{\"model_type\":"
+             "\"qwen3_5_moe_text\",\"hidden_size\":64,\"num_hidden_layers\":4,"
+             "\"num_attention_heads\":4,\"vocab_size\":9,\"num_experts\":4,"
+             "\"max_position_embeddings\":512,\"num_experts_per_tok\":2,"
+             "\"moe_intermediate_size\":16}}");
+    assert_int_equal(v.dtype, TN_BF16);
 }
 
 static void families_name_their_class(void **state) /* C02 */
