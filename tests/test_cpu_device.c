@@ -53,11 +53,11 @@ static void check_near(fx_device *d, void *program, const fixture *f, const refe
 
 /* Runs the recipe of `f` on rows of random tokens, `sizes` of them per sequence with 0 ending
  * the list, and holds buffer `out` against the reference. The step is run three times, each
- * behind the one before; odd sequences move to another state slot the second time. */
-static void check_op_kept(fixture *f, uint32_t out, const int32_t *sizes, uint32_t exact,
-                          double bound, int64_t threads, const char *isa, uint32_t mapped_kib)
+ * behind the one before; odd sequences move to another state slot the second time. `d` says how
+ * the device is opened. */
+static void check_op_on(fx_device d, fixture *f, uint32_t out, const int32_t *sizes,
+                        uint32_t exact, double bound, int64_t threads, const char *isa)
 {
-    fx_device d = {.mapped_kib = mapped_kib};
     tn_limits l = script_limits();
     l.exact = exact;
     fx_section(f);
@@ -102,7 +102,7 @@ static void check_op_kept(fixture *f, uint32_t out, const int32_t *sizes, uint32
 static void check_op(fixture *f, uint32_t out, const int32_t *sizes, uint32_t exact,
                      double bound, int64_t threads, const char *isa)
 {
-    check_op_kept(f, out, sizes, exact, bound, threads, isa, 0);
+    check_op_on((fx_device){0}, f, out, sizes, exact, bound, threads, isa);
 }
 
 static const int32_t one[] = {1, 0}, few[] = {3, -1, 1, 2, 0}, many[] = {37, 1, -1, 64, 5, 0};
@@ -467,10 +467,11 @@ static const delta_case delta_cases[] = {
 static void test_delta(void **state)
 {
     (void)state;
-    for (uint32_t i = 0; i < 2 * NDELTA; i++) {
+    for (uint32_t i = 0; i < 4 * NDELTA; i++) {
         uint32_t y;
+        fx_device d = {.delta = i < 2 * NDELTA ? "recurrent" : "chunked"};
         fixture *f = delta_fixture(i, &delta_cases[i % NDELTA], i % 2 == 1, &y);
-        check_op(f, y, batches[i % 3], 0, 2e-5, 1 + i % 3, "auto");
+        check_op_on(d, f, y, batches[i % 3], 0, 2e-5, 1 + i % 3, "auto");
     }
 }
 
@@ -507,14 +508,16 @@ static void draft_step(fx_device *d, void *program, script *s, uint64_t number, 
 }
 
 /* Drafts that fall leave no trace in the states, whatever step settles them, and wherever the
- * state moves or is copied meanwhile: every bit is that of the rows taken one by one. */
+ * state moves or is copied meanwhile: every bit is that of the rows taken one by one. Where
+ * prompts are chunked this holds for draft steps. */
 static void test_delta_drafts(void **state)
 {
     (void)state;
-    for (uint32_t c = 0; c < NDELTA; c++) {
-        uint32_t y, width = delta_cases[c].v_heads * delta_cases[c].v_dim;
+    for (uint32_t i = 0; i < 2 * NDELTA; i++) {
+        uint32_t c = i % NDELTA, y, width = delta_cases[c].v_heads * delta_cases[c].v_dim;
+        bool chunked = i >= NDELTA;
         fixture *f = delta_fixture(c, &delta_cases[c], c % 2 == 1, &y);
-        fx_device d = {0};
+        fx_device d = {.delta = chunked ? "chunked" : NULL};
         tn_limits l = script_limits();
         tn_err err;
         l.drafts_max = 4;
@@ -527,18 +530,18 @@ static void test_delta_drafts(void **state)
         uint64_t number = 0, size = d.table->state_size(program);
         drafted plain = {0}, q = {.slot = 1};
         script_tokens(text, DRAFTED + 8, 64);
-        for (int32_t i = 0; i < DRAFTED; i++) {
+        for (int32_t j = 0; j < DRAFTED; j++) {
             script_open(s, number++);
-            tn_seq *seq = script_add(s, &text[i], 1, i, NULL, 1);
+            tn_seq *seq = script_add(s, &text[j], 1, j, NULL, 1);
             seq->state_in = seq->state_out = plain.slot;
-            seq->flags = i == 0 ? TN_SEQ_FRESH : 0;
+            seq->flags = j == 0 ? TN_SEQ_FRESH : 0;
             script_run(&d, program, &s->step);
-            assert_int_equal(d.table->peek(program, y, 0, 1, want + (size_t)i * width, &err),
+            assert_int_equal(d.table->peek(program, y, 0, 1, want + (size_t)j * width, &err),
                              TN_OK);
         }
         while (q.done + 5 <= DRAFTED) {
             int32_t n = 1 + (int32_t)(fx_bits(f) % 5), good = 1 + (int32_t)(fx_bits(f) % 5);
-            bool draft = fx_bits(f) % 3 != 0;
+            bool draft = fx_bits(f) % 3 != 0 || chunked;
             int32_t to = fx_bits(f) % 4 == 0 ? 3 - q.slot : q.slot; /* slots 1 and 2 */
             draft_step(&d, program, s, number++, &q, text, n, !draft || good > n ? n : good, to,
                        draft, y, width, want);
@@ -627,7 +630,8 @@ static void test_mapped_experts(void **state)
     for (uint32_t i = 0; i < 36; i++) {
         uint32_t y, w;
         fixture *f = with_experts(i % 12, TN_PLACE_MAPPED, &y, &w);
-        check_op_kept(f, y, batches[i % 3], 1, 5e-6, 1 + i % 2, "auto", kib[i / 12]);
+        check_op_on((fx_device){.mapped_kib = kib[i / 12]}, f, y, batches[i % 3], 1, 5e-6,
+                    1 + i % 2, "auto");
     }
 }
 
@@ -822,6 +826,62 @@ static void test_far_position(void **state)
     fx_free(f);
 }
 
+/* What a head is turned by, at positions up to the last of a stretched Qwen3-Next: every cosine
+ * and sine is within a rounding of the true one. A head of ones and zeros turns into them. */
+static void test_rotary_numbers(void **state)
+{
+    enum { DIMS = 64, HALF = DIMS / 2, LAST = 1009999, NBLOCK = LAST / 16 + 2 };
+    static const int32_t position[] = {0, 1, 4095, 65537, 262143, 262144, 777777, LAST - 1};
+    const double scale = 1.1386294361119891; /* of YaRN with factor 4 */
+    (void)state;
+    fixture *f = fx_new(1);
+    f->recipe.vocab = 1;
+    uint32_t x = fx_buffer(f, TN_ROWS_TOKENS, 3 * DIMS, "x");
+    tn_op_embed e = {.size = sizeof e, .out = x, .scale = 1};
+    e.w = fx_matrix(f, TN_ROLE_EMBED, 1, 3 * DIMS, TN_FORM_F32, 0, 0);
+    for (uint32_t i = 0; i < 3 * DIMS; i++)
+        f->data[e.w].value[i] = i % DIMS < HALF ? 1 : 0;
+    memcpy(f->data[e.w].codes, f->data[e.w].value, 3 * DIMS * sizeof(float));
+    fx_op(f, TN_OP_EMBED, &e, "embed");
+    tn_op_heads h = {.size = sizeof h, .x = x, .k_col = DIMS, .v_col = 2 * DIMS, .q_heads = 1,
+                     .kv_heads = 1, .head_dim = DIMS, .q_norm = TN_NONE, .k_norm = TN_NONE};
+    h.rope = fx_rope(f, DIMS, TN_ROPE_HALF, LAST + 1, 1e7);
+    f->rope[0].scale = scale;
+    h.cache = fx_cache(f, 1, DIMS);
+    fx_op(f, TN_OP_HEADS, &h, "heads");
+    fx_section(f);
+    fx_device d = {0};
+    tn_limits l = script_limits();
+    tn_err err;
+    l.context_max = LAST + 1;
+    l.blocks_max = NBLOCK;
+    fx_device_open(&d, &tn_plugin_entry, 2, "auto");
+    void *program = fx_program(&d, f, &l, 1, 0);
+    script *s = calloc(1, sizeof *s);
+    int32_t *blocks = calloc(NBLOCK, sizeof *blocks); /* all the same: only q is looked at */
+    for (uint32_t i = 0; i < sizeof position / sizeof *position; i++) {
+        float got[2][3 * DIMS];
+        script_open(s, i);
+        script_add(s, (const int32_t[]){0, 0}, 2, position[i], NULL, 0);
+        s->step.block = blocks;
+        s->step.nblock = NBLOCK;
+        script_run(&d, program, &s->step);
+        assert_int_equal(d.table->peek(program, x, 0, 2, got[0], &err), TN_OK);
+        for (uint32_t j = 0; j < DIMS; j++) {
+            long double a = powl(1e7L, -2.0L * (j % HALF) / DIMS) * (position[i] + 1);
+            long double want = (long double)scale * (j < HALF ? cosl(a) : sinl(a));
+            if (!(fabsl((long double)got[1][j] - want) < 7e-8L))
+                fail_msg("position %d, number %u: %.9g, expected %.9Lg", position[i] + 1, j,
+                         (double)got[1][j], want);
+        }
+    }
+    free(blocks);
+    free(s);
+    d.table->release(program);
+    fx_device_close(&d);
+    fx_free(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -833,6 +893,7 @@ int main(void)
         cmocka_unit_test(test_experts), cmocka_unit_test(test_mapped_experts),
         cmocka_unit_test(test_broken_mapped_experts), cmocka_unit_test(test_route_ties),
         cmocka_unit_test(test_logits), cmocka_unit_test(test_far_position),
+        cmocka_unit_test(test_rotary_numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
