@@ -2,14 +2,14 @@
 /* bench_cpu_kernels.c - speed of the cpu device's kernels, as shares of what the machine can
  * do in the same run.
  *
- *   bench_cpu_kernels [-l LEVEL] [-r ROUNDS] [-q]
+ *   bench_cpu_kernels [-l LEVEL] [-r ROUNDS] [-q] [-a]
  *
  * "model": all products of one step of a SmolLM2-135M (30 layers, group 32, fp16 head) as a
  * device runs them: strips split evenly over the threads, a spin barrier after every group of
  * matrices that share their input. Its weights stream from memory; the plain read of the same
  * bytes by the same threads is measured in turn with it, round by round, and the best of each
  * is reported. "shape": single products over as many copies as pass the caches. -q: model
- * only. */
+ * only. -a: attention and what else runs between the products, only. */
 #include "kernel.h"
 
 #include <math.h>
@@ -379,7 +379,7 @@ static void bench_attention(const cpu_kernels *ker, uint32_t dim, uint32_t rows,
         for (uint32_t t = 0; t < ctx; t += 32) {
             for (uint32_t i = 0; i < nq; i++)
                 limit[i] = 32;
-            cpu_attend a = {nq, dim, 32, dim, q, k + t * dim, v + t * dim, first, limit,
+            cpu_attend a = {nq, dim, 32, q, k + t * dim, v + t * dim, first, limit,
                             0.125f, 0.0f, m, l, acc};
             ker->attend_f16(&a);
         }
@@ -437,15 +437,20 @@ static void bench_vectors(const cpu_kernels *ker, uint32_t rounds)
     munmap(y, 49152 * 4);
 }
 
-static void bench_level(const cpu_kernels *ker, uint32_t rounds, bool quick)
+static void bench_between(const cpu_kernels *ker, uint32_t rounds)
 {
-    bench_model(ker, 32, TN_FORM_F16, rounds);
-    bench_model(ker, 64, TN_FORM_W8G, rounds);
     bench_vectors(ker, rounds);
     bench_attention(ker, 64, 1, 512, rounds);
     bench_attention(ker, 64, 1, 8192, rounds);
     bench_attention(ker, 64, 64, 512, rounds);
     bench_attention(ker, 128, 64, 512, rounds);
+}
+
+static void bench_level(const cpu_kernels *ker, uint32_t rounds, bool quick)
+{
+    bench_model(ker, 32, TN_FORM_F16, rounds);
+    bench_model(ker, 64, TN_FORM_W8G, rounds);
+    bench_between(ker, rounds);
     if (quick)
         return;
     bench_shape(ker, TN_FORM_W4G, 32, 576, 576, true, rounds);
@@ -463,14 +468,16 @@ int main(int argc, char **argv)
 {
     const char *level = NULL;
     uint32_t rounds = 10;
-    bool quick = false;
-    for (int c; (c = getopt(argc, argv, "l:r:q")) != -1;) {
+    bool quick = false, between = false;
+    for (int c; (c = getopt(argc, argv, "l:r:qa")) != -1;) {
         if (c == 'l')
             level = optarg;
         else if (c == 'r')
             rounds = (uint32_t)strtoul(optarg, NULL, 10);
         else if (c == 'q')
             quick = true;
+        else if (c == 'a')
+            between = true;
         else
             return 64;
     }
@@ -479,6 +486,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "bench_cpu_kernels: this processor has no level %s\n", level);
         return 64;
     }
-    bench_level(best, rounds, quick);
+    if (between)
+        bench_between(best, rounds);
+    else
+        bench_level(best, rounds, quick);
     return 0;
 }

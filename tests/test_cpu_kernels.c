@@ -635,9 +635,14 @@ static void test_searches(const cpu_kernels *ker)
 /* ----------------------------------------------------------------------- attention */
 
 typedef struct cache {
-    uint32_t dtype, dim, stride, ntoken, block;
-    void *k, *v;
+    uint32_t dtype, dim, ntoken, block;
+    void *k, *v;   /* strips of 16 keys side by side, [dim][16]; [ntoken, dim] */
 } cache;
+
+static uint64_t key_index(const cache *c, uint64_t token, uint32_t d)
+{
+    return (token / 16 * c->dim + d) * 16 + token % 16;
+}
 
 static double cached(const cache *c, const void *base, uint64_t i)
 {
@@ -664,19 +669,22 @@ static void cache_put(const cache *c, void *base, uint64_t i, float x)
 
 static void cache_open(cache *c, uint32_t dtype, uint32_t dim, uint32_t ntoken, uint32_t block)
 {
-    *c = (cache){dtype, dim, dim + 8, ntoken, block, NULL, NULL};
-    size_t size = (size_t)ntoken * c->stride * 4;
-    c->k = take(size);
-    c->v = take(size);
-    for (uint64_t i = 0; i < (uint64_t)ntoken * c->stride; i++) {
-        cache_put(c, c->k, i, normal());
-        cache_put(c, c->v, i, normal());
-    }
+    *c = (cache){dtype, dim, ntoken, block, NULL, NULL};
+    uint32_t whole = (ntoken + 15) / 16 * 16;
+    c->k = take((size_t)whole * dim * 4);
+    c->v = take((size_t)ntoken * dim * 4);
+    for (uint64_t t = 0; t < whole; t++)
+        for (uint32_t d = 0; d < dim; d++) {
+            cache_put(c, c->k, key_index(c, t, d), t < ntoken ? normal() : NAN);
+            if (t < ntoken)
+                cache_put(c, c->v, t * dim + d, normal());
+        }
 }
 
+/* `token` begins a strip of keys. */
 static const void *cache_at(const cache *c, const void *base, uint64_t token)
 {
-    return (const uint8_t *)base + token * c->stride * (c->dtype == TN_F32 ? 4 : 2);
+    return (const uint8_t *)base + token * c->dim * (c->dtype == TN_F32 ? 4 : 2);
 }
 
 typedef struct queries {
@@ -726,7 +734,7 @@ static void run_attention(const cpu_kernels *ker, const cache *c, queries *s, ui
             first[i - i0] = f < 0 ? 0 : f;
             limit[i - i0] = l > (int32_t)nt ? (int32_t)nt : l < 0 ? 0 : l;
         }
-        cpu_attend a = {.nquery = i1 - i0, .dim = c->dim, .ntoken = nt, .stride = c->stride,
+        cpu_attend a = {.nquery = i1 - i0, .dim = c->dim, .ntoken = nt,
                         .q = s->q + i0 * c->dim, .k = cache_at(c, c->k, t0),
                         .v = cache_at(c, c->v, t0), .first = first, .limit = limit,
                         .scale = 0.125f, .softcap = s->softcap, .m = s->m + i0, .l = s->l + i0,
@@ -749,7 +757,7 @@ static void want_attention(const cache *c, const queries *s, uint32_t i, double 
         p[t] = 0.0;
         for (uint32_t d = 0; d < c->dim; d++)
             p[t] += (double)s->q[i * c->dim + d] *
-                    cached(c, c->k, (uint64_t)t * c->stride + d) * 0.125;
+                    cached(c, c->k, key_index(c, (uint64_t)t, d)) * 0.125;
         if (s->softcap > 0.0f)
             p[t] = s->softcap * tanh(p[t] / s->softcap);
         top = fmax(top, p[t]);
@@ -758,7 +766,7 @@ static void want_attention(const cache *c, const queries *s, uint32_t i, double 
         p[t] = exp(p[t] - top);
         sum += p[t];
         for (uint32_t d = 0; d < c->dim; d++)
-            out[d] += p[t] * cached(c, c->v, (uint64_t)t * c->stride + d);
+            out[d] += p[t] * cached(c, c->v, (uint64_t)t * c->dim + d);
     }
     for (uint32_t d = 0; d < c->dim; d++)
         out[d] /= sum;
@@ -777,7 +785,7 @@ static void check_attention(const cpu_kernels *ker, const cache *c, queries *s)
         CHECK(err < 1e-5, "type %d dim %d query %d, tokens %d to %d: %.2e", (int)c->dtype,
               (int)c->dim, (int)i, (int)s->first[i], (int)s->limit[i], err);
     }
-    for (uint32_t step = 1; step <= 5; step += 2) {   /* other groupings, same bits */
+    for (uint32_t step = 1; step <= 7; step += 2) {   /* other groupings, same bits */
         for (uint32_t i = 0; i < s->n; i += step)
             run_attention(ker, c, s, i, i + step < s->n ? i + step : s->n);
         CHECK(memcmp(all, s->acc, s->n * c->dim * 4) == 0,
@@ -796,7 +804,7 @@ static void test_attention(const cpu_kernels *ker)
             for (uint32_t ctx = 1; ctx <= 150; ctx += ctx < 34 ? 11 : 58) {
                 cache c;
                 queries s;
-                uint32_t n = 9 + (uint32_t)dice(5);
+                uint32_t n = 9 + (uint32_t)dice(20);
                 cache_open(&c, dtype, dims[d], ctx, dice(2) ? 32 : 64);
                 queries_open(&s, n, dims[d]);
                 for (uint32_t i = 0; i < n; i++) {      /* three queries a row, causal */
@@ -825,7 +833,8 @@ static void test_attention_poison(const cpu_kernels *ker)
                 s.first[i] = 0;
                 s.limit[i] = i + 1;
             }
-            cache_put(&c, where ? c.k : c.v, (uint64_t)at * c.stride + 5, NAN);
+            cache_put(&c, where ? c.k : c.v,
+                      where ? key_index(&c, (uint64_t)at, 5) : (uint64_t)at * c.dim + 5, NAN);
             run_attention(ker, &c, &s, 0, 70);
             uint64_t wrong = 0;
             for (int32_t i = 0; i < 70; i++)
@@ -848,11 +857,12 @@ static void test_attention_extremes(const cpu_kernels *ker)
         s.first[i] = 0;
         s.limit[i] = 100;
     }
-    for (uint64_t i = 0; i < 100ull * c.stride; i++)
+    for (uint64_t i = 0; i < 112ull * c.dim; i++)
         ((float *)c.k)[i] = 0.25f;
     check_attention(ker, &c, &s);
-    for (uint64_t i = 0; i < 100ull * c.stride; i++)
-        ((float *)c.k)[i] = (float)(i / c.stride) * 30.0f;
+    for (uint64_t t = 0; t < 100; t++)
+        for (uint32_t d = 0; d < c.dim; d++)
+            ((float *)c.k)[key_index(&c, t, d)] = (float)t * 30.0f;
     run_attention(ker, &c, &s, 0, 5);
     CHECK(ker->finite(s.acc, 5 * 64), "huge scores overflow");
     queries_close(&s);

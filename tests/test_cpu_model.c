@@ -565,6 +565,46 @@ static void test_drafts(void **state)
 
 /* ------------------------------------------------------------------ memory of the sequences */
 
+/* Blocks that are no whole number of a device's strips of keys: what a token leaves is the same
+ * in the neutral order, and what is read from it near enough. */
+static void test_block_tokens(void **state)
+{
+    static const uint32_t sizes[] = {SCRIPT_BLOCK, 24, 40, 17};
+    const uint64_t row = (uint64_t)tiny.kv_heads * tiny.dim * 2, n = 60 * (uint64_t)tiny.vocab;
+    int32_t token[60];
+    float *want = malloc(n * sizeof *want), *got = malloc(n * sizeof *got);
+    uint8_t first[2][SCRIPT_BLOCK * 2 * 16 * 2];
+    (void)state;
+    assert_int_equal(sizeof first[0], SCRIPT_BLOCK * row);
+    script_tokens(token, 60, tiny.vocab);
+    for (uint32_t c = 0; c < sizeof sizes / sizeof sizes[0]; c++) {
+        tn_limits l = script_limits();
+        tn_err err;
+        l.block_tokens = sizes[c];
+        l.exact = 1;
+        l.cache_dtype = TN_F16;
+        model *t = model_open(&tn_plugin_entry, &tiny, 2, "auto", &l);
+        feed(t, token, 60, (const int32_t[]){33, 0}, NULL, c == 0 ? want : got);
+        for (uint64_t i = 0; c > 0 && i < n; i++)
+            if (!(fabsf(want[i] - got[i]) < 1e-3f))
+                fail_msg("blocks of %u, row %llu: %g, %g", sizes[c],
+                         (unsigned long long)(i / tiny.vocab), (double)want[i], (double)got[i]);
+        uint64_t size = t->d.table->block_size(t->program), side = sizes[c] * row;
+        assert_int_equal(size, tiny.layers * 2 * side);
+        uint8_t *data = malloc(size);
+        assert_int_equal(t->d.table->block_read(t->program, 0, data, &err), TN_OK);
+        for (uint32_t s = 0; s < 2; s++) {
+            if (c == 0)
+                memcpy(first[s], data + s * side, sizeof first[s]);
+            assert_memory_equal(first[s], data + s * side, sizeof first[s]);
+        }
+        free(data);
+        model_close(t);
+    }
+    free(want);
+    free(got);
+}
+
 /* A block that is copied, or read and written elsewhere, serves as well as the first. */
 static void test_blocks(void **state)
 {
@@ -756,7 +796,8 @@ int main(void)
         cmocka_unit_test(test_fused), cmocka_unit_test(test_shared_memory),
         cmocka_unit_test(test_ahead), cmocka_unit_test(test_nan),
         cmocka_unit_test(test_sampled_crowd), cmocka_unit_test(test_drafts),
-        cmocka_unit_test(test_blocks), cmocka_unit_test(test_sections),
+        cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_block_tokens), cmocka_unit_test(test_sections),
         cmocka_unit_test(test_ranks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

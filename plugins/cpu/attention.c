@@ -112,7 +112,7 @@ static void walk_block(const cpu_program *p, const item *i, cpu_worker *w, int32
     const cpu_cache *c = i->t->cache;
     int32_t block = p->step->block[i->seq->block0 + (uint32_t)base / c->tokens];
     cpu_attend k = {.nquery = i->nquery, .dim = i->a->head_dim, .ntoken = (uint32_t)n,
-                    .stride = c->k_dim, .q = i->query, .k = cpu_cache_k(c, block, i->head),
+                    .q = i->query, .k = cpu_cache_k(c, block, i->head),
                     .v = cpu_cache_v(c, block, i->head), .first = w->first, .limit = w->limit,
                     .scale = i->a->scale, .softcap = i->a->softcap, .m = s->max, .l = s->sum,
                     .acc = s->acc};

@@ -4,9 +4,10 @@
  * Paged cache, one array per attention layer:
  *
  *     layer     [block][head] pieces
- *     piece     K [block_tokens, k_dim], then V [block_tokens, v_dim]
+ *     piece     K strips of 16 tokens, [k_dim][16] each, then V [block_tokens, v_dim]
  *
- * so one head's run of tokens is contiguous, and the blocks of a layer lie together. States,
+ * so one head's run of tokens is contiguous, and the blocks of a layer lie together. Where
+ * block_tokens is no multiple of 16, the last strip has room for tokens that never come. States,
  * one array per recurrent layer: [slot] of S f32 [heads, k_dim, v_dim] then columns
  * f32 [keep, width], oldest column first - the neutral order of the contract - then, where
  * drafts are run, the raw inputs of pending rows f32 [1 + drafts_max, width | a | b], which S and
@@ -21,6 +22,7 @@ typedef struct cpu_cache {
     uint32_t tokens;          /* a block */
     uint32_t dtype;           /* TN_F16, TN_BF16, TN_F32 */
     uint32_t elem;            /* bytes an element */
+    uint64_t k_size;          /* bytes of a piece's K */
     uint64_t piece_size;      /* bytes of one head of one block */
     uint8_t *data;            /* [nblock, heads] pieces */
 } cpu_cache;
@@ -35,6 +37,7 @@ typedef struct cpu_state {
 
 void cpu_cache_init(cpu_cache *c, const tn_cache_spec *s, uint32_t tokens, uint32_t dtype);
 uint64_t cpu_cache_block_size(const cpu_cache *c);
+uint64_t cpu_cache_neutral_size(const cpu_cache *c);   /* of a block */
 
 static inline uint8_t *cpu_cache_k(const cpu_cache *c, int32_t block, uint32_t head)
 {
@@ -43,7 +46,7 @@ static inline uint8_t *cpu_cache_k(const cpu_cache *c, int32_t block, uint32_t h
 
 static inline uint8_t *cpu_cache_v(const cpu_cache *c, int32_t block, uint32_t head)
 {
-    return cpu_cache_k(c, block, head) + (uint64_t)c->tokens * c->k_dim * c->elem;
+    return cpu_cache_k(c, block, head) + c->k_size;
 }
 
 /* Writes one token's K and V of one head. */

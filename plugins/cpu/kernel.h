@@ -59,11 +59,11 @@ typedef struct cpu_act {
 } cpu_act;
 
 /* One run of cached tokens of one KV head against a set of query rows (online softmax).
- * k, v: [ntoken, dim] with `stride` elements from token to token. Query i sees the tokens
- * [first[i], limit[i]) of the run. m, l, acc carry the running maximum, the running sum and
+ * v: [ntoken, dim]; k: strips of 16 tokens, [dim][16] each, the last one whole with anything
+ * behind the run's end. Query i sees the tokens [first[i], limit[i]) of the run. m, l, acc carry the running maximum, the running sum and
  * the weighted V; start with m = -INFINITY, l = 0, acc = 0; the caller divides at the end. */
 typedef struct cpu_attend {
-    uint32_t nquery, dim, ntoken, stride;
+    uint32_t nquery, dim, ntoken;
     const float *q;           /* [nquery, dim] */
     const void *k, *v;        /* in the cache's type */
     const int32_t *first, *limit; /* [nquery] */

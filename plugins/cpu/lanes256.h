@@ -16,6 +16,7 @@
 #define VECS 2          /* vectors that hold the 16 rows of a strip */
 #define TILE 6          /* most tokens that share one unpacking of a block */
 #define TILE_FLOATS 5   /* the same for fp32 activations */
+#define QUERIES 6       /* most queries of attention that read a key or value together */
 
 typedef __m256 vf;
 typedef __m256i vi;
@@ -59,6 +60,10 @@ WIDE vf f_round(vf a)
 WIDE bool f_all_less(vf a, vf b)
 {
     return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)) == 0xff;
+}
+WIDE bool f_any_less(vf a, vf b)
+{
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)) != 0;
 }
 /* Lanes equal to b, as bits. */
 WIDE uint32_t f_equal(vf a, vf b)
@@ -109,23 +114,6 @@ WIDE void f_store_bf16(uint16_t *p, vf a)
     _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(r));
 }
 
-/* Eight sums of eight lanes, every one by the same tree whatever its place: first lanes i and
- * i + 4, then i and i + 2, then the last two. Blends are cheap, shuffles are few. */
-WIDE __m256 f_halves(__m256 a, __m256 b)
-{
-    return _mm256_add_ps(_mm256_blend_ps(a, b, 0xf0), _mm256_permute2f128_ps(a, b, 0x21));
-}
-WIDE __m256 f_quarters(__m256 a, __m256 b)
-{
-    return _mm256_add_ps(_mm256_blend_ps(a, b, 0xcc), _mm256_shuffle_ps(a, b, 0x4e));
-}
-WIDE __m256 f_sums8(const __m256 v[8])
-{
-    __m256 a = f_quarters(f_halves(v[0], v[4]), f_halves(v[1], v[5]));
-    __m256 b = f_quarters(f_halves(v[2], v[6]), f_halves(v[3], v[7]));
-    return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xdd));
-}
-WIDE void f_store_sums8(float *out, const vf v[8]) { _mm256_storeu_ps(out, f_sums8(v)); }
 WIDE float f_sum(vf a)
 {
     __m128 h = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

@@ -14,6 +14,7 @@
 #define VECS 1
 #define TILE 8
 #define TILE_FLOATS 8
+#define QUERIES 12
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -60,6 +61,7 @@ WIDE bool f_all_less(vf a, vf b)
 {
     return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ) == 0xffff;
 }
+WIDE bool f_any_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ) != 0; }
 WIDE uint32_t f_equal(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 WIDE vf f_pick_less(vf a, vf b, vf x, vf y)
 {
@@ -97,19 +99,10 @@ WIDE void f_store_bf16(uint16_t *p, vf a)
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16)));
 }
 
-/* The upper eight lanes onto the lower, then the tree of lanes256.h. */
+/* The upper eight lanes onto the lower. */
 WIDE __m256 f_upper(vf a) { return _mm512_extractf32x8_ps(a, 1); }
 WIDE __m256 f_lower(vf a) { return _mm512_castps512_ps256(a); }
 WIDE __m256 f_fold(vf a) { return _mm256_add_ps(f_lower(a), f_upper(a)); }
-WIDE void f_store_sums8(float *out, const vf v[8])
-{
-    __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(f_fold(v[0]), f_fold(v[1])),
-                              _mm256_hadd_ps(f_fold(v[2]), f_fold(v[3])));
-    __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(f_fold(v[4]), f_fold(v[5])),
-                              _mm256_hadd_ps(f_fold(v[6]), f_fold(v[7])));
-    _mm256_storeu_ps(out, _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20),
-                                        _mm256_permute2f128_ps(a, b, 0x31)));
-}
 WIDE float f_sum(vf a)
 {
     __m256 w = f_fold(a);

@@ -326,7 +326,8 @@ static float score(const cpu_attend *a, uint32_t dtype, uint32_t i, uint32_t t)
     const float *q = a->q + (size_t)i * a->dim;
     float s = 0.0f;
     for (uint32_t d = 0; d < a->dim; d++)
-        s += q[d] * load_float(a->k, dtype, (uint64_t)t * a->stride + d);
+        s += q[d] * load_float(a->k, dtype, ((uint64_t)t / CPU_STRIP * a->dim + d) * CPU_STRIP +
+                                            t % CPU_STRIP);
     s *= a->scale;
     return a->softcap > 0.0f ? a->softcap * tanhf(s / a->softcap) : s;
 }
@@ -351,7 +352,7 @@ static void attend_piece(const cpu_attend *a, uint32_t dtype, uint32_t i, int32_
         float p = expf(s[t - t0] - (top > -INFINITY ? top : 0.0f));
         a->l[i] += p;
         for (uint32_t d = 0; d < a->dim; d++)
-            acc[d] += p * load_float(a->v, dtype, (uint64_t)t * a->stride + d);
+            acc[d] += p * load_float(a->v, dtype, (uint64_t)t * a->dim + d);
     }
 }
 

@@ -281,6 +281,14 @@ uint64_t cpu_block_bytes(const cpu_program *p)
     return n;
 }
 
+uint64_t cpu_neutral_bytes(const cpu_program *p)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < p->ncache; i++)
+        n += cpu_cache_neutral_size(&p->cache[i]);
+    return n;
+}
+
 uint64_t cpu_slot_bytes(const cpu_program *p)
 {
     uint64_t n = 0;

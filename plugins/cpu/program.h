@@ -415,6 +415,7 @@ tn_status cpu_place_buffers(cpu_program *p, tn_err *err); /* which may share mem
 uint64_t cpu_workspace(cpu_program *p, uint8_t *base); /* lays out; bytes */
 uint64_t cpu_block_bytes(const cpu_program *p);
 uint64_t cpu_slot_bytes(const cpu_program *p);
+uint64_t cpu_neutral_bytes(const cpu_program *p); /* of a block, in the neutral order */
 uint64_t cpu_settled_bytes(const cpu_program *p); /* of a slot, in the neutral order */
 tn_status cpu_reserve(cpu_program *p, const tn_pools *pools, tn_err *err);
 void cpu_release(cpu_program *p);

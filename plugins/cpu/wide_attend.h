@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* wide_attend.h - attention of query rows over one run of cached tokens, in lanes.
  *
- * Up to four queries form a tile that reads every key and value once. Tokens come in pieces
+ * Up to QUERIES queries form a tile that reads every key and value once. Tokens come in pieces
  * of 32 counted from the run's start: scores of a piece, one step of the online softmax, then
- * the weighted values token by token. A query's result depends on its own tokens only, in the
- * same order with the same roundings, however queries are grouped: scores are reduced by one
- * fixed tree, and tokens that only some queries of a tile see are added query by query, never
- * with weight zero, so that a NaN behind a query's limit cannot reach it. */
+ * the weighted values token by token. Keys lie in strips of 16 tokens, so that a vector of one
+ * dim's keys has tokens for lanes and meets that dim of a query in all lanes: scores need no
+ * sums across lanes. A query's result depends on its own tokens only, in the same order with
+ * the same roundings, however queries are grouped: a score is one chain over the dims in its
+ * lane, and tokens that only some queries of a tile see are added query by query, never with
+ * weight zero, so that a NaN behind a query's limit cannot reach it. */
 #ifndef TN_CPU_WIDE_ATTEND_H
 #define TN_CPU_WIDE_ATTEND_H
 
@@ -14,7 +16,7 @@
 #include "wide_vector.h"
 
 #define PIECE 32
-#define QUERIES 4
+#define QUERIES_SMALL 6 /* what a tile has when it has no QUERIES, or less */
 
 /* One tile and one piece. Token numbers count from t0. */
 typedef struct piece {
@@ -23,7 +25,7 @@ typedef struct piece {
     uint32_t t0, ntoken;               /* tokens that some query of the tile sees end here */
     int32_t from[QUERIES], to[QUERIES]; /* visible tokens [from, to) of the piece */
     float keep[QUERIES];               /* factor of what was summed before */
-    float p[QUERIES][PIECE + 8];       /* scores, then weights */
+    float p[QUERIES][PIECE];           /* scores, then weights */
 } piece;
 
 WIDE uint32_t cache_size(const uint32_t dtype)
@@ -31,23 +33,33 @@ WIDE uint32_t cache_size(const uint32_t dtype)
     return dtype == TN_F32 ? 4 : 2;
 }
 
-/* Lanes of one token from element d on. */
-WIDE vf cache_load(const uint32_t dtype, const uint8_t *token, size_t d)
+/* LANES elements from `at` on. */
+WIDE vf cache_load(const uint32_t dtype, const uint8_t *at)
 {
     if (dtype == TN_F32)
-        return f_load((const float *)token + d);
-    const uint16_t *h = (const uint16_t *)token + d;
+        return f_load((const float *)at);
+    const uint16_t *h = (const uint16_t *)at;
     return dtype == TN_F16 ? f_load_f16(h) : f_load_bf16(h);
 }
 
-/* The last 8 elements of a head, where a vector has 16 lanes. */
-WIDE vf cache_load_8(const uint32_t dtype, const uint8_t *token, size_t d)
+/* The first n of them, zeros in the other lanes: a head's last dims. */
+WIDE vf cache_load_n(const uint32_t dtype, const uint8_t *at, uint32_t n)
 {
     if (dtype == TN_F32)
-        return f_load_n((const float *)token + d, 8);
+        return f_load_n((const float *)at, n);
     uint16_t h[LANES] = {0};
-    memcpy(h, (const uint16_t *)token + d, 8 * sizeof h[0]);
+    if (n == 8)
+        memcpy(h, at, 8 * sizeof h[0]);
+    else
+        memcpy(h, at, n * sizeof h[0]);
     return dtype == TN_F16 ? f_load_f16(h) : f_load_bf16(h);
+}
+
+/* Vectors that nq queries are multiplied with at a time: together they keep the multipliers
+ * busy and fit the registers. */
+WIDE int vectors_of(const int nq)
+{
+    return nq > 3 ? 2 : 4;
 }
 
 /* ------------------------------------------------------------------------- scores */
@@ -55,65 +67,70 @@ WIDE vf cache_load_8(const uint32_t dtype, const uint8_t *token, size_t d)
 /* What the score loops need, in registers: stores of scores could change what lies behind a
  * pointer for all the compiler knows. */
 typedef struct scoring {
-    size_t dim, step;          /* step: bytes from token to token */
+    size_t dim;
     const float *q;            /* the tile's first query */
-    const uint8_t *k;          /* the piece's first token */
-    float *p;                  /* scores, PIECE + 8 a query */
+    const uint8_t *k;          /* the piece's first strip */
+    const float *scale;        /* read when it is wanted: the loops have no register for it */
+    float *p;                  /* scores, PIECE a query */
 } scoring;
 
-/* nq queries against nt tokens from t on; tokens past `last` are read as `last`. */
-WIDE void score_block(const int nq, const int nt, const uint32_t dtype, const scoring x,
-                      uint32_t t, uint32_t last)
+/* nq queries against nv vectors of tokens from t on; strips past the one of token `last` are
+ * read as that one. */
+WIDE void score_vectors(const int nq, const int nv, const uint32_t dtype, const scoring x,
+                        uint32_t t, uint32_t last)
 {
-    const size_t body = x.dim / LANES * LANES;
-    const uint8_t *k[8];
-    vf s[8];
-    float out[8];
-    UNROLL for (int i = 0; i < 8; i++)
-        s[i] = f_zero();
-    UNROLL for (int j = 0; j < nt; j++)
-        k[j] = x.k + (t + (uint32_t)j < last ? t + (uint32_t)j : last) * x.step;
-    for (size_t d = 0; d < body; d += LANES) {
-        vf kj[8];
-        UNROLL for (int j = 0; j < nt; j++)
-            kj[j] = cache_load(dtype, k[j], d);
-        UNROLL for (int i = 0; i < nq; i++) {
-            vf qi = f_held(f_load(x.q + (size_t)i * x.dim + d));
-            UNROLL for (int j = 0; j < nt; j++)
-                s[i * nt + j] = f_fma(qi, kj[j], s[i * nt + j]);
+    const size_t step = CPU_STRIP * cache_size(dtype);
+    const uint8_t *k[4];
+    vf s[QUERIES][4];
+    UNROLL for (int v = 0; v < nv; v++) {
+        uint32_t at = t + (uint32_t)v * LANES, strip = (at < last ? at : last) / CPU_STRIP;
+        k[v] = x.k + strip * x.dim * step + at % CPU_STRIP * cache_size(dtype);
+        UNROLL for (int i = 0; i < nq; i++)
+            s[i][v] = f_zero();
+    }
+    for (size_t d = 0; d < x.dim; d++) {
+        vf few[4]; /* queries or keys, whichever are fewer, stay in registers */
+        if (nq < nv) {
+            UNROLL for (int i = 0; i < nq; i++)
+                few[i] = f_held(f_copy(x.q + (size_t)i * x.dim + d));
+            UNROLL for (int v = 0; v < nv; v++) {
+                vf kv = f_held(cache_load(dtype, k[v] + d * step));
+                UNROLL for (int i = 0; i < nq; i++)
+                    s[i][v] = f_fma(few[i], kv, s[i][v]);
+            }
+        } else {
+            UNROLL for (int v = 0; v < nv; v++)
+                few[v] = f_held(cache_load(dtype, k[v] + d * step));
+            UNROLL for (int i = 0; i < nq; i++) {
+                vf qi = f_held(f_copy(x.q + (size_t)i * x.dim + d));
+                UNROLL for (int v = 0; v < nv; v++)
+                    s[i][v] = f_fma(qi, few[v], s[i][v]);
+            }
         }
     }
-    if (LANES > 8 && body < x.dim)
-        UNROLL for (int i = 0; i < nq; i++)
-            UNROLL for (int j = 0; j < nt; j++)
-                s[i * nt + j] = f_fma(f_load_n(x.q + (size_t)i * x.dim + body, 8),
-                                      cache_load_8(dtype, k[j], body), s[i * nt + j]);
-    f_store_sums8(out, s);
     UNROLL for (int i = 0; i < nq; i++)
-        memcpy(x.p + i * (PIECE + 8) + t, out + i * nt, (size_t)nt * sizeof out[0]);
+        UNROLL for (int v = 0; v < nv; v++)
+            f_store(x.p + (size_t)i * PIECE + t + v * LANES, f_mul(s[i][v], f_copy(x.scale)));
 }
 
 WIDE void scores(const int nq, const uint32_t dtype, piece *c)
 {
     const cpu_attend *a = c->a;
-    const uint32_t nt = nq == 3 ? 2 : 8 / nq, last = c->ntoken - 1;
-    const size_t step = (size_t)a->stride * cache_size(dtype);
-    const scoring x = {a->dim, step, a->q + (size_t)c->query0 * a->dim,
-                       (const uint8_t *)a->k + c->t0 * step, c->p[0]};
-    uint32_t t = 0;
-    for (; t + nt <= c->ntoken; t += nt)
-        score_block(nq, (int)nt, dtype, x, t, UINT32_MAX);
-    if (t <= last)
-        score_block(nq, (int)nt, dtype, x, t, last);
+    const int nv = LANES == 8 ? vectors_of(nq) : 2;
+    const scoring x = {a->dim, a->q + (size_t)c->query0 * a->dim,
+                       (const uint8_t *)a->k + (size_t)c->t0 * a->dim * cache_size(dtype),
+                       &a->scale, c->p[0]};
+    for (uint32_t t = 0; t < c->ntoken; t += (uint32_t)nv * LANES)
+        score_vectors(nq, nv, dtype, x, t, c->ntoken - 1);
 }
 
 /* ------------------------------------------------------------------------- softmax */
 
-/* s = softcap * tanh(s * scale / softcap) over the piece. */
+/* s = softcap * tanh(s / softcap) over the piece. */
 static void cap_scores(piece *c, uint32_t nq)
 {
     const vf cap = f_set(c->a->softcap), one = f_set(1.0f);
-    const vf twice = f_set(2.0f * c->a->scale / c->a->softcap);
+    const vf twice = f_set(2.0f / c->a->softcap);
     for (uint32_t i = 0; i < nq; i++)
         for (unsigned v = 0; v < PIECE; v += LANES) {
             vf e = f_exp(f_mul(f_load(c->p[i] + v), twice));
@@ -122,10 +139,12 @@ static void cap_scores(piece *c, uint32_t nq)
         }
 }
 
-/* e^x for x <= 0 as weights need it: 0 below -87, no subnormals. 2^r by a polynomial. */
+/* e^x for x <= 0 as weights need it: 0 below -87, no subnormals. Adding 1.5 2^23 rounds to a
+ * whole number, which lies in the low bits then and becomes an exponent; 2^r by a polynomial. */
 WIDE vf f_exp_below(vf x)
 {
-    vf t = f_mul(x, f_set(1.44269504f)), n = f_round(t), r = f_sub(t, n);
+    const vf log2e = f_set(1.44269504f), shift = f_set(12582912.0f + 127.0f);
+    vf n = f_fma(x, log2e, shift), r = f_fma(x, log2e, f_sub(shift, n));
     vf p = f_set(1.545326241e-4f);
     p = f_fma(p, r, f_set(1.339097825e-3f));
     p = f_fma(p, r, f_set(9.618082371e-3f));
@@ -133,125 +152,150 @@ WIDE vf f_exp_below(vf x)
     p = f_fma(p, r, f_set(2.402265076e-1f));
     p = f_fma(p, r, f_set(6.931471881e-1f));
     p = f_fma(p, r, f_set(1.0f));
-    p = f_bits(i_add(i_bits(p), i_left(i_from_f(n), 23)));
+    p = f_mul(p, f_bits(i_left(i_bits(n), 23)));
     return f_pick_less(x, f_set(-87.0f), f_zero(), p);
 }
 
-/* Scales and masks query i's scores and gives the largest so far. */
-WIDE float soften_scores(piece *c, uint32_t i, float scale)
+/* Hides query i's scores of tokens that it does not see. */
+static void hide_scores(piece *c, uint32_t i)
 {
-    const vf none = f_set(-INFINITY), factor = f_set(scale);
-    vf most = none;
-    UNROLL for (unsigned v = 0; v < PIECE / LANES; v++) {
-        vf s = f_mul(f_load(c->p[i] + v * LANES), factor);
-        if (c->from[i] > 0 || c->to[i] < PIECE) {
-            vf at = f_add(f_count(), f_set((float)(v * LANES)));
-            s = f_pick_less(at, f_set((float)c->from[i]), none, s);
-            s = f_pick_less(at, f_set((float)c->to[i]), s, none);
-        }
-        f_store(c->p[i] + v * LANES, s);
-        most = f_max(s, most);
+    const vf none = f_set(-INFINITY);
+    for (unsigned v = 0; v < PIECE; v += LANES) {
+        vf at = f_add(f_count(), f_set((float)v)), s = f_load(c->p[i] + v);
+        s = f_pick_less(at, f_set((float)c->from[i]), none, s);
+        f_store(c->p[i] + v, f_pick_less(at, f_set((float)c->to[i]), s, none));
     }
-    float top = f_top(most), before = c->a->m[c->query0 + i];
-    return top > before ? top : before;
+}
+
+/* Raises query i's maximum to the piece's, if that is more, and tells what is left of the sums
+ * before. Most pieces of a long context raise nothing, and a branch that says so is guessed
+ * before the scores are known: nothing waits for them. */
+WIDE void raise_top(piece *c, uint32_t i)
+{
+    float *m = c->a->m + c->query0 + i;
+    vf most = f_set(-INFINITY);
+    UNROLL for (unsigned v = 0; v < PIECE; v += LANES)
+        most = f_max(f_load(c->p[i] + v), most);
+    c->keep[i] = 1.0f;
+    if (f_any_less(f_copy(m), most)) {
+        float before = *m;
+        *m = f_top(most);
+        c->keep[i] = f_first(f_exp(f_set(before - *m)));
+    }
 }
 
 /* Turns scores into weights relative to `base` and gives their sum. */
 WIDE float soften_weights(piece *c, uint32_t i, float base)
 {
     vf sum = f_zero();
-    UNROLL for (unsigned v = 0; v < PIECE / LANES; v++) {
-        vf p = f_exp_below(f_sub(f_load(c->p[i] + v * LANES), f_set(base)));
-        f_store(c->p[i] + v * LANES, p);
+    UNROLL for (unsigned v = 0; v < PIECE; v += LANES) {
+        vf p = f_exp_below(f_sub(f_load(c->p[i] + v), f_set(base)));
+        f_store(c->p[i] + v, p);
         sum = f_add(sum, p);
     }
     return f_sum(sum);
 }
 
-/* The online softmax of a piece: weights, and how far each query's maximum rose. Two loops,
- * since the chain of one query alone would keep the processor waiting. */
+/* The online softmax of a piece. */
 static void soften(piece *c, uint32_t nq)
 {
-    float *m = c->a->m + c->query0, *l = c->a->l + c->query0, scale = c->a->scale;
-    float rise[LANES] = {0}, base[QUERIES];
-    if (c->a->softcap > 0.0f) {
+    float *m = c->a->m + c->query0, *l = c->a->l + c->query0;
+    if (c->a->softcap > 0.0f)
         cap_scores(c, nq);
-        scale = 1.0f;
-    }
     for (uint32_t i = 0; i < nq; i++) {
-        float top = soften_scores(c, i, scale);
-        base[i] = top > -INFINITY ? top : 0.0f;
-        rise[i] = m[i] - base[i];
-        m[i] = top;
-    }
-    f_store(rise, f_exp(f_load(rise)));
-    for (uint32_t i = 0; i < nq; i++) {
-        c->keep[i] = rise[i];
-        l[i] = l[i] * rise[i] + soften_weights(c, i, base[i]);
+        if (c->from[i] > 0 || c->to[i] < PIECE)
+            hide_scores(c, i);
+        raise_top(c, i);
+        l[i] = l[i] * c->keep[i] + soften_weights(c, i, m[i] > -INFINITY ? m[i] : 0.0f);
     }
 }
 
 /* -------------------------------------------------------------------------- values */
 
-/* acc[i] += p[i][t] * v[t] for tokens [t, end), nq queries from i0 on, vectors [d, d + nv). */
-WIDE void add_values(const int nq, const int nv, const uint32_t dtype, const piece *c,
-                     uint32_t i0, int32_t t, int32_t end, size_t d, vf acc[][2])
+/* Dims [d, d + nv vectors) of the values; `n` lanes of the last one count, when it is not
+ * LANES. */
+typedef struct span {
+    size_t d;
+    uint32_t n;
+} span;
+
+WIDE vf part_load(const float *p, uint32_t n)
 {
-    const size_t step = (size_t)c->a->stride * cache_size(dtype);
+    return n == LANES ? f_load(p) : f_load_n(p, n);
+}
+
+WIDE void part_store(float *p, uint32_t n, vf v)
+{
+    if (n == LANES)
+        f_store(p, v);
+    else
+        f_store_n(p, n, v);
+}
+
+WIDE vf value_load(const uint32_t dtype, const uint8_t *row, const int v, uint32_t n)
+{
+    return n == LANES ? cache_load(dtype, row + (size_t)v * LANES * cache_size(dtype))
+                      : cache_load_n(dtype, row, n);
+}
+
+/* acc[i] += p[i][t] * v[t] for tokens [t, end), nq queries from i0 on. */
+WIDE void add_values(const int nq, const int nv, const uint32_t dtype, const piece *c,
+                     uint32_t i0, int32_t t, int32_t end, const span x, vf acc[][4])
+{
+    const size_t step = (size_t)c->a->dim * cache_size(dtype);
     const uint8_t *row = (const uint8_t *)c->a->v + (c->t0 + (size_t)t) * step +
-                         d * cache_size(dtype);
-    const bool whole = LANES == 8 || d + (size_t)nv * LANES <= c->a->dim;
+                         x.d * cache_size(dtype);
     for (; t < end; t++, row += step) {
-        vf v[2];
-        UNROLL for (int n = 0; n < nv; n++)
-            v[n] = whole ? cache_load(dtype, row, (size_t)n * LANES)
-                         : cache_load_8(dtype, row, (size_t)n * LANES);
-        UNROLL for (int i = 0; i < nq; i++) {
-            vf p = f_copy(&c->p[i0 + (uint32_t)i][t]);
+        vf few[4];
+        if (nq < nv) {
+            UNROLL for (int i = 0; i < nq; i++)
+                few[i] = f_held(f_copy(&c->p[i0 + (uint32_t)i][t]));
+            UNROLL for (int n = 0; n < nv; n++) {
+                vf v = f_held(value_load(dtype, row, n, x.n));
+                UNROLL for (int i = 0; i < nq; i++)
+                    acc[i][n] = f_fma(few[i], v, acc[i][n]);
+            }
+        } else {
             UNROLL for (int n = 0; n < nv; n++)
-                acc[i][n] = f_fma(p, v[n], acc[i][n]);
+                few[n] = f_held(value_load(dtype, row, n, x.n));
+            UNROLL for (int i = 0; i < nq; i++) {
+                vf p = f_held(f_copy(&c->p[i0 + (uint32_t)i][t]));
+                UNROLL for (int n = 0; n < nv; n++)
+                    acc[i][n] = f_fma(p, few[n], acc[i][n]);
+            }
         }
     }
 }
 
-WIDE vf part_load(const float *p, size_t left)
-{
-    return LANES == 8 || left >= LANES ? f_load(p) : f_load_n(p, (uint32_t)left);
-}
-
-WIDE void part_store(float *p, size_t left, vf v)
-{
-    if (LANES == 8 || left >= LANES)
-        f_store(p, v);
-    else
-        f_store_n(p, (uint32_t)left, v);
-}
-
 /* acc = acc * keep + tokens [t, end). */
 WIDE void values_at(const int nq, const int nv, const uint32_t dtype, const piece *c,
-                    uint32_t i0, int32_t t, int32_t end, size_t d)
+                    uint32_t i0, int32_t t, int32_t end, const span x)
 {
     const size_t dim = c->a->dim;
-    float *to = c->a->acc + (c->query0 + i0) * dim + d;
-    vf acc[QUERIES][2];
+    float *to = c->a->acc + (c->query0 + i0) * dim + x.d;
+    vf acc[QUERIES][4];
     UNROLL for (int i = 0; i < nq; i++)
         UNROLL for (int n = 0; n < nv; n++)
-            acc[i][n] = f_mul(part_load(to + (size_t)i * dim + n * LANES, dim - d - n * LANES),
+            acc[i][n] = f_mul(part_load(to + (size_t)i * dim + n * LANES, x.n),
                               f_set(c->keep[i0 + (uint32_t)i]));
-    add_values(nq, nv, dtype, c, i0, t, end, d, acc);
+    add_values(nq, nv, dtype, c, i0, t, end, x, acc);
     UNROLL for (int i = 0; i < nq; i++)
         UNROLL for (int n = 0; n < nv; n++)
-            part_store(to + (size_t)i * dim + n * LANES, dim - d - n * LANES, acc[i][n]);
+            part_store(to + (size_t)i * dim + n * LANES, x.n, acc[i][n]);
 }
 
 WIDE void values_of(const int nq, const uint32_t dtype, const piece *c, uint32_t i0, int32_t t,
                     int32_t end)
 {
+    const int nv = vectors_of(nq);
+    const size_t dim = c->a->dim;
     size_t d = 0;
-    for (; d + 2 * LANES <= c->a->dim; d += 2 * LANES)
-        values_at(nq, 2, dtype, c, i0, t, end, d);
-    for (; d < c->a->dim; d += LANES)
-        values_at(nq, 1, dtype, c, i0, t, end, d);
+    for (; d + (size_t)nv * LANES <= dim; d += (size_t)nv * LANES)
+        values_at(nq, nv, dtype, c, i0, t, end, (span){d, LANES});
+    for (; d + LANES <= dim; d += LANES)
+        values_at(nq, 1, dtype, c, i0, t, end, (span){d, LANES});
+    if (d < dim)
+        values_at(nq, 1, dtype, c, i0, t, end, (span){d, (uint32_t)(dim - d)});
 }
 
 /* Tokens [t, end) that query i sees and not all of its tile, if any; what came before them is
@@ -326,9 +370,13 @@ WIDE void attend_tile(const int nq, const uint32_t dtype, const cpu_attend *a, u
 WIDE void attend(const cpu_attend *a, const uint32_t dtype)
 {
     uint32_t i = 0;
-    for (; i + 4 <= a->nquery; i += 4)
-        attend_tile(4, dtype, a, i);
+    for (; i + QUERIES <= a->nquery; i += QUERIES)
+        attend_tile(QUERIES, dtype, a, i);
+    for (; QUERIES > QUERIES_SMALL && i + QUERIES_SMALL <= a->nquery; i += QUERIES_SMALL)
+        attend_tile(QUERIES_SMALL, dtype, a, i);
     switch (a->nquery - i) {
+    case 5: attend_tile(5, dtype, a, i); break;
+    case 4: attend_tile(4, dtype, a, i); break;
     case 3: attend_tile(3, dtype, a, i); break;
     case 2: attend_tile(2, dtype, a, i); break;
     case 1: attend_tile(1, dtype, a, i); break;
