@@ -434,6 +434,60 @@ for kind in ("qwen3_next", "qwen3_5_moe"):
             assert all(row.max() - row[token] < TIE for row, token in zip(rows, answer, strict=True))
 
 
+# ------------------------------------------------------------------------------- long context
+# No experts: over thousands of tokens some choice between two would hang by nothing.
+STRETCHED = {"num_experts": 0, "max_position_embeddings": 1024, "rope_scaling": {
+    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}}
+lines = [f"{i}: {TEXT[11 * i % 200:][:40]}\n" for i in range(170)]
+LONG = os.path.join(folder, "long.txt")
+
+
+def go_on(model, text, n, *args):
+    with open(LONG, "w", encoding="utf-8") as f:
+        f.write(text)
+    r = run("complete", model, "--config", ini, "--prompt-file", LONG, "--max-tokens", str(n), "--temperature", "0",
+            "--ignore-eos", "--json", "--logprobs", "5", "--cpu-exact", "--kv-cache-memory", "24MiB",
+            "--max-num-seqs", "1", *args)
+    assert r.returncode == 0, r.stderr
+    return json.loads(r.stdout)
+
+
+with check("max_model_len beyond the window is refused but with YaRN"):
+    path = make("stretched", "qwen3_next", STRETCHED, seed=90)
+    bare = make("bare", "qwen3_next", {**STRETCHED, "rope_scaling": None}, seed=90)
+    for model, most in ((bare, 1024), (path, 4096)):
+        assert go_on(model, "a", 2, "--max-model-len", str(most))["token_ids"]
+        r = run("complete", model, "--config", ini, "-p", "a", "--max-model-len", str(most + 1))
+        assert r.returncode == 78 and r.stdout == "", r
+        assert len(r.stderr.splitlines()) == 1 and f"max_model_len: {most + 1};" in r.stderr, r.stderr
+        assert f"allows at most {most} " in r.stderr and "YaRN" in r.stderr, r.stderr
+
+with check("thousands of tokens: row after row, in chunks, in pieces"):
+    text = "".join(lines)
+    whole = go_on(path, text, 8)
+    oracle, length = Oracle(path), len(whole["prompt_token_ids"])
+    assert 3000 < length < 4000, length
+    compare(oracle, whole)
+    assert go_on(path, text, 8, "--max-num-batched-tokens", "100") == whole
+    chunked = go_on(path, text, 8, "--delta", "chunked")
+    compare(oracle, chunked)
+    assert chunked["logprobs"] != whole["logprobs"]   # the option was heard
+
+with check("thousands of tokens: saved half-way, and gone on with in another process"):
+    kept = os.path.join(folder, "kept.session")
+    first = go_on(path, "".join(lines[:85]), 3, "--session", kept)
+    then = go_on(path, "".join(lines[85:]), 20, "--session", kept)
+    assert then["cached_tokens"] >= len(first["prompt_token_ids"]), then["cached_tokens"]
+    with Server(ini, path, "--cpu-exact", "--max-num-seqs", "1", "--kv-cache-memory", "24MiB") as server:
+        r = requests.post(server.url + "/v1/completions", json={
+            "prompt": then["prompt_token_ids"], "max_tokens": 20, "temperature": 0, "ignore_eos": True,
+            "return_token_ids": True})
+        assert r.status_code == 200 and server.stop() == 0, r.text
+    assert r.json()["choices"][0]["token_ids"] == then["token_ids"]
+    os.remove(kept)
+shutil.rmtree(path)
+
+
 # --------------------------------------------------------------------------- quantized files
 def quantize(name, source, quant, bits, variant, *args):
     out = os.path.join(folder, name)
