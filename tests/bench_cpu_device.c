@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* bench_cpu_device.c - how fast the cpu device runs a model of SmolLM2-135M's shape.
  *
- *     bench_cpu_device [threads [isa [prompt]]]
+ *     bench_cpu_device [threads [isa [prompt | delta]]]
  *
- * `prompt` runs prompts alone, thirty of them, for a profiler to look at.
+ * `prompt` runs prompts alone, thirty of them, for a profiler to look at. `delta` runs nothing but
+ * the Gated DeltaNet of one layer of Qwen3-Next-80B-A3B, in both forms of the option, by turns.
  * Prints tokens a second for decoding (1 and 8 sequences) and for reading a prompt, what a
  * token costs in bytes against the bandwidth measured in the same process, and where the time
  * goes, operation by operation. Weights are random: the time does not depend on them. */
@@ -13,6 +14,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+
+extern const tn_plugin tn_plugin_entry;
 
 #define CONTEXT 2048u
 #define ROWS 512u
@@ -67,7 +70,7 @@ static const tn_results *step(bench *b, uint32_t nseq, uint32_t rows, uint32_t c
                              .sampling = &b->sampling[i]};
         for (uint32_t r = 0; r < rows; r++) {
             b->row_seq[i * rows + r] = (int32_t)i;
-            b->token[i * rows + r] = (int32_t)(fx_bits(b->f) % smollm.vocab);
+            b->token[i * rows + r] = (int32_t)(fx_bits(b->f) % b->f->recipe.vocab);
         }
         for (uint32_t j = 0; j < BLOCKS; j++)
             b->block[i * BLOCKS + j] = (int32_t)(i * BLOCKS + j);
@@ -230,7 +233,76 @@ static void run_prompts(bench *b)
     fx_free(b->f);
 }
 
-extern const tn_plugin tn_plugin_entry;
+/* ---------------------------------------------------------------------------------- DELTA */
+
+#define DELTA_WIDTH (8192u + 4096u + 2 * 32u) /* q|k|v, z, a and b of a row */
+
+/* Rows come from a table as they would from the projections. */
+static fixture *delta_layer(void)
+{
+    fixture *f = fx_new(1);
+    f->recipe.vocab = ROWS;
+    uint32_t x = fx_buffer(f, TN_ROWS_TOKENS, DELTA_WIDTH, "x");
+    tn_op_embed e = {.size = sizeof e, .out = x, .scale = 1};
+    e.w = fx_matrix(f, TN_ROLE_EMBED, ROWS, DELTA_WIDTH, TN_FORM_F32, 0, 0);
+    fx_op(f, TN_OP_EMBED, &e, "embed");
+    f->state[0] = (tn_state_spec){.size = sizeof(tn_state_spec), .heads = 32, .k_dim = 128,
+                                  .v_dim = 128, .conv_width = 8192, .conv_keep = 3};
+    f->recipe.nstate = 1;
+    tn_op_delta op = {.size = sizeof op, .qkv = x, .z = x, .z_col = 8192, .a = x,
+                      .a_col = 12288, .b = x, .b_col = 12320, .k_heads = 16, .v_heads = 32,
+                      .k_dim = 128, .v_dim = 128, .w_conv_bias = TN_NONE,
+                      .gate_act = TN_ACT_SILU, .eps = 1e-6f};
+    op.out = fx_buffer(f, TN_ROWS_TOKENS, 4096, "y");
+    op.w_conv = fx_vector(f, 4 * 8192, TN_FORM_F32, -0.6f, 0.6f);
+    op.w_a_log = fx_vector(f, 32, TN_FORM_F32, -1, 1);
+    op.w_dt_bias = fx_vector(f, 32, TN_FORM_F32, -4, -1);
+    op.w_norm = fx_vector(f, 128, TN_FORM_F32, 0.5f, 1.5f);
+    fx_op(f, TN_OP_DELTA, &op, "delta");
+    fx_section(f);
+    return f;
+}
+
+/* Microseconds a row of DELTA alone, of steps of `rows` rows; the least of three. */
+static double delta_us(bench *b, uint32_t rows)
+{
+    double least = INFINITY;
+    for (uint32_t i = 0; i < 3; i++) {
+        const tn_results *r = step(b, 1, rows, 0);
+        least = fmin(least, (double)r->op_ns[1] / 1e3 / rows);
+    }
+    return least;
+}
+
+static void run_delta(int64_t threads, const char *isa)
+{
+    static const char *const forms[2] = {"recurrent", "chunked"};
+    static const uint32_t sizes[] = {1, 8, 64, 512};
+    tn_limits l = {.size = sizeof l, .rows_max = ROWS, .seqs_max = SEQS, .outs_max = SEQS,
+                   .blocks_max = SEQS * BLOCKS, .block_tokens = BLOCK, .context_max = CONTEXT,
+                   .profile = 1};
+    bench *b = calloc(2, sizeof *b);
+    if (b == NULL)
+        exit(1);
+    for (uint32_t i = 0; i < 2; i++) {
+        b[i].d.delta = forms[i];
+        fx_device_open(&b[i].d, &tn_plugin_entry, threads, isa);
+        b[i].f = delta_layer();
+        b[i].program = fx_program(&b[i].d, b[i].f, &l, 0, 1);
+    }
+    for (uint32_t turn = 0; turn < 3; turn++)
+        for (uint32_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            double us[2] = {delta_us(&b[0], sizes[i]), delta_us(&b[1], sizes[i])};
+            printf("  %3u rows: recurrent %6.1f us a row, chunked %6.1f: %.2f times as fast\n",
+                   sizes[i], us[0], us[1], us[0] / us[1]);
+        }
+    for (uint32_t i = 0; i < 2; i++) {
+        b[i].d.table->release(b[i].program);
+        fx_device_close(&b[i].d);
+        fx_free(b[i].f);
+    }
+    free(b);
+}
 
 int main(int argc, char **argv)
 {
@@ -245,6 +317,8 @@ int main(int argc, char **argv)
     printf("%s\n", info.name);
     if (argc > 3 && strcmp(argv[3], "prompt") == 0) {
         run_prompts(b);
+    } else if (argc > 3 && strcmp(argv[3], "delta") == 0) {
+        run_delta(strtol(argv[1], NULL, 10), argv[2]);
     } else {
         run(b, "f16", 0);
         run(b, "w8g", TN_FORM_W8G);
