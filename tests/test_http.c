@@ -29,6 +29,8 @@ static struct fake {
     atomic_uint nsubmit, ncancel;
     atomic_uint close_ms;        /* how long closing a body takes */
     atomic_uint nopen;           /* bodies that are open */
+    atomic_uint ntokenize;       /* calls that came, of which `hold` 1 keeps each */
+    atomic_uint hold;
 } fake;
 
 static void rest(uint32_t ms)
@@ -176,6 +178,21 @@ static void front_health(void *ctx, tn_health *out)
     *out = (tn_health){.size = sizeof *out, .live = 1, .ready = 1, .why = "ok"};
 }
 
+/* As slow as a prompt of many megabytes, for as long as the test wants. */
+static tn_status front_tokenize(void *ctx, const char *model, const tn_prompt *p, int32_t **ids,
+                                uint64_t *nid, tn_err *err)
+{
+    (void)ctx;
+    (void)model;
+    (void)p;
+    atomic_fetch_add(&fake.ntokenize, 1);
+    while (atomic_load(&fake.hold) != 0)
+        rest(1);
+    *ids = calloc(1, sizeof **ids);
+    *nid = 1;
+    return *ids != NULL ? TN_OK : tn_fail(err, TN_NO_MEMORY, "fake");
+}
+
 static void front_give(void *ctx, void *p)
 {
     (void)ctx;
@@ -197,7 +214,8 @@ static void *server_open(uint16_t *port)
     fake.front = (tn_front_host){.size = sizeof fake.front, .model = front_model,
                                  .submit = front_submit, .cancel = front_cancel,
                                  .release = front_release, .give = front_give,
-                                 .health = front_health, .version = front_version};
+                                 .health = front_health, .version = front_version,
+                                 .tokenize = front_tokenize};
     fake.host = (tn_host){.size = sizeof fake.host, .log = host_log, .opt_int = host_int,
                           .opt_text = host_text, .opt_count = host_count,
                           .opt_item = host_item, .metric = host_metric,
@@ -230,6 +248,32 @@ static int dial(uint16_t port)
 static void say(int fd, const char *text)
 {
     assert_int_equal(send(fd, text, strlen(text), MSG_NOSIGNAL), (ssize_t)strlen(text));
+}
+
+/* Sends a body of `size` bytes, blanks behind `json`. */
+static void post(int fd, const char *path, const char *json, size_t size)
+{
+    size_t n = strlen(json);
+    char *text = malloc(size + 256);
+    assert_true(text != NULL && n <= size);
+    int head = snprintf(text, 256, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+                        "application/json\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n",
+                        path, size);
+    memcpy(text + head, json, n);
+    memset(text + head + n, ' ', size - n);
+    text[(size_t)head + size] = 0;
+    say(fd, text);
+    free(text);
+}
+
+/* The reply's status, its text to `text`; 0 when there was none. */
+static uint32_t hear(int fd, char *text, size_t max)
+{
+    size_t at = 0;
+    for (ssize_t n; at + 1 < max && (n = recv(fd, text + at, max - 1 - at, 0)) > 0;)
+        at += (size_t)n;
+    text[at] = 0;
+    return strncmp(text, "HTTP/1.1 ", 9) == 0 ? (uint32_t)strtoul(text + 9, NULL, 10) : 0;
 }
 
 /* Status of a GET with this Host; 0 when there was no answer. */
@@ -341,12 +385,102 @@ static void test_leavers(void **state)
     assert_int_equal(atomic_load(&fake.nsubmit), 0);
 }
 
+#define LONG 70000u              /* bytes that MHD's threads do not work on */
+
+/* More long prompts than there are threads: nobody else waits for them. */
+static void test_long_bodies(void **state)
+{
+    char text[4096];
+    uint16_t port;
+    int fd[6];
+    void *self = server_open(&port);
+    (void)state;
+    atomic_store(&fake.hold, 1);
+    for (int i = 0; i < 6; i++) {
+        fd[i] = dial(port);
+        post(fd[i], "/tokenize", i == 5 ? "{\"prompt\":\"x\"" : "{\"prompt\":\"x\"}", LONG);
+    }
+    assert_true(reaches(&fake.ntokenize, 2));
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(status_for_host(port, "localhost"), 200);
+    close(fd[1]); /* two leave, of whom one at least waits */
+    close(fd[3]);
+    rest(50);
+    atomic_store(&fake.hold, 0);
+    for (int i = 0; i < 6; i++) {
+        if (i == 1 || i == 3)
+            continue;
+        uint32_t status = hear(fd[i], text, sizeof text);
+        if (status != (i == 5 ? 400 : 200) ||
+            strstr(text, i == 5 ? "invalid_json" : "\"tokens\":[0]") == NULL)
+            fail_msg("connection %d: status %u, %s", i, status, text);
+        close(fd[i]);
+    }
+    tn_plugin_entry.stop(self);
+    assert_int_equal(atomic_load(&fake.nopen), 0);
+}
+
+/* A long body that generates: its pieces come as ever, and what is refused is told. */
+static void test_long_generation(void **state)
+{
+    const tn_piece last = {.size = sizeof last, .finish = TN_FINISH_LENGTH, .last = 1,
+                           .text = "", .prompt_tokens = 1};
+    char text[4096];
+    uint16_t port;
+    void *self = server_open(&port);
+    (void)state;
+    for (int stream = 0; stream < 2; stream++) {
+        int fd = dial(port);
+        post(fd, "/v1/completions", stream ? "{\"prompt\":\"x\",\"stream\":true}"
+                                           : "{\"prompt\":\"x\"}", LONG);
+        assert_true(reaches(&fake.nsubmit, (uint32_t)stream + 1));
+        fake.ask.on_piece(fake.ask.user, &last);
+        assert_int_equal(hear(fd, text, sizeof text), 200);
+        assert_non_null(strstr(text, stream ? "[DONE]" : "\"finish_reason\":\"length\""));
+        close(fd);
+    }
+    int fd = dial(port);
+    post(fd, "/v1/chat/completions", "{\"messages\":5}", LONG);
+    assert_int_equal(hear(fd, text, sizeof text), 400);
+    close(fd);
+    tn_plugin_entry.stop(self);
+    assert_int_equal(atomic_load(&fake.nopen), 0);
+}
+
+/* Stop waits for what is worked on and lets go of what waits. */
+static void test_stop_waits_for_the_desk(void **state)
+{
+    uint16_t port;
+    pthread_t thread;
+    int fd[5];
+    stopper s = {.self = server_open(&port)};
+    (void)state;
+    atomic_store(&fake.hold, 1);
+    for (int i = 0; i < 5; i++) {
+        fd[i] = dial(port);
+        post(fd[i], "/tokenize", "{\"prompt\":\"x\"}", LONG);
+    }
+    assert_true(reaches(&fake.ntokenize, 2));
+    close(fd[0]);
+    assert_int_equal(pthread_create(&thread, NULL, stop_main, &s), 0);
+    rest(1500); /* longer than it waits for replies */
+    atomic_store(&fake.hold, 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(s.nopen, 0);
+    assert_int_equal(atomic_load(&fake.ntokenize), 2);
+    for (int i = 1; i < 5; i++)
+        close(fd[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hosts),
         cmocka_unit_test(test_stop_waits_for_calls),
         cmocka_unit_test(test_leavers),
+        cmocka_unit_test(test_long_bodies),
+        cmocka_unit_test(test_long_generation),
+        cmocka_unit_test(test_stop_waits_for_the_desk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

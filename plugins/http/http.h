@@ -8,9 +8,11 @@
  *     call    one HTTP request and its tn_requests; pieces arrive on the core's thread
  *     reply   pieces -> JSON or events  (speech: reasoning, content and tool calls)
  *     session conversations kept as files
+ *     desk    long bodies are worked on         (two threads of its own)
  *     watch   clients that left, deadlines      (one thread of its own)
  *
- * A call is reached from three sides: MHD's thread, the core's output thread and the watcher.
+ * A call is reached from four sides: MHD's thread, the desk, the core's output thread and the
+ * watcher.
  * Its lock guards what they share; it lives until the connection has let go of it and every
  * request of it has said its last piece. */
 #ifndef HTTP_H
@@ -34,6 +36,7 @@
 #define HTTP_JSON_DEPTH 64u
 #define HTTP_ID_SIZE 80u
 #define HTTP_SALT_MAX 256u
+#define HTTP_BODY_LIGHT 65536u   /* bytes of a body that MHD's own thread may work on */
 #define HTTP_REPLY_MAX ((size_t)256 << 20)
 #define HTTP_QUEUE_MAX ((size_t)1 << 20)  /* unread event bytes before a reader is given up */
 
@@ -71,8 +74,9 @@ typedef struct http_server {
     bool loopback;               /* bound to this machine only */
     struct MHD_Daemon *daemon;
     struct http_watch *watch;
+    struct http_desk *desk;
     atomic_bool draining, stopping;
-    atomic_uint ncall;           /* generation calls in flight, and those for sessions */
+    atomic_uint ncall;           /* calls that generate, work at the desk or keep sessions */
     atomic_uint nsession;        /* of these, calls for sessions */
     atomic_ullong next_id;
     uint64_t id_salt;
@@ -154,11 +158,14 @@ typedef struct http_call {
     struct MHD_Connection *connection;
     pthread_mutex_t lock;
     uint32_t users;              /* under the lock: connection and parts without last piece */
-    bool suspended, gone, answered, refused;
+    bool suspended, gone, answered;
+    bool at_desk;                /* its work is not done: nothing is answered before */
+    bool refused;                /* its work failed; from the desk st and err say how */
     /* the request on the wire */
     const struct http_route *route;
     http_text body;
     bool handled;                /* the route has been run */
+    bool begun, counted;         /* its work was begun; it is one of the server's ncall */
     uint64_t begun_ns, body_ns;  /* monotonic */
     char id[HTTP_ID_SIZE];       /* X-Request-Id or one of ours */
     char salt[33];               /* of the key */
@@ -179,17 +186,20 @@ typedef struct http_call {
     int fd;
     uint64_t ticket;             /* of the watcher: its events name calls by it */
     struct http_call *next, *prev; /* of the watcher */
+    struct http_call *desk_next;
 } http_call;
 
 http_call *http_call_new(http_server *s, struct MHD_Connection *c);
 /* Ends one use; the last one frees. */
 void http_call_drop(http_call *c);
+/* The server waits for it before it goes. */
+void http_call_count(http_call *c);
 /* Makes c->cache_salt from the key's name space and the body's own. */
 tn_status http_call_salt(http_call *c, tn_err *err);
 /* TN_UNAVAILABLE while the server drains. */
 tn_status http_call_admit(const http_call *c, tn_err *err);
 /* Runs a generation request from c->body. On failure nothing is in flight. */
-tn_status http_call_generate(http_call *c, bool chat, tn_err *err);
+tn_status http_call_generate(http_call *c, tn_err *err);
 /* The client left, or its time is up: cancels, wakes the connection. Any thread. */
 void http_call_abandon(http_call *c);
 /* An id for a tool call of the http_call `ctx`. */
@@ -225,6 +235,9 @@ typedef struct http_route {
     bool body;
     /* Answers now by http_answer, or suspends (generation). */
     enum MHD_Result (*run)(http_call *c);
+    /* With http_work as run: what is done with the body, on whatever thread. Writes the reply
+     * to c->out and says finished, or leaves that to pieces. */
+    tn_status (*work)(http_call *c, tn_err *err);
 } http_route;
 
 const http_route *http_route_find(const char *path, const char *method, bool *path_exists,
@@ -236,8 +249,8 @@ const http_route *http_route_at(uint32_t i);
 enum MHD_Result http_answer(http_call *c, uint32_t status, const char *type, const char *text,
                             size_t size);
 enum MHD_Result http_answer_error(http_call *c, tn_status st, const tn_err *err);
-/* Runs a generation route, or goes on with one after its connection was woken. */
-enum MHD_Result http_generate(http_call *c);
+/* Runs a route's work, or goes on with one after its connection was woken. */
+enum MHD_Result http_work(http_call *c);
 enum MHD_Result http_session(http_call *c); /* the same for /v1/sessions */
 /* Begins what the route says in a thread of its own, which finishes the call. */
 tn_status http_session_begin(http_call *c, tn_err *err);
@@ -267,6 +280,11 @@ tn_status http_guard_framing(struct MHD_Connection *c, tn_err *err);
 
 /* What a page of an allowed origin may read; NULL: no such header. */
 const char *http_guard_origin(http_server *s, struct MHD_Connection *c);
+
+/* -------- desk */
+tn_status http_desk_start(http_server *s, tn_err *err);
+void http_desk_stop(http_server *s);   /* after MHD's threads; waits for what is worked on */
+void http_desk_put(http_call *c);      /* has its route's work run, then wakes it */
 
 /* -------- watch */
 tn_status http_watch_start(http_server *s, tn_err *err);

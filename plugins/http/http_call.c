@@ -94,7 +94,7 @@ static void free_choices(http_call *c)
 static void free_call(http_call *c)
 {
     http_server *s = c->s;
-    bool counted = c->generating;
+    bool counted = c->counted;
     for (uint32_t i = 0; c->part != NULL && i < c->npart; i++)
         if (c->part[i].request != NULL)
             s->front->release(s->h->ctx, c->part[i].request);
@@ -106,6 +106,13 @@ static void free_call(http_call *c)
     free(c);
     if (counted) /* last: stop waits for this count and then takes the server away */
         atomic_fetch_sub(&s->ncall, 1);
+}
+
+void http_call_count(http_call *c)
+{
+    if (!c->counted)
+        atomic_fetch_add(&c->s->ncall, 1);
+    c->counted = true;
 }
 
 void http_call_drop(http_call *c)
@@ -129,7 +136,7 @@ void http_call_wake(http_call *c)
 static void finish(http_call *c)
 {
     c->finished = true;
-    if (c->gone)
+    if (c->gone || c->refused)
         return;
     if (c->streaming && c->begun_stream) {
         if (c->st == TN_OK)
@@ -164,7 +171,7 @@ static void on_piece(void *user, const tn_piece *p)
     http_part *part = user;
     http_call *c = part->call;
     pthread_mutex_lock(&c->lock);
-    if (!c->gone) {
+    if (!c->gone && !c->refused) {
         if (c->out.len == 0)
             c->progress_ns = http_now(c->s);
         http_reply_piece(c, part, p);
@@ -351,7 +358,7 @@ static void give_up_rest(http_call *c, uint32_t from)
     pthread_mutex_lock(&c->lock);
     for (uint32_t i = from; i < c->npart; i++)
         c->part[i].last = true;
-    c->gone = true; /* pieces are not gathered any more */
+    c->refused = true; /* pieces are not gathered any more */
     cancel_parts(c);
     pthread_mutex_unlock(&c->lock);
 }
@@ -365,8 +372,9 @@ tn_status http_call_admit(const http_call *c, tn_err *err)
     return TN_UNAVAILABLE;
 }
 
-tn_status http_call_generate(http_call *c, bool chat, tn_err *err)
+tn_status http_call_generate(http_call *c, tn_err *err)
 {
+    bool chat = strcmp(c->route->name, "chat") == 0;
     tn_status st = http_call_admit(c, err);
     if (st == TN_OK)
         st = http_ask_open(c->s, c->body.data != NULL ? c->body.data : "", c->body.len, chat,
@@ -382,7 +390,7 @@ tn_status http_call_generate(http_call *c, bool chat, tn_err *err)
     st = http_call_salt(c, err);
     if (st != TN_OK)
         return st;
-    atomic_fetch_add(&c->s->ncall, 1);
+    http_call_count(c);
     pthread_mutex_lock(&c->lock); /* from here on the watcher keeps the stream alive */
     c->streaming = c->a.stream;
     c->generating = true;

@@ -195,38 +195,42 @@ tn_status http_body_open(http_call *c, const char *const *known, size_t nknown, 
     return st == TN_OK ? http_get_text(a->body, "model", model, err) : st;
 }
 
-static enum MHD_Result run_tokenize(http_call *c)
+/* The reply of a route without pieces is whole. */
+static tn_status finish_work(http_call *c, tn_err *err)
+{
+    pthread_mutex_lock(&c->lock);
+    c->finished = true;
+    pthread_mutex_unlock(&c->lock);
+    return c->out.failed ? tn_fail(err, TN_NO_MEMORY, "no memory for the reply") : TN_OK;
+}
+
+static tn_status tokenize(http_call *c, tn_err *err)
 {
     http_ask a;
-    tn_err err = {{0}, {0}, {0}};
     const char *model = NULL;
     bool strings = false;
     int32_t *ids = NULL;
     uint64_t n = 0;
     tn_prompt p = {.size = sizeof p};
-    tn_status st = http_body_open(c, tokenize_fields, COUNT(tokenize_fields), &a, &model, &err);
+    tn_status st = http_body_open(c, tokenize_fields, COUNT(tokenize_fields), &a, &model, err);
     if (st == TN_OK)
-        st = tokenize_prompt(c->s, &a, &p, &strings, &err);
+        st = tokenize_prompt(c->s, &a, &p, &strings, err);
     if (st == TN_OK)
-        st = c->s->front->tokenize(c->s->h->ctx, model, &p, &ids, &n, &err);
-    enum MHD_Result r;
-    if (st != TN_OK) {
-        r = http_answer_error(c, st, &err);
-    } else {
-        http_text t;
-        http_text_open(&t, HTTP_REPLY_MAX);
-        http_text_printf(&t, "{\"count\":%llu,\"max_model_len\":%u,\"tokens\":[",
+        st = c->s->front->tokenize(c->s->h->ctx, model, &p, &ids, &n, err);
+    if (st == TN_OK) {
+        http_text *t = &c->out;
+        http_text_printf(t, "{\"count\":%llu,\"max_model_len\":%u,\"tokens\":[",
                          (unsigned long long)n, context_of(c, model));
-        put_ids(ids, n, &t);
-        http_text_puts(&t, strings ? "],\"token_strs\":[" : "],\"token_strs\":null");
+        put_ids(ids, n, t);
+        http_text_puts(t, strings ? "],\"token_strs\":[" : "],\"token_strs\":null");
         if (strings)
-            put_spellings(c, model, ids, n, &t);
-        http_text_puts(&t, strings ? "]}" : "}");
-        r = finish_text(c, &t);
+            put_spellings(c, model, ids, n, t);
+        http_text_puts(t, strings ? "]}" : "}");
+        st = finish_work(c, err);
     }
     c->s->front->give(c->s->h->ctx, ids);
     http_ask_close(c->s, &a);
-    return r;
+    return st;
 }
 
 static tn_status read_ids(const http_ask *a, int32_t **out, uint64_t *n, tn_err *err)
@@ -250,56 +254,50 @@ static tn_status read_ids(const http_ask *a, int32_t **out, uint64_t *n, tn_err 
     return TN_OK;
 }
 
-static enum MHD_Result run_detokenize(http_call *c)
+static tn_status detokenize(http_call *c, tn_err *err)
 {
     http_ask a;
-    tn_err err = {{0}, {0}, {0}};
     const char *model = NULL;
     int32_t *ids = NULL;
     char *text = NULL;
     uint64_t n = 0, size = 0;
-    tn_status st = http_body_open(c, detokenize_fields, COUNT(detokenize_fields), &a, &model, &err);
+    tn_status st = http_body_open(c, detokenize_fields, COUNT(detokenize_fields), &a, &model, err);
     if (st == TN_OK)
-        st = read_ids(&a, &ids, &n, &err);
+        st = read_ids(&a, &ids, &n, err);
     if (st == TN_OK)
-        st = c->s->front->detokenize(c->s->h->ctx, model, ids, n, 1, &text, &size, &err);
-    if (st == TN_REFUSED && err.param[0] == 0) { /* the core does not know the field's name */
-        tn_err why = err;
-        http_refuse(&err, why.code, "tokens", "%.900s", why.text);
+        st = c->s->front->detokenize(c->s->h->ctx, model, ids, n, 1, &text, &size, err);
+    if (st == TN_REFUSED && err->param[0] == 0) { /* the core does not know the field's name */
+        tn_err why = *err;
+        http_refuse(err, why.code, "tokens", "%.900s", why.text);
     }
-    enum MHD_Result r;
-    if (st != TN_OK) {
-        r = http_answer_error(c, st, &err);
-    } else {
-        http_text t;
-        http_text_open(&t, HTTP_REPLY_MAX);
-        http_text_puts(&t, "{\"prompt\":");
-        http_text_json(&t, text, size);
-        http_text_puts(&t, "}");
-        r = finish_text(c, &t);
+    if (st == TN_OK) {
+        http_text_puts(&c->out, "{\"prompt\":");
+        http_text_json(&c->out, text, size);
+        http_text_puts(&c->out, "}");
+        st = finish_work(c, err);
     }
     free(ids);
     c->s->front->give(c->s->h->ctx, text);
     http_ask_close(c->s, &a);
-    return r;
+    return st;
 }
 
 static const http_route routes[] = {
-    {"/v1/chat/completions", "POST", "chat", false, true, http_generate},
-    {"/v1/completions", "POST", "completions", false, true, http_generate},
-    {"/v1/models", "GET", "models", false, false, run_models},
-    {MODEL_PREFIX, "GET", "model", false, false, run_model},
-    {"/v1/sessions/save", "POST", "session_save", false, true, http_session},
-    {"/v1/sessions/restore", "POST", "session_restore", false, true, http_session},
-    {"/v1/sessions/fork", "POST", "session_fork", false, true, http_session},
-    {"/tokenize", "POST", "tokenize", false, true, run_tokenize},
-    {"/detokenize", "POST", "detokenize", false, true, run_detokenize},
-    {"/health", "GET", "health", true, false, run_health},
-    {"/ping", "GET", "ping", true, false, run_health},
-    {"/ping", "POST", "ping", true, false, run_health},
-    {"/version", "GET", "version", false, false, run_version},
-    {"/load", "GET", "load", false, false, run_load},
-    {"/metrics", "GET", "metrics", false, false, run_metrics},
+    {"/v1/chat/completions", "POST", "chat", false, true, http_work, http_call_generate},
+    {"/v1/completions", "POST", "completions", false, true, http_work, http_call_generate},
+    {"/v1/models", "GET", "models", false, false, run_models, NULL},
+    {MODEL_PREFIX, "GET", "model", false, false, run_model, NULL},
+    {"/v1/sessions/save", "POST", "session_save", false, true, http_session, NULL},
+    {"/v1/sessions/restore", "POST", "session_restore", false, true, http_session, NULL},
+    {"/v1/sessions/fork", "POST", "session_fork", false, true, http_session, NULL},
+    {"/tokenize", "POST", "tokenize", false, true, http_work, tokenize},
+    {"/detokenize", "POST", "detokenize", false, true, http_work, detokenize},
+    {"/health", "GET", "health", true, false, run_health, NULL},
+    {"/ping", "GET", "ping", true, false, run_health, NULL},
+    {"/ping", "POST", "ping", true, false, run_health, NULL},
+    {"/version", "GET", "version", false, false, run_version, NULL},
+    {"/load", "GET", "load", false, false, run_load, NULL},
+    {"/metrics", "GET", "metrics", false, false, run_metrics, NULL},
 };
 #define ROUTES (sizeof routes / sizeof *routes)
 

@@ -183,6 +183,10 @@ static enum MHD_Result go_on(http_call *c)
     pthread_mutex_lock(&c->lock);
     if (c->gone)
         next = LEAVE;
+    else if (c->at_desk)
+        next = WAIT;
+    else if (c->refused)
+        next = FAIL;
     else if (c->begun_stream)
         next = STREAM;
     else if (c->st != TN_OK)
@@ -203,16 +207,20 @@ static enum MHD_Result go_on(http_call *c)
     }
 }
 
-enum MHD_Result http_generate(http_call *c)
+enum MHD_Result http_work(http_call *c)
 {
-    if (!c->generating) {
-        tn_err err = {{0}, {0}, {0}};
-        bool chat = strcmp(c->route->name, "chat") == 0;
-        tn_status st = http_call_generate(c, chat, &err);
-        if (st != TN_OK)
-            return http_answer_error(c, st, &err);
+    tn_err err = {{0}, {0}, {0}};
+    tn_status st = TN_OK;
+    bool begun = c->begun;
+    c->begun = true;
+    if (!begun && c->body.len > HTTP_BODY_LIGHT) {
+        st = http_call_admit(c, &err);
+        if (st == TN_OK)
+            http_desk_put(c);
+    } else if (!begun) {
+        st = c->route->work(c, &err);
     }
-    return go_on(c);
+    return st == TN_OK ? go_on(c) : http_answer_error(c, st, &err);
 }
 
 /* As generation: begun once, then gone on with when its connection was woken. */
@@ -504,7 +512,10 @@ tn_status http_server_start(http_server *s, tn_err *err)
         st = open_socket(s, &fd, err);
     if (st == TN_OK)
         st = http_watch_start(s, err);
+    if (st == TN_OK)
+        st = http_desk_start(s, err);
     if (st != TN_OK) {
+        http_watch_stop(s);
         if (fd >= 0)
             close(fd);
         return st;
@@ -520,6 +531,7 @@ tn_status http_server_start(http_server *s, tn_err *err)
         MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_THREAD_POOL_SIZE, s->opt.threads,
         MHD_OPTION_END);
     if (s->daemon == NULL) {
+        http_desk_stop(s);
         http_watch_stop(s);
         close(fd);
         return tn_fail(err, TN_UNAVAILABLE, "http: libmicrohttpd %s did not start on %s",
@@ -548,6 +560,7 @@ void http_server_stop(http_server *s)
     atomic_store(&s->stopping, true);
     http_watch_each(s, http_call_abandon); /* none may be suspended when MHD stops */
     MHD_stop_daemon(s->daemon);
+    http_desk_stop(s);
     http_watch_stop(s);
     s->daemon = NULL;
 }

@@ -175,7 +175,7 @@ static tn_status take_turn(http_server *s, tn_err *err)
 /* From here on the call is counted, and the thread's as well as the connection's. */
 static void enter(http_call *c)
 {
-    atomic_fetch_add(&c->s->ncall, 1);
+    http_call_count(c);
     pthread_mutex_lock(&c->lock);
     c->generating = true;
     c->users++;

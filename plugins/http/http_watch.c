@@ -42,7 +42,7 @@ static http_call *call_of(const struct http_watch *w, uint64_t ticket)
 
 static void keep_alive(http_call *c, uint64_t now)
 {
-    if (!c->streaming || !c->generating || c->finished || c->st != TN_OK)
+    if (!c->streaming || !c->generating || c->finished || c->refused || c->st != TN_OK)
         return;
     if (!c->begun_stream && now - c->begun_ns > BEGIN_AFTER) {
         http_reply_begin(c);
