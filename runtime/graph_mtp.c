@@ -10,10 +10,12 @@
  * vLLM's qwen3_next_mtp. */
 #include "graph.h"
 
+/* A quantized mtp.fc has other tensors, of whatever names; the norm before it is always plain. */
 bool tn_graph_can_draft(const tn_view *view)
 {
     tn_tensor t;
-    return view->find(view, "mtp.fc.weight", &t) != 0;
+    return view->find(view, "mtp.fc.weight", &t) != 0 ||
+           view->find(view, "mtp.pre_fc_norm_hidden.weight", &t) != 0;
 }
 
 void tn_graph_draft(tn_graph *g)

@@ -138,11 +138,13 @@ static tn_status miss_plain(const tn_view *v, const tn_slice *p, const char *nam
     static const char *const suffix[] = {"qweight", "weight_packed"};
     char other[NAME_SIZE];
     tn_tensor t;
-    for (size_t i = 0; i < 2 && v->quant == NULL; i++) {
+    for (size_t i = 0; i < 2 && (v->quant == NULL || p->second); i++) {
         snprintf(other, sizeof other, "%s.%s", p->module, suffix[i]);
         if (v->find(v, other, &t))
-            return tn_fail(err, TN_DATA, "model %s: tensor %s is there instead of %s; expected a "
-                           "quantization_config that says how it is quantized", v->dir, other, name);
+            return tn_fail(err, TN_DATA, "model %s: tensor %s is there instead of %s; expected %s",
+                           v->dir, other, name, p->second
+                           ? "plain weights in a draft_path" : "a quantization_config that says how it "
+                           "is quantized");
     }
     return tn_fail(err, TN_DATA, "model %s: tensor %s is missing; expected it for a %s", v->dir,
                    name, p->bare ? "vector of the model" : "matrix of the model");

@@ -107,10 +107,10 @@ static tn_status open_drafting(tn_served *s, tn_err *err)
     if (tn_graph_can_draft(tn_ckpt_view(s->second != NULL ? s->second : s->ckpt)))
         return TN_OK;
     if (s->second != NULL)
-        return tn_fail(err, TN_DATA, "[model %s]: draft_path: %s: tensor mtp.fc.weight is missing; "
+        return tn_fail(err, TN_DATA, "[model %s]: draft_path: %s: there is no mtp.fc; "
                        "expected a folder with the model's MTP module", m->name, m->draft_path);
     tn_log_put(s->log, TN_LOG_WARN, "core", NULL, "model %s: drafts = %u, but the checkpoint has no "
-               "MTP module (mtp.fc.weight): drafting is off; draft_path may name a folder that "
+               "MTP module (mtp.fc): drafting is off; draft_path may name a folder that "
                "has one", m->name, m->drafts);
     s->drafts = 0;
     return TN_OK;
