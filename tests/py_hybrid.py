@@ -560,6 +560,7 @@ def unpacked(source, name, pattern, change):
 
 NOT_EXPERTS = r"self_attn|linear_attn|shared_expert"
 PLAIN = ["re:.*self_attn.*", "re:.*linear_attn.*", "re:.*mlp.gate$", "re:.*shared_expert_gate$", "lm_head"]
+ROUTER = ["re:.*mlp.gate$", "re:.*shared_expert_gate$", "lm_head", "re:.*in_proj_ba$"]
 PACKED, GEMM = "qwen3_next-awq-4-pack-quantized---symmetric", "qwen3_next-awq-4-gemm"
 GPTQ = "qwen3_next-gptq-4-gptq"
 LIES = [
@@ -577,6 +578,32 @@ LIES = [
     ("AutoAWQ, honest", GEMM, NOT_EXPERTS,
      {"modules_to_not_convert": [".mlp.gate", "shared_expert", "self_attn", "linear_attn", "lm_head"]}, 0),
     ("AutoAWQ, plain though not said to be", GEMM, NOT_EXPERTS, {"modules_to_not_convert": None}, 0),
+    # The flagship's release: one projection of the shared expert, where the config is silent about it.
+    ("one projection of the shared expert is plain", PACKED, r"shared_expert\.down_proj", {"ignore": ROUTER}, 1),
+    ("one projection of the shared expert is plain, and said to be", PACKED, r"shared_expert\.down_proj",
+     {"ignore": ROUTER + ["re:.*shared_expert.down_proj$"]}, 0),
+    ("the mixer's joint projection is plain", PACKED, "in_proj_qkvz", {"ignore": ROUTER}, 1),
+    ("the mixer's joint projection is plain, and said to be", PACKED, "in_proj_qkvz",
+     {"ignore": ROUTER + [f"model.layers.{i}.linear_attn.in_proj_qkvz" for i in range(3)]}, 0),
+    ("the mixer's joint projection is packed, and said to be plain", PACKED, "self_attn",
+     {"ignore": ROUTER + ["re:.*self_attn.*", "re:.*linear_attn.in_proj_qkvz$"]}, 1),
+    ("joint names of what the file has in parts", PACKED, r"self_attn\.[qkv]_proj|shared_expert\.(gate|up)_proj",
+     {"ignore": ROUTER + ["model.layers.3.self_attn.qkv_proj", "re:.*shared_expert.gate_up_proj$"]}, 1),
+    ("names without their beginning", PACKED, "self_attn",
+     {"ignore": ROUTER + [f"layers.3.self_attn.{p}_proj" for p in "qkvo"]}, 1),
+    ("names with another beginning", PACKED, "self_attn",
+     {"ignore": ROUTER + [f"language_model.model.layers.3.self_attn.{p}_proj" for p in "qkvo"]}, 1),
+    ("names of classes", PACKED, "self_attn", {"ignore": ROUTER + ["Qwen3NextAttention", "Embedding"]}, 1),
+    ("a module drafting would use, of which the file has none", PACKED, "self_attn",
+     {"ignore": ROUTER + ["re:.*self_attn.*", "re:^mtp.*", "mtp.fc"]}, 0),
+    ("AutoAWQ, one projection of the shared expert", GEMM, r"shared_expert\.down_proj",
+     {"modules_to_not_convert": ["mlp.gate", "shared_expert_gate", "lm_head"]}, 0),
+    ("AutoAWQ, joint names", GEMM, "in_proj_qkvz|self_attn",
+     {"modules_to_not_convert": ["mlp.gate", "shared_expert_gate", "qkv_proj", "in_proj"]}, 0),
+    ("GPTQ, one projection of the shared expert, and said to be plain", GPTQ, r"shared_expert\.down_proj",
+     {"dynamic": {r"-:.*shared_expert\.down_proj": {}}}, 0),
+    ("GPTQ, the mixer's joint projection is packed, and said to be plain", GPTQ, "self_attn",
+     {"dynamic": {"-:.*in_proj_qkvz": {}}}, 1),
     ("GPTQ, packed though said to be plain", GPTQ, "self_attn", {"dynamic": {"-:.*shared_expert.*": {}}}, 1),
     ("GPTQ, plain though said to be packed", GPTQ, "shared_expert", {}, 1),
 ]
@@ -585,6 +612,14 @@ for number, (name, source, pattern, change, count) in enumerate(LIES):
         path = unpacked(made[source], f"lie{number}", pattern, lambda q: q.update(change))
         warned = compare_all(path, (5, 130)).strip().splitlines()
         assert len(warned) == count, warned
+
+with check("experts of a layer in two forms are refused by name"):
+    for pattern, two in ((r"experts\.3\.down_proj", ("experts.0.down_proj", "experts.3.down_proj")),
+                         (r"layers\.1\..*experts\.\d\.gate_proj", ("experts.0.gate_proj", "experts.0.up_proj"))):
+        path = unpacked(made[PACKED], "forms", pattern, lambda q: q.update(ignore=ROUTER))
+        r = run("complete", path, "--config", ini, "--prompt", "x", "--max-tokens", "1")
+        assert r.returncode == 65 and "differ in form" in r.stderr and all(n in r.stderr for n in two), r
+        shutil.rmtree(path)
 
 if worst:
     print(f"greatest difference of a log-probability: {max(worst):.2g}")
