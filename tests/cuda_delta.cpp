@@ -5,8 +5,8 @@
  * everything is compared: outputs, S, columns and pending rows of every slot, and that nothing
  * else was touched. Numbers come from a generator with a fixed seed. With --bench: times.
  *
- *     g++ -DTN_CUDASIM ... delta.cu delta_prompt.cu cudasim.cpp      without a card
- *     nvcc -x cu ...                                                 on one */
+ *     g++ -DTN_CUDASIM ... delta.cu delta_prompt.cu delta_chunk.cu cudasim.cpp   without a card
+ *     nvcc -x cu ...                                                             on one */
 #include "gpu.h"
 
 #include <cmath>
@@ -603,6 +603,35 @@ static void run_both(world *w, double bound, worst *b)
     compare_slots(w, bound, b);
 }
 
+/* kernels.md 5.2 for chunks: over all rows of a sequence and head 2e-3, S too. Only, a row whose o
+ * is small beside what S held is normed up with the errors of that; `bound` says how far. */
+static void run_chunks(world *w, double bound, worst *b)
+{
+    b->steps++;
+    run_device(w);
+    doubles wanted = run_twin(w), all;
+    floats found = get_span(w->a.out, w->row_seq.size()), some;
+    for (const tn_seq &q : w->seq)
+        for (uint32_t h = 0; h < w->z.v_heads; h++) {
+            all.clear();
+            some.clear();
+            for (int i = 0; i < q.nrow * (int)w->z.v_dim; i++) {
+                uint64_t row = (uint64_t)(q.row0 + i / (int)w->z.v_dim);
+                uint32_t col = h * w->z.v_dim + (uint32_t)i % w->z.v_dim;
+                all.push_back(wanted[row * w->value + col]);
+                some.push_back(found[row * w->a.out.stride + col]);
+            }
+            double d = distance(some.data(), all.data(), all.size());
+            b->out = d > b->out ? d : b->out;
+            if (!(d <= bound))
+                complain(b, "out of a sequence", d, bound);
+        }
+    worst rows = *b;
+    compare_out(w, wanted, 0.1, &rows);
+    b->bad = rows.bad;
+    compare_slots(w, 2e-3, b);
+}
+
 static void done(const worst &b)
 {
     if (b.bad == 0)
@@ -660,6 +689,8 @@ static void case_kernels()
     worst b = {"convolution of 2 to 8", 0, 0, 0, 0};
     for (uint32_t keep = 1; keep <= 7; keep++) {
         sizes z = SMALL;
+        z.k_heads = 1;
+        z.v_heads = 2;
         z.keep = keep;
         z.meet = keep & 1;
         z.bias = keep & 2;
@@ -681,6 +712,8 @@ static void case_drafts()
     worst b = {"drafts", 0, 0, 0, 0};
     for (int how = 0; how < 4; how++) {
         sizes z = SMALL;
+        z.k_heads = how == 1 ? 1 : 2;
+        z.v_heads = 2 * z.k_heads;
         z.k_dim = z.v_dim = how == 1 ? 128 : 64;
         z.meet = how != 2;
         z.keep = how == 3 ? 6 : 3;
@@ -812,20 +845,72 @@ static void case_cuts()
     done(b);
 }
 
-/* kernels.md 5.3: betas of 0 and 1, no decay, full decay, one key for ever, large numbers. */
-static void case_adversarial()
+/* Sequences that go in chunks beside others that do not; every length of the last chunk. */
+static void case_chunks()
 {
-    worst b = {"adversarial", 0, 0, 0, 0};
+    worst b = {"chunks", 0, 0, 0, 0};
+#ifdef TN_CUDASIM
+    static const int tails[] = {0, 15, 49};
+#else
+    static int tails[64];
+    for (int i = 0; i < 64; i++)
+        tails[i] = i;
+#endif
+    for (int tail : tails)
+        for (int how = 0; how < 2; how++) {
+            sizes z = SMALL;
+            z.k_dim = z.v_dim = how ? 128 : 64;
+            z.k_heads = 1;
+            z.v_heads = how ? 1 : 2;
+            z.type = tail & 2 ? TN_F16 : TN_F32;
+            if (how && tail % 16 != 15)
+                continue;
+            world *w = world_open(z, 400, 8, 8);
+            begin_step(w);
+            add_seq(w, 128 + tail, 0, 1, 0, 0);
+            add_padding(w, 2);
+            add_seq(w, 20, 2, 2, 3, 0);
+            add_seq(w, 3, 4, 4, 1, TN_SEQ_DRAFT);
+            add_seq(w, 129, 3, 3, 2, 0);
+            random_rows(w);
+            run_chunks(w, 2e-3, &b);
+            world_close(w);
+        }
+    done(b);
+}
+
+/* Chunked sequences across the border of a segment. */
+static void case_long_chunks()
+{
+    worst b = {"chunks across segments", 0, 0, 0, 0};
+    sizes z = SMALL;
+    z.k_heads = z.v_heads = 1;
+    world *w = world_open(z, 2300, 8, 8);
+    begin_step(w);
+    add_seq(w, 300, 2, 2, 0, TN_SEQ_FRESH);
+    add_seq(w, 1600, 0, 0, 0, 0);
+    add_seq(w, 200, 1, 1, 0, TN_SEQ_FRESH);
+    add_seq(w, 140, 3, 4, 2, 0);
+    random_rows(w);
+    run_chunks(w, 2e-3, &b);
+    world_close(w);
+    done(b);
+}
+
+/* kernels.md 5.3: betas of 0 and 1, no decay, full decay, one key for ever, large numbers. */
+static void case_adversarial(bool chunks)
+{
+    worst b = {chunks ? "adversarial chunks" : "adversarial", 0, 0, 0, 0};
     for (int how = 0; how < 7; how++) {
         sizes z = SMALL;
         z.k_heads = 1;
         z.v_heads = 2;
         z.type = how & 1 ? TN_F16 : TN_F32;
-        world *w = world_open(z, 80, 4, 4);
+        world *w = world_open(z, 240, 4, 4);
         if (how == 5)
             random_states(w, 1e5f);
         begin_step(w);
-        add_seq(w, 50, 0, 0, 0, 0);
+        add_seq(w, chunks ? 150 : 50, 0, 0, 0, 0);
         add_seq(w, 7, 1, 1, 0, 0);
         add_seq(w, 1, 2, 2, 0, 0);
         random_rows(w);
@@ -839,7 +924,10 @@ static void case_adversarial()
             w->qkv[i] = w->qkv[i % w->width];
         for (uint64_t i = 0; how == 6 && i < w->qkv.size(); i++)
             w->qkv[i] *= z.type == TN_F16 ? 1e4f : 1e5f;
-        run_both(w, 1e-5, &b);
+        if (chunks)
+            run_chunks(w, how == 5 ? 2e-2 : 2e-3, &b); /* 5: S begins at 1e5, v is about 1 */
+        else
+            run_both(w, 1e-5, &b);
         world_close(w);
     }
     done(b);
@@ -849,19 +937,28 @@ static void case_adversarial()
 static void case_poison()
 {
     worst b = {"poison and empty steps", 0, 0, 0, 0};
-    world *w = world_open(SMALL, 70, 4, 4);
+    world *w = world_open(SMALL, 170, 4, 4);
     begin_step(w);
     add_seq(w, 2, 0, 0, 0, 0);
     add_seq(w, 30, 1, 1, 0, 0);
+    add_seq(w, 130, 3, 3, 0, 0);
     add_seq(w, 3, 2, 2, 0, 0);
     random_rows(w);
     w->qkv[w->width * 1 + 3] = NAN;
     w->qkv[w->width * 10 + 5] = INFINITY;
+    w->qkv[w->width * 110 + w->width - 1] = NAN;
     run_device(w);
-    floats out = get_span(w->a.out, 35), third = get_slot(w, 2);
-    for (uint64_t i = 32 * w->a.out.stride; i < out.size(); i++)
+    floats out = get_span(w->a.out, 165), third = get_slot(w, 2);
+    for (uint64_t i = 162 * w->a.out.stride; i < out.size(); i++)
         if (!std::isfinite(out[i]))
             complain(&b, "a row of another sequence", out[i], 0);
+    for (int row : {1, 31, 161}) {
+        bool finite = true;
+        for (uint32_t i = 0; i < w->value; i++)
+            finite = finite && std::isfinite(out[(uint64_t)row * w->a.out.stride + i]);
+        if (finite)
+            complain(&b, "a poisoned row is finite", row, NAN);
+    }
     for (uint64_t i = 0; i < settled_floats(w); i++)
         if (!std::isfinite(third[i]))
             complain(&b, "another sequence's state", third[i], 0);
@@ -882,7 +979,7 @@ static void case_poison()
 static void case_drift()
 {
 #ifdef TN_CUDASIM
-    const int steps = 150;
+    const int steps = 60;
 #else
     const int steps = 1000;
 #endif
@@ -1009,7 +1106,10 @@ int main(int argc, char **argv)
     case_prompts();
     case_segments();
     case_cuts();
-    case_adversarial();
+    case_chunks();
+    case_long_chunks();
+    case_adversarial(false);
+    case_adversarial(true);
     case_poison();
     case_drift();
 #ifndef TN_CUDASIM

@@ -75,8 +75,8 @@ LANE void take_row(const delta_args &d, const delta_seq &q, int32_t r, uint32_t 
         delta_channel_open(d, q, r, channel, &c);
         y = delta_next(&c, delta_raw(d, q, r, channel));
     } else if (t == THREADS - 1) {
-        gate = delta_raw_gates(d, q, r, head);
-        gate = delta_gates(d, head, gate.x, gate.y);
+        gate = delta_gates(d, head, delta_raw_gates(d, q, r, head));
+        gate.x = expf(gate.x);
     }
     if (t < 2 * K) {
         float sum = warp_sum(delta_square(y));
@@ -238,8 +238,11 @@ extern "C" cudaError_t gpu_do_delta(const gpu_delta *a, const gpu_step *s, const
         step_launch<64, 64, true>(d, n, stream);
     else
         step_launch<128, 128, false>(d, n, stream);
-    if (n->seq_rows > DELTA_LONG)
-        delta_prompt_launch(&d, n, stream);
+    if (n->seq_rows > DELTA_LONG) {
+        cudaError_t e = delta_prompt_launch(&d, n, stream);
+        if (e != cudaSuccess)
+            return e;
+    }
     if (n->seqs > 0 && (a->meet == NULL || n->seq_rows > DELTA_LONG)) {
         dim3 grid((a->state.width + a->state.heads + KEEP_THREADS - 1) / KEEP_THREADS, n->seqs);
         GPU_LAUNCH(keep_kernel, grid, KEEP_THREADS, 0, stream, d);

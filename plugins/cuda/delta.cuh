@@ -39,9 +39,34 @@ struct delta_seq {
     float *out;                   /* its slot after */
 };
 
+/* A segment of the step's rows on their way through the kernels of prompts, fp32 but for what
+ * delta_chunk.cu wants; K and V being the kernel's sizes:
+ *
+ *     row     [k_heads][K] q, [k_heads][K] k, [v_heads][V] v and later o. For chunks q and k are
+ *             halves, each head's in the first half of its place
+ *     gate    [v_heads] (decay, beta, log decay, sum of log decays since the chunk's begin)
+ *     mix     [v_heads][2][64] halves, for chunks: the row's line of T and of P */
+struct prompt_args {
+    delta_args d;
+    uint32_t row0, rows;          /* the segment */
+    uint32_t stride;              /* floats a row */
+    uint32_t chunks;              /* 1: sequences of DELTA_CHUNKED rows and more go in chunks */
+    float *row;
+    float4 *gate;
+    __half *mix;
+};
+
+#define DELTA_CHUNK 64
+#define DELTA_CHUNKED 128
+
 /* delta_prompt.cu: rows of prompts, once their pending rows are settled in state_out. */
 uint64_t delta_prompt_floats(const gpu_delta *a, uint64_t rows_max);
-void delta_prompt_launch(const delta_args *d, const gpu_shape *n, cudaStream_t stream);
+cudaError_t delta_prompt_launch(const delta_args *d, const gpu_shape *n, cudaStream_t stream);
+
+/* delta_chunk.cu: between `ready` and `finish`, for sequences that go in chunks. False: this
+ * card or these heads do not offer it. */
+bool delta_chunk_offered(const gpu_delta *a);
+cudaError_t delta_chunk_launch(const prompt_args *p, const gpu_shape *n, cudaStream_t stream);
 
 /* False: nothing to do. What the device cannot vouch for is bounded here. */
 LANE bool delta_open(const delta_args &d, uint32_t i, delta_seq *q)
@@ -190,13 +215,12 @@ LANE float delta_unit(const float *part, int nparts, bool query, uint32_t k_dim)
 
 /* ---------------------------------------------------------------------------------- gates */
 
-/* (decay, beta) from the raw a and b of a head. */
-LANE float2 delta_gates(const delta_args &d, uint32_t head, float a, float b)
+/* (log decay, beta) from the raw a and b of a head. */
+LANE float2 delta_gates(const delta_args &d, uint32_t head, float2 raw)
 {
-    float x = a + d.a.dt_bias[head];
+    float x = raw.x + d.a.dt_bias[head];
     float softplus = x > 20.0f ? x : log1pf(expf(x));
-    float decay = expf(-(expf(d.a.a_log[head]) * softplus));
-    return make_float2(decay, 1.0f / (1.0f + expf(-b)));
+    return make_float2(-(expf(d.a.a_log[head]) * softplus), 1.0f / (1.0f + expf(-raw.y)));
 }
 
 /* Raw a and b of a head in a row, pending or not. */
@@ -208,6 +232,34 @@ LANE float2 delta_raw_gates(const delta_args &d, const delta_seq &q, int32_t r, 
                            span_get(d.a.b, (uint64_t)(q.row0 + r), head));
     const float *gates = q.in + delta_pending_at(s, (uint32_t)(r + q.npending)) + s.width;
     return make_float2(gates[head], gates[s.heads + head]);
+}
+
+/* -------------------------------------------------------------------------------- prompts */
+
+/* The sequence of a row of a prompt; false: the row is none. */
+LANE bool delta_prompt_row(const delta_args &d, uint32_t row, uint32_t *number, delta_seq *q)
+{
+    if (row >= d.count[0] || d.pos[row] < 0 || d.row_seq[row] < 0)
+        return false;
+    *number = (uint32_t)d.row_seq[row];
+    return delta_open(d, *number, q) && q->prompt && (int32_t)row >= q->row0 &&
+           (int32_t)row < q->row0 + q->nrow;
+}
+
+LANE bool delta_goes_in_chunks(const prompt_args &p, const delta_seq &q)
+{
+    return p.chunks != 0 && q.nrow >= DELTA_CHUNKED;
+}
+
+/* Rows [from, to) of the segment that are the sequence's; false: none. */
+LANE bool delta_part(const prompt_args &p, const delta_seq &q, uint32_t *from, uint32_t *to)
+{
+    const int32_t first = (int32_t)p.row0, end = (int32_t)(p.row0 + p.rows);
+    if (q.row0 >= end || q.row0 + q.nrow <= first)
+        return false;
+    *from = q.row0 > first ? (uint32_t)(q.row0 - first) : 0;
+    *to = (uint32_t)((q.row0 + q.nrow < end ? q.row0 + q.nrow : end) - first);
+    return true;
 }
 
 /* ----------------------------------------------------------------------------------- rule */

@@ -6,13 +6,9 @@
  * three kernels hand each other has a bounded size and mostly stays in the second-level cache:
  *
  *     ready   conv, silu, norms and gates of all rows at once
- *     recur   blocks of (head, 32 rows of S), S in registers, row after row
- *     finish  gated norm of all rows at once
- *
- * Work, for each row of a segment, fp32, K and V being the kernel's sizes:
- *
- *     row     [k_heads][K] q, [k_heads][K] k, [v_heads][V] v and later o
- *     gates   [v_heads] float4 (decay, beta, 0, 0)                                            */
+ *     recur   blocks of (head, 32 rows of S), S in registers, row after row; long sequences go
+ *             through delta_chunk.cu instead, where it is offered
+ *     finish  gated norm of all rows at once                                                  */
 #include "delta.cuh"
 
 #define SEGMENT 2048u             /* rows */
@@ -22,14 +18,6 @@
 #define THREADS (SLICE * DELTA_LANES)
 #define STAGE 8                   /* rows fetched at a time; one for each lane of a group */
 #define STAGES 3
-
-struct prompt_args {
-    delta_args d;
-    uint32_t row0, rows;          /* the segment */
-    uint32_t stride;              /* floats a row */
-    float *row;
-    float4 *gate;
-};
 
 /* Sizes of the kernel that takes these heads. */
 static uint32_t k_size(const gpu_delta *a)
@@ -45,20 +33,10 @@ static uint64_t row_floats(const gpu_delta *a)
 uint64_t delta_prompt_floats(const gpu_delta *a, uint64_t rows_max)
 {
     uint64_t rows = rows_max < SEGMENT ? rows_max : SEGMENT;
-    return rows * (row_floats(a) + 4 * (uint64_t)a->v_heads);
+    return rows * (row_floats(a) + (4 + DELTA_CHUNK) * (uint64_t)a->v_heads);
 }
 
 /* ---------------------------------------------------------------------------------- ready */
-
-/* The sequence of a row of a prompt; false: the row is none. */
-LANE bool prompt_row(const delta_args &d, uint32_t row, uint32_t *number, delta_seq *q)
-{
-    if (row >= d.count[0] || d.pos[row] < 0 || d.row_seq[row] < 0)
-        return false;
-    *number = (uint32_t)d.row_seq[row];
-    return delta_open(d, *number, q) && q->prompt && (int32_t)row >= q->row0 &&
-           (int32_t)row < q->row0 + q->nrow;
-}
 
 /* A warp walks one head's N channels down READY_ROWS rows, lane l channels l, l + 32, ... */
 template <int N, int TAPS>
@@ -71,7 +49,7 @@ LANE void ready_head(const prompt_args &p, uint32_t first, uint32_t dim, bool qu
     uint32_t open = TN_NONE, number = 0;
     for (uint32_t i = 0; i < READY_ROWS && row + i < p.rows; i++) {
         const uint32_t at = p.row0 + row + i;
-        if (!prompt_row(p.d, at, &number, &q)) {
+        if (!delta_prompt_row(p.d, at, &number, &q)) {
             open = TN_NONE;
             continue;
         }
@@ -95,10 +73,16 @@ LANE void ready_head(const prompt_args &p, uint32_t first, uint32_t dim, bool qu
                 part[j] = warp_sum(delta_square(y[j]));
             factor = delta_unit(part, N / 32, query, dim);
         }
+        float *to = p.row + (uint64_t)(row + i) * p.stride + to_column;
+        const bool halves = unit && delta_goes_in_chunks(p, q);
         UNROLL
-        for (int j = 0; j < N / 32; j++)
-            p.row[(uint64_t)(row + i) * p.stride + to_column + lane + 32 * (uint32_t)j] =
-                unit ? y[j] * factor : y[j];
+        for (int j = 0; j < N / 32; j++) {
+            const float x = unit ? y[j] * factor : y[j];
+            if (halves)
+                ((__half *)to)[lane + 32 * (uint32_t)j] = to_half(x);
+            else
+                to[lane + 32 * (uint32_t)j] = x;
+        }
     }
 }
 
@@ -109,12 +93,11 @@ LANE void ready_gates(const prompt_args &p, uint32_t row)
     uint32_t number;
     for (uint32_t i = 0; i < READY_ROWS && row + i < p.rows; i++) {
         const uint32_t at = p.row0 + row + i;
-        if (!prompt_row(d, at, &number, &q))
+        if (!delta_prompt_row(d, at, &number, &q))
             continue;
         for (uint32_t h = threadIdx.x % 32; h < d.a.v_heads; h += 32) {
-            float2 raw = delta_raw_gates(d, q, (int32_t)at - q.row0, h);
-            float2 g = delta_gates(d, h, raw.x, raw.y);
-            p.gate[(uint64_t)(row + i) * d.a.v_heads + h] = make_float4(g.x, g.y, 0, 0);
+            float2 g = delta_gates(d, h, delta_raw_gates(d, q, (int32_t)at - q.row0, h));
+            p.gate[(uint64_t)(row + i) * d.a.v_heads + h] = make_float4(expf(g.x), g.y, g.x, 0);
         }
     }
 }
@@ -185,13 +168,10 @@ __global__ void __launch_bounds__(THREADS) recur_kernel(prompt_args p)
     const uint32_t t = threadIdx.x, j = t % DELTA_LANES, v0 = slice * SLICE + t / DELTA_LANES;
     const uint32_t k_dim = EXACT ? N : a.k_dim, v_dim = EXACT ? N : a.v_dim;
     delta_seq q;
-    if (!delta_open(p.d, blockIdx.y, &q) || !q.prompt)
+    uint32_t from, to;
+    if (!delta_open(p.d, blockIdx.y, &q) || !q.prompt || delta_goes_in_chunks(p, q) ||
+        !delta_part(p, q, &from, &to))
         return;
-    const int32_t first = (int32_t)p.row0, end = (int32_t)(p.row0 + p.rows);
-    if (q.row0 >= end || q.row0 + q.nrow <= first)
-        return;
-    const uint32_t from = q.row0 > first ? (uint32_t)(q.row0 - first) : 0;
-    const uint32_t to = (uint32_t)((q.row0 + q.nrow < end ? q.row0 + q.nrow : end) - first);
     float4 s[1][PIECES];
     float *mine = q.out + (uint64_t)head * k_dim * v_dim;
     delta_load<PIECES, 1>(s, mine, v0, 0, k_dim, v_dim);
@@ -236,7 +216,7 @@ __global__ void __launch_bounds__(READY_THREADS) finish_kernel(prompt_args p)
     const uint64_t at = p.row0 + row;
     delta_seq q;
     uint32_t number;
-    if (row >= p.rows || !prompt_row(p.d, (uint32_t)at, &number, &q))
+    if (row >= p.rows || !delta_prompt_row(p.d, (uint32_t)at, &number, &q))
         return;
     const float *o = p.row + (uint64_t)row * p.stride + (uint64_t)(2 * a.k_heads + head) * N;
     float factor = delta_norm_factor<N>(o, a.v_dim, a.eps);
@@ -253,10 +233,11 @@ __global__ void __launch_bounds__(READY_THREADS) finish_kernel(prompt_args p)
 /* ------------------------------------------------------------------------------ launchers */
 
 template <int N, bool EXACT>
-static void segment_launch(const prompt_args &p, const gpu_shape *n, cudaStream_t stream)
+static cudaError_t segment_launch(const prompt_args &p, const gpu_shape *n, cudaStream_t stream)
 {
     const gpu_delta &a = p.d.a;
     const uint32_t nwarp = READY_THREADS / 32;
+    cudaError_t e = cudaSuccess;
     dim3 ready((2 * a.k_heads + a.v_heads + 1 + nwarp - 1) / nwarp,
                (p.rows + READY_ROWS - 1) / READY_ROWS);
     if (a.state.keep < 4)
@@ -265,23 +246,30 @@ static void segment_launch(const prompt_args &p, const gpu_shape *n, cudaStream_
         GPU_LAUNCH((ready_kernel<N, 8>), ready, READY_THREADS, 0, stream, p);
     dim3 recur(a.v_heads * (N / SLICE), n->seqs);
     GPU_LAUNCH((recur_kernel<N, EXACT>), recur, THREADS, 0, stream, p);
+    if (p.chunks != 0)
+        e = delta_chunk_launch(&p, n, stream);
     dim3 finish((p.rows * a.v_heads + nwarp - 1) / nwarp);
     GPU_LAUNCH((finish_kernel<N>), finish, READY_THREADS, 0, stream, p);
+    return e;
 }
 
-void delta_prompt_launch(const delta_args *d, const gpu_shape *n, cudaStream_t stream)
+cudaError_t delta_prompt_launch(const delta_args *d, const gpu_shape *n, cudaStream_t stream)
 {
     const gpu_delta *a = &d->a;
-    for (uint32_t row0 = 0; row0 < n->rows && n->seqs > 0; row0 += SEGMENT) {
+    const uint32_t chunks = n->seq_rows >= DELTA_CHUNKED && delta_chunk_offered(a);
+    const uint64_t most = n->rows < SEGMENT ? n->rows : SEGMENT;
+    float *gate = a->work + most * row_floats(a), *mix = gate + most * 4 * a->v_heads;
+    cudaError_t e = cudaSuccess;
+    for (uint32_t row0 = 0; e == cudaSuccess && row0 < n->rows && n->seqs > 0; row0 += SEGMENT) {
         uint32_t rows = n->rows - row0 < SEGMENT ? n->rows - row0 : SEGMENT;
-        uint64_t most = n->rows < SEGMENT ? n->rows : SEGMENT;
-        prompt_args p = {*d, row0, rows, (uint32_t)row_floats(a), a->work,
-                         (float4 *)(void *)(a->work + most * row_floats(a))};
+        prompt_args p = {*d, row0, rows, (uint32_t)row_floats(a), chunks, a->work,
+                         (float4 *)(void *)gate, (__half *)(void *)mix};
         if (a->k_dim == 64 && a->v_dim == 64)
-            segment_launch<64, true>(p, n, stream);
+            e = segment_launch<64, true>(p, n, stream);
         else if (a->k_dim == 128 && a->v_dim == 128)
-            segment_launch<128, true>(p, n, stream);
+            e = segment_launch<128, true>(p, n, stream);
         else
-            segment_launch<128, false>(p, n, stream);
+            e = segment_launch<128, false>(p, n, stream);
     }
+    return e;
 }
