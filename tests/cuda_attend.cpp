@@ -327,7 +327,8 @@ static void spoil(const attend_case &c, pages &p, const world &w)
 }
 
 /* Long sequences alone, with one tile at a time in shared memory, as on a small card. */
-static cudaError_t run_one_stage(const gpu_attend *a, const world &w, cudaStream_t stream)
+static cudaError_t run_one_stage(const gpu_attend *a, const world &w, uint32_t nsm,
+                                 cudaStream_t stream)
 {
     attend_args x = {};
     x.q = a->q, x.out = a->out, x.gate = a->gate;
@@ -338,7 +339,8 @@ static cudaError_t run_one_stage(const gpu_attend *a, const world &w, cudaStream
     x.magic = (uint32_t)((((uint64_t)1 << 32) + x.tokens - 1) / x.tokens);
     x.rows = w.shape.rows, x.seqs = w.shape.seqs, x.short_rows = attend_short_rows(x.group);
     x.scale = a->scale * 1.44269504f;
-    return attend_long(&x, 1, stream);
+    x.partial = a->partial, x.peaks = a->partial + (uint64_t)attend_blocks(nsm) * 16 * a->head_dim;
+    return attend_long(&x, w.shape.context, 1, nsm, stream);
 }
 
 static void check_rows(const attend_case &c, const world &w, const pages &p, const rows &q,
@@ -408,7 +410,7 @@ static void run_case(const attend_case &c)
     std::vector<float> room(floats + 16, NAN);
     std::fill(room.end() - 16, room.end(), GUARD);
     a.partial = upload(room);
-    must(c.flavour == ONE_STAGE ? run_one_stage(&a, w, NULL)
+    must(c.flavour == ONE_STAGE ? run_one_stage(&a, w, c.nsm, NULL)
                                 : gpu_do_attend(&a, &w.step, &w.shape, c.nsm, NULL), c.name);
     must(cudaDeviceSynchronize(), c.name);
     fetch(out);
@@ -476,6 +478,12 @@ static void test_prefill()
               HIDDEN_NAN});
     run_case({"chunks softcap f32", 6, 2, 96, 16, 0, 3.0f, TN_F32, 1, 132, 0, {{50, 30}}, 3,
               PLAIN});
+    for (uint32_t i = 0; i < 4; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "split chunks dim %u", dims[i]);
+        run_case({name, 7, 1, dims[i], 16, i == 2 ? 600u : 0u, 0, TN_F16, 1, 132, 0,
+                  {{1500, 11}, {20, 12}, {700, 1}}, 1, PLAIN});
+    }
     std::vector<piece> many;
     for (uint32_t i = 0; i < 40; i++)
         many.push_back({i, i % 3 == 2 ? 17u : 1u});

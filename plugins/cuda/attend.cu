@@ -56,7 +56,6 @@ struct sizes {
     static constexpr int VD = HD % 64 == 0 ? 8 : 4;    /* neighbours of a V row a lane has */
     static constexpr int VG = HD / (8 * VD);           /* such pieces */
     static constexpr int NH = NQ / 8;                  /* queries a lane sums scores for */
-    static constexpr int QROW = HD + 32;               /* halves; 64 bytes past a bank row */
     static constexpr int PASS = NQ == 16 && HD == 256 ? 128 : HD; /* dims joined at a time */
     static constexpr int JROW = PASS + 4;              /* floats */
     /* Whether the registers hold K of the next step and V of this one. */
@@ -91,87 +90,110 @@ struct values {
     uint32_t v[4][HD / (HD % 64 == 0 ? 64 : 32)][HD % 64 == 0 ? 4 : 2];
 };
 
-/* The blocks of the two eights of a step; where there is no token, block 0 is not looked at. */
+/* The blocks of the two eights of a step. Where no query sees a token there may be none: it is
+ * block 0 then, whose memory may be read and is not made use of. */
 struct step_blocks {
     uint32_t b[2];
 };
 
-LANE step_blocks blocks_of(const attend_args &a, const tn_seq &q, uint32_t at, uint32_t lo,
-                           uint32_t hi)
+LANE step_blocks blocks_of(const attend_args &a, const tn_seq &q, uint32_t at, sight all)
 {
     step_blocks s = {{0, 0}};
     UNROLL
     for (uint32_t j = 0; j < 2; j++)
-        if (at + 8 * j < hi && at + 8 * j + 8 > lo)
+        if (at + 8 * j < all.limit && at + 8 * j + 8 > all.first)
             s.b[j] = token_block(a, q.block0, at + 8 * j);
     return s;
 }
 
 template <int HD>
-LANE void load_keys(keys<HD> &k, const attend_args &a, step_blocks b, uint32_t at, sight seen,
-                    uint32_t head)
+LANE void load_keys(keys<HD> &k, const attend_args &a, step_blocks b, uint32_t at, uint32_t head)
 {
     uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     UNROLL
     for (uint32_t j = 0; j < 2; j++) {
-        uint32_t token = at + 8 * j + g;
-        bool there = token >= seen.first && token < seen.limit;
-        const __half *from = a.k + (token_place(a, b.b[j], at + 8 * j, head) + g) * HD + 8 * t;
+        const __half *from = a.k + token_place(a, b.b[j], at + 8 * j, head) * HD + (g * HD + 8 * t);
         UNROLL
         for (int i = 0; i < HD / 32; i++)
-            k.k[j][i] = there ? load_once(from + 32 * i) : make_uint4(0, 0, 0, 0);
+            k.k[j][i] = load_once(from + 32 * i);
     }
 }
 
 template <int HD>
 LANE void load_values(values<HD> &v, const attend_args &a, step_blocks b, uint32_t at,
-                      sight seen, uint32_t head)
+                      uint32_t head)
 {
     constexpr int VD = HD % 64 == 0 ? 8 : 4;
     uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     UNROLL
     for (uint32_t j = 0; j < 2; j++) {
-        uint64_t place = token_place(a, b.b[j], at + 8 * j, head);
+        const __half *from = a.v + token_place(a, b.b[j], at + 8 * j, head) * HD +
+                             (2 * t * HD + VD * g);
         UNROLL
-        for (uint32_t e = 0; e < 2; e++) {
-            uint32_t token = at + 8 * j + 2 * t + e;
-            bool there = token >= seen.first && token < seen.limit;
-            const __half *from = a.v + (place + 2 * t + e) * HD + VD * g;
+        for (uint32_t e = 0; e < 2; e++)
             UNROLL
             for (int i = 0; i < HD / (8 * VD); i++) {
                 uint32_t *to = v.v[2 * j + e][i];
                 if (VD == 8) {
-                    uint4 x = there ? load_once(from + 64 * i) : make_uint4(0, 0, 0, 0);
+                    uint4 x = load_once(from + e * HD + 64 * i);
                     to[0] = x.x, to[1] = x.y, to[VD / 2 - 2] = x.z, to[VD / 2 - 1] = x.w;
                 } else {
-                    uint2 x = there ? __ldg((const uint2 *)(from + 32 * i)) : make_uint2(0, 0);
+                    uint2 x = __ldg((const uint2 *)(from + e * HD + 32 * i));
                     to[0] = x.x, to[1] = x.y;
                 }
             }
-        }
     }
 }
 
-/* s[j]: products of the queries with tokens 8 j .. of the step. Dims are taken in the order
- * in which the lanes have K, the same for Q: `q` is the query rows in shared memory. */
-template <int HD, int NQ>
-LANE void multiply_keys(float s[2][4], const keys<HD> &k, const __half *q)
+/* Where no query sees a token its weights are 0, but what lies there may be no number. */
+template <int HD>
+LANE void hide_values(values<HD> &v, uint32_t at, sight all)
 {
-    uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    float odd[2][4] = {}; /* two chains of products wait less on each other */
+    constexpr int VD = HD % 64 == 0 ? 8 : 4;
+    if (at >= all.first && at + STEP <= all.limit)
+        return;
+    UNROLL
+    for (uint32_t n = 0; n < 4; n++) {
+        uint32_t token = at + 8 * (n / 2) + 2 * (threadIdx.x % 4) + n % 2;
+        uint32_t keep = token >= all.first && token < all.limit ? ~0u : 0;
+        UNROLL
+        for (int i = 0; i < HD / (8 * VD); i++)
+            UNROLL
+            for (int w = 0; w < VD / 2; w++)
+                v.v[n][i][w] &= keep;
+    }
+}
+
+/* Queries lie in shared memory as operands: for 32 dims, one (NQ 8) or two (16) of 16 bytes a
+ * lane. Word w of the eight dims that the lane has of a K row is paired with word w of the same
+ * dims of Q. With 16 queries an operand has words 0 and 1, the next words 2 and 3, of query g
+ * and g + 8. With 8 queries the rows for g + 8 are free, and words 2 and 3 are put there: the
+ * one operand serves words 0, 1 of K, whose products are in the upper rows, and words 2, 3,
+ * whose products are in the lower; the rest of both accumulators means nothing. */
+template <int NQ>
+LANE uint32_t query_word(uint32_t n, uint32_t d)
+{
+    uint32_t lane = n % 8 * 4 + d % 32 / 8, w = d % 8 / 2, pair = d / 32;
+    if (NQ == 8)
+        return (pair * 32 + lane) * 4 + w % 2 * 2 + w / 2;
+    return ((pair * 2 + w / 2) * 32 + lane) * 4 + w % 2 * 2 + n / 8;
+}
+
+/* s[j]: scaled products of the queries with tokens 8 j .. of the step. */
+template <int HD, int NQ>
+LANE void multiply_keys(float s[2][4], const keys<HD> &k, const uint32_t *q, float scale)
+{
+    float odd[2][4]; /* two chains of products wait less on each other */
     UNROLL
     for (int j = 0; j < 2; j++)
         UNROLL
         for (int i = 0; i < 4; i++)
-            s[j][i] = 0.0f;
-    const __half *row = q + g * sizes<HD, NQ>::QROW + 8 * t;
+            s[j][i] = odd[j][i] = 0.0f;
+    const uint4 *from = (const uint4 *)q + threadIdx.x % 32;
     UNROLL
     for (int i = 0; i < HD / 32; i++) {
-        uint4 lower = *(const uint4 *)(row + 32 * i), upper = make_uint4(0, 0, 0, 0);
-        if (NQ == 16)
-            upper = *(const uint4 *)(row + 8 * sizes<HD, NQ>::QROW + 32 * i);
-        uint32_t a0[4] = {lower.x, upper.x, lower.y, upper.y};
-        uint32_t a1[4] = {lower.z, upper.z, lower.w, upper.w};
+        uint4 x = from[i * (NQ / 8) * 32], y = NQ == 16 ? from[(i * 2 + 1) * 32] : x;
+        uint32_t a0[4] = {x.x, x.y, x.z, x.w}, a1[4] = {y.x, y.y, y.z, y.w};
         UNROLL
         for (int j = 0; j < 2; j++) {
             uint32_t b0[2] = {k.k[j][i].x, k.k[j][i].y}, b1[2] = {k.k[j][i].z, k.k[j][i].w};
@@ -182,8 +204,8 @@ LANE void multiply_keys(float s[2][4], const keys<HD> &k, const __half *q)
     UNROLL
     for (int j = 0; j < 2; j++)
         UNROLL
-        for (int i = 0; i < 4; i++)
-            s[j][i] += odd[j][i];
+        for (int i = 0; i < (NQ == 8 ? 2 : 4); i++)
+            s[j][i] = (s[j][i] + odd[j][NQ == 8 ? i + 2 : i]) * scale;
 }
 
 /* Scores to weights: raises the maxima, scales what was summed so far. weight[h] is the
@@ -195,6 +217,11 @@ LANE void weigh(uint32_t weight[NQ / 8][2], float s[2][4], sums<HD, NQ> &sum,
     uint32_t t = threadIdx.x % 4;
     float keep[NQ / 8];
     bool raised = false;
+    if (a.softcap > 0) {
+        UNROLL
+        for (int i = 0; i < NQ / 2; i++)
+            s[i / (NQ / 4)][i % (NQ / 4)] = cap_of(a, s[i / (NQ / 4)][i % (NQ / 4)]);
+    }
     UNROLL
     for (int h = 0; h < NQ / 8; h++) {
         float top = sum.max[h];
@@ -202,7 +229,7 @@ LANE void weigh(uint32_t weight[NQ / 8][2], float s[2][4], sums<HD, NQ> &sum,
         for (int i = 0; i < 4; i++) {
             uint32_t token = at + 8 * (i / 2) + 2 * t + i % 2;
             float *x = &s[i / 2][2 * h + i % 2];
-            *x = token >= seen[h].first && token < seen[h].limit ? score_of(a, *x) : -INFINITY;
+            *x = token >= seen[h].first && token < seen[h].limit ? *x : -INFINITY;
             top = fmaxf(top, *x);
         }
         top = fmaxf(top, __shfl_xor_sync(FULL_WARP, top, 1));
@@ -253,41 +280,40 @@ LANE void add_values(sums<HD, NQ> &sum, const values<HD> &v, const uint32_t weig
 }
 
 /* A warp's steps of [from, to): those that begin at from + 16 warp + CHUNK i. `all`: tokens
- * that some query of the block sees; others are not read, there may be no block for them. */
+ * that some query of the block sees. */
 template <int HD, int NQ>
-LANE void walk(sums<HD, NQ> &sum, const attend_args &a, const tn_seq &q, const __half *query,
+LANE void walk(sums<HD, NQ> &sum, const attend_args &a, const tn_seq &q, const uint32_t *query,
                uint32_t from, uint32_t to, sight all, const sight *seen, uint32_t head)
 {
     keys<HD> k;
     values<HD> v;
     uint32_t at = from + threadIdx.x / 32 * STEP, weight[NQ / 8][2];
-    step_blocks b = blocks_of(a, q, at, all.first, all.limit);
+    step_blocks b = blocks_of(a, q, at, all), next = b;
     if (sizes<HD, NQ>::AHEAD && at < to)
-        load_keys<HD>(k, a, b, at, all, head);
+        load_keys<HD>(k, a, b, at, head);
     __syncthreads(); /* the queries are there */
     for (; at < to; at += CHUNK) {
-        step_blocks next = b;
         float s[2][4];
-        if (at + CHUNK < to)
-            next = blocks_of(a, q, at + CHUNK, all.first, all.limit);
+        next = blocks_of(a, q, at + CHUNK, all);
         if (sizes<HD, NQ>::AHEAD)
-            load_values<HD>(v, a, b, at, all, head);
+            load_values<HD>(v, a, b, at, head);
         else
-            load_keys<HD>(k, a, b, at, all, head);
-        multiply_keys<HD, NQ>(s, k, query);
+            load_keys<HD>(k, a, b, at, head);
+        multiply_keys<HD, NQ>(s, k, query, a.scale);
         if (!sizes<HD, NQ>::AHEAD)
-            load_values<HD>(v, a, b, at, all, head);
+            load_values<HD>(v, a, b, at, head);
         else if (at + CHUNK < to)
-            load_keys<HD>(k, a, next, at + CHUNK, all, head);
+            load_keys<HD>(k, a, next, at + CHUNK, head);
         weigh<HD, NQ>(weight, s, sum, a, seen, at);
+        hide_values<HD>(v, at, all);
         add_values<HD, NQ>(sum, v, weight);
         b = next;
     }
 }
 
-/* Queries as halves, padded rows; those beyond the sequence's pairs are 0. */
+/* Those beyond the sequence's pairs are 0. */
 template <int HD, int NQ>
-LANE void stage_queries(__half *to, const attend_args &a, const tn_seq &q, uint32_t pair0,
+LANE void stage_queries(uint32_t *to, const attend_args &a, const tn_seq &q, uint32_t pair0,
                         uint32_t head)
 {
     uint32_t npair = (uint32_t)q.nrow * a.group;
@@ -297,23 +323,31 @@ LANE void stage_queries(__half *to, const attend_args &a, const tn_seq &q, uint3
             uint32_t row = pair / a.group, h = head * a.group + pair % a.group;
             x = query_pair(a.q, (uint64_t)q.row0 + row, h * HD + d);
         }
-        *(uint32_t *)(to + n * sizes<HD, NQ>::QROW + d) = x;
+        to[query_word<NQ>(n, d)] = x;
     }
 }
 
-/* What the warps know, joined in their order: max and sum of each warp and query. */
+/* What the warps know of each query: their maxima and sums, and both of all warps, the sums
+ * added in the warps' order. */
 template <int NQ>
 struct peaks {
-    float max[WARPS][NQ], sum[WARPS][NQ];
+    float max[WARPS][NQ], sum[WARPS][NQ], top[NQ], total[NQ];
 };
 
+/* The threads below NQ join a query each. */
 template <int NQ>
-LANE float peak_of(const peaks<NQ> &p, uint32_t n)
+LANE void join_peaks(peaks<NQ> &p)
 {
-    float top = p.max[0][n];
+    if (threadIdx.x >= NQ)
+        return;
+    uint32_t n = threadIdx.x;
+    float top = p.max[0][n], total = 0.0f;
     for (int w = 1; w < WARPS; w++)
         top = fmaxf(top, p.max[w][n]);
-    return top;
+    for (int w = 0; w < WARPS; w++)
+        total += p.sum[w][n] * fast_exp2(p.max[w][n] - exponent_base(top));
+    p.top[n] = top;
+    p.total[n] = total;
 }
 
 /* Dims d, d + 1 of query n: the final ones, or one split's. */
@@ -322,17 +356,15 @@ LANE void put_pair(const attend_args &a, const tn_seq &q, const peaks<NQ> &p, co
                    uint32_t pair, uint32_t n, uint32_t head, uint32_t d, float x, float y)
 {
     uint32_t row = pair / a.group, h = head * a.group + pair % a.group;
-    float top = peak_of<NQ>(p, n), base = exponent_base(top), sum = 0.0f;
-    for (int w = 0; w < WARPS; w++)
-        sum += p.sum[w][n] * fast_exp2(p.max[w][n] - base);
     if (s.used == 1) {
-        put_gated(a, (uint64_t)q.row0 + row, h * HD + d, x / sum, y / sum);
+        float factor = 1.0f / p.total[n];
+        put_gated(a, (uint64_t)q.row0 + row, h * HD + d, x * factor, y * factor);
         return;
     }
     uint64_t slot = partial_slot(a, blockIdx.z, row, h, blockIdx.x);
     *(float2 *)(a.partial + slot * HD + d) = make_float2(x, y);
     if (d == 0)
-        *(float2 *)(a.peaks + slot * 2) = make_float2(top, sum);
+        *(float2 *)(a.peaks + slot * 2) = make_float2(p.top[n], p.total[n]);
 }
 
 template <int HD, int NQ>
@@ -351,13 +383,18 @@ LANE void join_warps(sums<HD, NQ> &sum, const attend_args &a, const tn_seq &q, c
         }
     }
     __syncthreads();
+    join_peaks<NQ>(p);
     float keep[z::NH][2];
     UNROLL
     for (int h = 0; h < z::NH; h++)
         UNROLL
         for (int e = 0; e < 2; e++) {
             uint32_t n = 8 * h + 2 * t + e;
-            keep[h][e] = fast_exp2(p.max[warp][n] - exponent_base(peak_of<NQ>(p, n)));
+            float top = p.max[0][n];
+            UNROLL
+            for (int w = 1; w < WARPS; w++)
+                top = fmaxf(top, p.max[w][n]);
+            keep[h][e] = fast_exp2(p.max[warp][n] - exponent_base(top));
         }
     uint32_t npair = (uint32_t)q.nrow * a.group;
     UNROLL
@@ -396,7 +433,7 @@ LANE void join_warps(sums<HD, NQ> &sum, const attend_args &a, const tn_seq &q, c
 template <int HD, int NQ>
 __global__ void __launch_bounds__(WARPS * 32, 2) attend_short(const attend_args a)
 {
-    __shared__ __align__(16) __half query[NQ * sizes<HD, NQ>::QROW];
+    __shared__ __align__(16) uint32_t query[NQ * HD / 2];
     __shared__ __align__(16) float room[WARPS * NQ * sizes<HD, NQ>::JROW];
     __shared__ peaks<NQ> p;
     if (blockIdx.z == a.seqs) {
@@ -434,7 +471,28 @@ __global__ void __launch_bounds__(WARPS * 32, 2) attend_short(const attend_args 
 
 /* ----------------------------------------------------------------------------- the splits */
 
-#define JOIN_THREADS 128
+#define JOIN_THREADS 256
+#define JOIN_AHEAD 16              /* splits that a thread has on their way */
+
+/* Weights of the splits and their sum, by one warp. */
+LANE void weigh_splits(const attend_args &a, uint64_t slot, uint32_t used, float *weight,
+                       float *total)
+{
+    float2 one[2];
+    UNROLL
+    for (uint32_t i = 0; i < 2; i++) {
+        one[i] = make_float2(-INFINITY, 0.0f);
+        if (threadIdx.x + 32 * i < used)
+            one[i] = *(const float2 *)(a.peaks + (slot + threadIdx.x + 32 * i) * 2);
+    }
+    float base = exponent_base(warp_max(fmaxf(one[0].x, one[1].x)));
+    float x = fast_exp2(one[0].x - base), y = fast_exp2(one[1].x - base);
+    weight[threadIdx.x] = x;
+    weight[threadIdx.x + 32] = y;
+    x = warp_sum(one[0].y * x + one[1].y * y);
+    if (threadIdx.x == 0)
+        *total = x;
+}
 
 /* One block: one head of one row, whose splits it joins in their order: groups of threads
  * take turns at the splits, a thread has four dims. Grid: rows x heads, sequences. */
@@ -442,6 +500,7 @@ template <int HD>
 __global__ void __launch_bounds__(JOIN_THREADS) join_splits(const attend_args a)
 {
     constexpr uint32_t LANES = HD / 4, GROUPS = JOIN_THREADS / LANES;
+    static_assert(GROUPS * JOIN_AHEAD >= SPLITS_MAX, "every split has a place");
     __shared__ float weight[SPLITS_MAX];
     __shared__ float4 room[GROUPS * LANES];
     __shared__ float total;
@@ -454,59 +513,43 @@ __global__ void __launch_bounds__(JOIN_THREADS) join_splits(const attend_args a)
     share part = share_of(a, q);
     if (part.used == 1)
         return;
-    uint64_t slot = partial_slot(a, seq, row, head, 0);
-    if (threadIdx.x < 32) {
-        float2 one[2];
-        UNROLL
-        for (uint32_t i = 0; i < 2; i++) {
-            one[i] = make_float2(-INFINITY, 0.0f);
-            if (threadIdx.x + 32 * i < part.used)
-                one[i] = *(const float2 *)(a.peaks + (slot + threadIdx.x + 32 * i) * 2);
-        }
-        float base = exponent_base(warp_max(fmaxf(one[0].x, one[1].x)));
-        float x = fast_exp2(one[0].x - base), y = fast_exp2(one[1].x - base);
-        weight[threadIdx.x] = x;
-        weight[threadIdx.x + 32] = y;
-        x = warp_sum(one[0].y * x + one[1].y * y);
-        if (threadIdx.x == 0)
-            total = x;
-    }
+    uint64_t slot = partial_slot(a, seq, row, head, 0), at = (uint64_t)q.row0 + row;
+    uint32_t group = threadIdx.x / LANES, col = head * HD + threadIdx.x % LANES * 4;
+    const float *from = a.partial + slot * HD + threadIdx.x % LANES * 4;
+    float4 x[JOIN_AHEAD], sum = make_float4(0, 0, 0, 0);
+    uint32_t end = group < GROUPS ? part.used : 0;
+    UNROLL
+    for (uint32_t i = 0; i < JOIN_AHEAD; i++)
+        if (group + i * GROUPS < end)
+            x[i] = *(const float4 *)(from + (uint64_t)(group + i * GROUPS) * HD);
+    if (threadIdx.x < 32)
+        weigh_splits(a, slot, part.used, weight, &total);
+    float gate[4];
+    UNROLL
+    for (uint32_t i = 0; i < 4; i++)
+        gate[i] = gate_of(a, at, col + i);
     __syncthreads();
-    uint32_t group = threadIdx.x / LANES, lane = threadIdx.x % LANES;
-    if (group < GROUPS) {
-        float4 sum = make_float4(0, 0, 0, 0);
-        const float *from = a.partial + slot * HD + lane * 4;
-#ifndef TN_CUDASIM
-#pragma unroll 8
-#endif
-        for (uint32_t i = group; i < part.used; i += GROUPS) {
-            float4 x = *(const float4 *)(from + (uint64_t)i * HD);
-            float w = weight[i];
-            sum.x += x.x * w, sum.y += x.y * w, sum.z += x.z * w, sum.w += x.w * w;
+    UNROLL
+    for (uint32_t i = 0; i < JOIN_AHEAD; i++)
+        if (group + i * GROUPS < end) {
+            float w = weight[group + i * GROUPS];
+            sum.x += x[i].x * w, sum.y += x[i].y * w, sum.z += x[i].z * w, sum.w += x[i].w * w;
         }
-        room[group * LANES + lane] = sum;
-    }
+    if (group < GROUPS)
+        room[threadIdx.x] = sum;
     __syncthreads();
     if (group != 0)
         return;
-    float4 sum = room[lane];
     for (uint32_t i = 1; i < GROUPS; i++) {
-        float4 x = room[i * LANES + lane];
-        sum.x += x.x, sum.y += x.y, sum.z += x.z, sum.w += x.w;
+        float4 y = room[i * LANES + threadIdx.x];
+        sum.x += y.x, sum.y += y.y, sum.z += y.z, sum.w += y.w;
     }
-    uint64_t at = (uint64_t)q.row0 + row;
-    uint32_t col = head * HD + lane * 4;
-    put_gated(a, at, col, sum.x / total, sum.y / total);
-    put_gated(a, at, col + 2, sum.z / total, sum.w / total);
+    float factor = 1.0f / total;
+    put_out(a, at, col, sum.x * factor * gate[0], sum.y * factor * gate[1]);
+    put_out(a, at, col + 2, sum.z * factor * gate[2], sum.w * factor * gate[3]);
 }
 
 /* ------------------------------------------------------------------------------ launchers */
-
-/* Blocks that hold partial sums at a time, at most. */
-static uint32_t blocks_most(uint32_t nsm)
-{
-    return 8 * nsm;
-}
 
 static uint32_t queries_of(const attend_args *a)
 {
@@ -537,7 +580,7 @@ static float time_of(const attend_args *a, uint32_t units, uint32_t context, uin
  * longer than others. */
 static uint32_t choose_splits(const attend_args *a, uint32_t context, uint32_t nsm)
 {
-    uint32_t units = a->seqs * a->kv_heads * tiles_of(a), most = blocks_most(nsm) / units;
+    uint32_t units = a->seqs * a->kv_heads * tiles_of(a), most = attend_blocks(nsm) / units;
     uint32_t chunks = (context + CHUNK - 1) / CHUNK, best = 1;
     most = most < chunks ? most : chunks;
     most = most < SPLITS_MAX ? most : SPLITS_MAX;
@@ -597,7 +640,7 @@ static attend_args args_of(const gpu_attend *a, const gpu_step *s, const gpu_sha
         seen = least(seen, a->window + x.seq_rows + STEP);
     x.splits = x.seqs > 0 ? choose_splits(&x, seen, nsm) : 1;
     x.peaks = a->partial;
-    x.partial = a->partial + (uint64_t)blocks_most(nsm) * 16 * 2;
+    x.partial = a->partial + (uint64_t)attend_blocks(nsm) * 16 * 2;
     return x;
 }
 
@@ -611,7 +654,7 @@ extern "C" int gpu_attend_offered(uint32_t q_heads, uint32_t kv_heads, uint32_t 
 extern "C" uint64_t gpu_attend_floats(const gpu_attend *a, const tn_limits *l, uint32_t nsm)
 {
     (void)l;
-    return (uint64_t)blocks_most(nsm) * 16 * (a->head_dim + 2);
+    return (uint64_t)attend_blocks(nsm) * 16 * (a->head_dim + 2);
 }
 
 static int is_valid(const gpu_attend *a)
@@ -639,6 +682,6 @@ extern "C" cudaError_t gpu_do_attend(const gpu_attend *a, const gpu_step *s, con
     }
     cudaError_t e = cudaGetLastError();
     if (e == cudaSuccess && n->seq_rows > x.short_rows)
-        e = attend_long(&x, 2, stream);
+        e = attend_long(&x, n->context, 2, nsm, stream);
     return e;
 }

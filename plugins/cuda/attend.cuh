@@ -25,7 +25,8 @@ struct attend_args {
     const uint32_t *count;
     const int32_t *pos, *block;
     const tn_seq *seq;
-    float *partial, *peaks;    /* [seqs, rows, q_heads, splits] of [head_dim] and of (max, sum) */
+    float *partial, *peaks;    /* [seqs, rows, q_heads, splits] of [head_dim] and of (max, sum);
+                                * attend_prefill.cu: [tiles, kv_heads, splits, 64] */
     uint32_t q_heads, kv_heads, group, head_dim;
     uint32_t window, tokens, magic; /* magic: 2^32 / tokens, rounded up */
     uint32_t rows, seqs;       /* of gpu_shape */
@@ -41,8 +42,16 @@ static inline uint32_t attend_short_rows(uint32_t group)
     return 64 / group > 8 ? 64 / group : 8;
 }
 
-/* attend_prefill.cu. `stages`: most tiles of K and V that it keeps in shared memory, 1 or 2. */
-extern "C" cudaError_t attend_long(const attend_args *a, uint32_t stages, cudaStream_t stream);
+/* Blocks that leave partial sums of 16 pairs in `partial` at a time, at most. */
+static inline uint32_t attend_blocks(uint32_t nsm)
+{
+    return 8 * nsm;
+}
+
+/* attend_prefill.cu. `stages`: most tiles of K and V that it keeps in shared memory, 1 or 2;
+ * `context` as in gpu_shape. */
+extern "C" cudaError_t attend_long(const attend_args *a, uint32_t context, uint32_t stages,
+                                   uint32_t nsm, cudaStream_t stream);
 
 /* The first position that a row at `pos` sees. */
 LANE uint32_t first_seen(uint32_t window, uint32_t pos)
@@ -64,10 +73,10 @@ LANE uint32_t token_block(const attend_args &a, uint32_t block0, uint32_t at)
     return (uint32_t)a.block[block0 + (uint32_t)((uint64_t)at * a.magic >> 32)];
 }
 
-LANE float score_of(const attend_args &a, float product)
+/* A score with softcap, to powers of two. */
+LANE float cap_of(const attend_args &a, float scaled)
 {
-    float s = product * a.scale;
-    return a.softcap > 0 ? a.softcap * tanhf(s) : s;
+    return a.softcap * tanhf(scaled);
 }
 
 /* Exponents are taken against `peak`; a row that saw nothing yet must not give -inf - -inf. */
@@ -91,18 +100,27 @@ LANE uint32_t query_pair(const gpu_span &s, uint64_t row, uint32_t col)
     return bits_of(__halves2half2(to_half(x[0]), to_half(x[1])));
 }
 
-/* out[row, col], out[row, col + 1] = x, y, gated; col is even. */
-LANE void put_gated(const attend_args &a, uint64_t row, uint32_t col, float x, float y)
+/* What the output's column is multiplied by; 1 without a gate, or beyond the heads. */
+LANE float gate_of(const attend_args &a, uint64_t row, uint32_t col)
 {
-    if (a.gate.data != NULL) {
-        x *= sigmoid_of(span_get(a.gate, row, col));
-        y *= sigmoid_of(span_get(a.gate, row, col + 1));
-    }
+    if (a.gate.data == NULL || col >= a.q_heads * a.head_dim)
+        return 1.0f;
+    return sigmoid_of(span_get(a.gate, row, col));
+}
+
+/* out[row, col], out[row, col + 1] = x, y; col is even. */
+LANE void put_out(const attend_args &a, uint64_t row, uint32_t col, float x, float y)
+{
     uint64_t at = row * a.out.stride + col;
     if (a.out.type == TN_F32)
         *(float2 *)((float *)a.out.data + at) = make_float2(x, y);
     else
         *(__half2 *)((__half *)a.out.data + at) = __halves2half2(to_half(x), to_half(y));
+}
+
+LANE void put_gated(const attend_args &a, uint64_t row, uint32_t col, float x, float y)
+{
+    put_out(a, row, col, x * gate_of(a, row, col), y * gate_of(a, row, col + 1));
 }
 
 #endif

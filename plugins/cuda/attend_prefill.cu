@@ -32,6 +32,9 @@ struct job {
     tn_seq q;
     uint32_t pair0, npair, head;
     uint32_t lo, hi;           /* tokens that some query of the block sees */
+    uint32_t first, end;       /* those that this split takes of them, from a whole tile on */
+    uint32_t used;             /* splits */
+    uint64_t slot;             /* of the first pair, among partial sums of all splits */
 };
 
 /* Tiles of all long sequences are numbered through; finds the sequence of number `n` and
@@ -60,6 +63,30 @@ LANE int find_tile(const attend_args &a, uint32_t n, uint32_t *tile)
         before += __shfl_sync(FULL_WARP, end, 31);
     }
     return -1;
+}
+
+/* Work of block (x, y, split): false: there is none. */
+template <int TILE>
+LANE bool find_job(job &j, const attend_args &a, uint32_t x, uint32_t head, uint32_t split)
+{
+    uint32_t tile = 0;
+    int seq = find_tile(a, x, &tile);
+    if (seq < 0)
+        return false;
+    j.q = a.seq[seq];
+    j.head = head;
+    j.pair0 = tile * PAIRS;
+    j.npair = (uint32_t)j.q.nrow * a.group;
+    uint32_t context = (uint32_t)j.q.context, last = min(j.pair0 + PAIRS, j.npair) - 1;
+    j.lo = first_seen(a.window, context + j.pair0 / a.group);
+    j.hi = context + last / a.group + 1;
+    uint32_t from = j.lo / TILE * TILE, n = (j.hi - from + TILE - 1) / TILE;
+    uint32_t each = (n + a.splits - 1) / a.splits;
+    j.used = (n + each - 1) / each;
+    j.first = from + split * each * TILE;
+    j.end = min(j.first + each * TILE, j.hi);
+    j.slot = (((uint64_t)x * a.kv_heads + head) * a.splits + split) * PAIRS;
+    return split < j.used;
 }
 
 template <int HD>
@@ -236,7 +263,7 @@ LANE void do_tile(tile_sums<HD> &sum, const attend_args &a, const job &j, const 
         for (int n = 0; n < TILE / 8; n++)
             UNROLL
             for (int i = 0; i < 4; i++)
-                s[n][i] = score_of(a, s[n][i]);
+                s[n][i] = cap_of(a, s[n][i] * a.scale);
         scale = 1.0f;
     }
     /* The first query sees the fewest late tokens, the last the fewest early ones. */
@@ -257,9 +284,18 @@ LANE void put_rows(tile_sums<HD> &sum, const attend_args &a, const job &j)
         float all = sum.sum[h];
         all += __shfl_xor_sync(FULL_WARP, all, 1);
         all += __shfl_xor_sync(FULL_WARP, all, 2);
-        uint32_t pair = j.pair0 + threadIdx.x / 32 * 16 + g + 8 * h;
+        uint32_t n = threadIdx.x / 32 * 16 + g + 8 * h, pair = j.pair0 + n;
         if (pair >= j.npair)
             continue;
+        if (j.used > 1) {
+            float *to = a.partial + (j.slot + n) * HD + 2 * t;
+            UNROLL
+            for (int i = 0; i < HD / 8; i++)
+                *(float2 *)(to + 8 * i) = make_float2(sum.o[i][2 * h], sum.o[i][2 * h + 1]);
+            if (t == 0)
+                *(float2 *)(a.peaks + (j.slot + n) * 2) = make_float2(sum.max[h], all);
+            continue;
+        }
         uint64_t row = (uint64_t)j.q.row0 + pair / a.group;
         uint32_t col = (j.head * a.group + pair % a.group) * HD + 2 * t;
         float factor = 1.0f / all;
@@ -273,7 +309,8 @@ LANE void put_rows(tile_sums<HD> &sum, const attend_args &a, const job &j)
 /* One block: 64 pairs of one sequence and KV head, 16 a warp, over all tokens that they see,
  * TILE tokens at a time. With two stages the next tile is on its way while one is worked at;
  * with one, only other blocks of the multiprocessor hide the wait. Late tiles of a sequence,
- * which see most, come first. Grid: tiles of all sequences, KV heads. Sums in fp32. */
+ * which see most, come first. Grid: tiles of all sequences, KV heads, splits of the tokens.
+ * Sums in fp32. */
 template <int HD, int TILE, int STAGES>
 __global__ void __launch_bounds__(WARPS * 32, 2) attend_tiles(const attend_args a)
 {
@@ -281,18 +318,10 @@ __global__ void __launch_bounds__(WARPS * 32, 2) attend_tiles(const attend_args 
     typedef layout<HD, TILE, STAGES> z;
     __half *query = (__half *)shared, *stage = query + PAIRS * z::ROW;
     job j;
-    uint32_t tile = 0;
-    int seq = find_tile(a, gridDim.x - 1 - blockIdx.x, &tile);
-    if (seq < 0)
+    if (!find_job<TILE>(j, a, gridDim.x - 1 - blockIdx.x, blockIdx.y, blockIdx.z))
         return;
-    j.q = a.seq[seq];
-    j.head = blockIdx.y;
-    j.pair0 = tile * PAIRS;
-    j.npair = (uint32_t)j.q.nrow * a.group;
     uint32_t context = (uint32_t)j.q.context, last = min(j.pair0 + PAIRS, j.npair) - 1;
-    j.lo = first_seen(a.window, context + j.pair0 / a.group);
-    j.hi = context + last / a.group + 1;
-    uint32_t at = j.lo / TILE * TILE;
+    uint32_t at = j.first;
     tile_blocks<TILE> next = blocks_of<TILE>(a, j, at);
     copy_tile<HD, TILE>(stage, a, j, next, at);
     next = blocks_of<TILE>(a, j, at + TILE);
@@ -305,22 +334,57 @@ __global__ void __launch_bounds__(WARPS * 32, 2) attend_tiles(const attend_args 
         sum.first[h] = first_seen(a.window, context + pair / a.group);
         sum.limit[h] = context + pair / a.group + 1;
     }
-    for (uint32_t i = 0; at < j.hi; i++, at += TILE) {
+    for (uint32_t i = 0; at < j.end; i++, at += TILE) {
         const __half *now = stage + (STAGES == 2 ? i % 2 * z::STAGE : 0);
         copy_wait<0>();
         __syncthreads();
-        if (STAGES == 2 && at + TILE < j.hi) {
+        if (STAGES == 2 && at + TILE < j.end) {
             copy_tile<HD, TILE>(stage + (i + 1) % 2 * z::STAGE, a, j, next, at + TILE);
             next = blocks_of<TILE>(a, j, at + 2 * TILE);
         }
         do_tile<HD, TILE>(sum, a, j, query, now, at);
-        if (STAGES == 1 && at + TILE < j.hi) {
+        if (STAGES == 1 && at + TILE < j.end) {
             __syncthreads();
             copy_tile<HD, TILE>(stage, a, j, next, at + TILE);
             next = blocks_of<TILE>(a, j, at + 2 * TILE);
         }
     }
     put_rows<HD>(sum, a, j);
+}
+
+/* One warp: one pair, whose splits it joins in their order. Grid: tiles, KV heads, quarters of
+ * a quarter of a tile. */
+template <int HD, int TILE>
+__global__ void __launch_bounds__(WARPS * 32) join_tiles(const attend_args a)
+{
+    job j;
+    if (!find_job<TILE>(j, a, blockIdx.x, blockIdx.y, 0) || j.used == 1)
+        return;
+    uint32_t n = blockIdx.z * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
+    uint32_t pair = j.pair0 + n;
+    if (pair >= j.npair)
+        return;
+    float2 mine = make_float2(-INFINITY, 0.0f), sum[HD / 64 + 1] = {};
+    if (lane < j.used)
+        mine = *(const float2 *)(a.peaks + (j.slot + lane * PAIRS + n) * 2);
+    float weight = fast_exp2(mine.x - exponent_base(warp_max(mine.x)));
+    float factor = 1.0f / warp_sum(mine.y * weight);
+    for (uint32_t s = 0; s < j.used; s++) {
+        float w = __shfl_sync(FULL_WARP, weight, (int)s);
+        const float *from = a.partial + (j.slot + s * PAIRS + n) * HD + 2 * lane;
+        UNROLL
+        for (uint32_t i = 0; i < (HD + 63) / 64; i++)
+            if (2 * lane + 64 * i < HD) {
+                float2 x = *(const float2 *)(from + 64 * i);
+                sum[i].x += x.x * w, sum[i].y += x.y * w;
+            }
+    }
+    uint64_t row = (uint64_t)j.q.row0 + pair / a.group;
+    uint32_t col = (j.head * a.group + pair % a.group) * HD + 2 * lane;
+    UNROLL
+    for (uint32_t i = 0; i < (HD + 63) / 64; i++)
+        if (2 * lane + 64 * i < HD)
+            put_gated(a, row, col + 64 * i, sum[i].x * factor, sum[i].y * factor);
 }
 
 /* ------------------------------------------------------------------------------- launcher */
@@ -331,6 +395,15 @@ static uint32_t tiles_most(const attend_args *a)
     uint32_t seqs = a->rows / (a->short_rows + 1);
     seqs = seqs < a->seqs ? seqs : a->seqs;
     return (a->rows * a->group + PAIRS - 1) / PAIRS + seqs;
+}
+
+/* Splits of the tokens when tiles are too few for the card; a lane of a warp has one. */
+static uint32_t splits_of(const attend_args *a, uint32_t context, uint32_t nsm)
+{
+    uint32_t splits = attend_blocks(nsm) * 16 / PAIRS / (tiles_most(a) * a->kv_heads);
+    uint32_t most = context / 512 < 32 ? context / 512 : 32;
+    splits = splits < most ? splits : most;
+    return splits > 0 ? splits : 1;
 }
 
 template <int HD, int TILE, int STAGES>
@@ -344,8 +417,11 @@ static cudaError_t launch(const attend_args *args, cudaStream_t stream)
         cudaGetLastError();
         return e;
     }
-    GPU_LAUNCH((attend_tiles<HD, TILE, STAGES>), dim3(tiles_most(&a), a.kv_heads),
+    GPU_LAUNCH((attend_tiles<HD, TILE, STAGES>), dim3(tiles_most(&a), a.kv_heads, a.splits),
                dim3(WARPS * 32), bytes, stream, a);
+    if (a.splits > 1)
+        GPU_LAUNCH((join_tiles<HD, TILE>), dim3(tiles_most(&a), a.kv_heads, PAIRS / WARPS),
+                   dim3(WARPS * 32), 0, stream, a);
     return cudaGetLastError();
 }
 
@@ -359,12 +435,15 @@ static cudaError_t launch_stages(const attend_args *a, uint32_t stages, cudaStre
     return e == cudaSuccess ? e : launch<HD, TILE, 1>(a, stream);
 }
 
-extern "C" cudaError_t attend_long(const attend_args *a, uint32_t stages, cudaStream_t stream)
+extern "C" cudaError_t attend_long(const attend_args *args, uint32_t context, uint32_t stages,
+                                   uint32_t nsm, cudaStream_t stream)
 {
-    switch (a->head_dim) {
-    case 64: return launch_stages<64, 64>(a, stages, stream);
-    case 96: return launch_stages<96, 64>(a, stages, stream);
-    case 128: return launch_stages<128, 64>(a, stages, stream);
-    default: return launch_stages<256, 32>(a, stages, stream);
+    attend_args a = *args;
+    a.splits = splits_of(&a, context, nsm);
+    switch (a.head_dim) {
+    case 64: return launch_stages<64, 64>(&a, stages, stream);
+    case 96: return launch_stages<96, 64>(&a, stages, stream);
+    case 128: return launch_stages<128, 64>(&a, stages, stream);
+    default: return launch_stages<256, 32>(&a, stages, stream);
     }
 }
