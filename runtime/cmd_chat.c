@@ -2,27 +2,33 @@
 /* cmd_chat.c - `tenon chat DIR`: a conversation on the terminal.
  *
  * Lines are edited with libedit and remembered for the session (and in --history FILE). The
- * reply streams; Ctrl-C stops it and keeps what was said. /help lists the commands. */
+ * reply streams; Ctrl-C stops it and keeps what was said. At the prompt Ctrl-C is a key: it
+ * takes the line back, and on an empty line says how to leave, then leaves. */
 #include "answer.h"
 #include "command.h"
 #include "house.h"
 #include "json.h"
+#include "quote.h"
 #include "session.h"
 
 #include <editline/readline.h>
+#include <locale.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <termios.h>
 #include <unistd.h>
 
+#define CTRL_C 3
 #define TALK_MAX ((size_t)64 << 20)
 #define HISTORY_LINES 1000
+#define REPLY_TOKENS 1024        /* longest reply unless said otherwise: a small model may not end */
 
 static const tn_flag own[] = {
     {"system", "-s", 1, "A system message to begin with."},
-    {"max-tokens", "-n", 1, "Longest reply in tokens (what fits)."},
+    {"max-tokens", "-n", 1, "Longest reply in tokens (1024, or what fits)."},
     {"temperature", NULL, 1, "0 is greedy; default: the model's own."},
     {"top-p", NULL, 1, "Nucleus: the share of probability that is kept."},
     {"history", NULL, 1, "A file that keeps the lines typed."},
@@ -34,7 +40,7 @@ typedef struct talk {
     tn_buf messages;     /* JSON objects, comma separated, without the brackets */
     bool said;           /* something that no file has yet */
     const char *system;
-    int64_t max_tokens;
+    int64_t max_tokens;  /* -1: REPLY_TOKENS or what fits */
     float temperature, top_p;
 } talk;
 
@@ -89,6 +95,30 @@ static void print_speed(const tn_answer *c)
                 (double)(c->ntoken - 1) / s, (double)(c->first_ns - c->begun_ns) / 1e9);
 }
 
+static void print_cut(const talk *t, const tn_answer *c)
+{
+    if (isatty(STDOUT_FILENO) && c->finish == TN_FINISH_LENGTH && t->max_tokens < 0)
+        fprintf(stderr, "\033[2m[cut after %zu tokens; --max-tokens N allows more]\033[0m\n",
+                c->ntoken);
+}
+
+/* REPLY_TOKENS where nobody said how long a reply may get, but no more than fits; what does not
+ * fit at all is left to the engine to refuse. */
+static tn_status reply_limit(const talk *t, const tn_prompt *p, int64_t *out, tn_err *err)
+{
+    const tn_served *s = &t->h->served[0];
+    int32_t *ids = NULL;
+    uint64_t n = 0;
+    *out = t->max_tokens;
+    if (t->max_tokens >= 0 || s->gen.defaults.max_new_tokens > 0)
+        return TN_OK;
+    tn_status st = tn_engine_tokenize(s->engine, p, &ids, &n, err);
+    free(ids);
+    if (st == TN_OK && n < s->limits.context_max && s->limits.context_max - n > REPLY_TOKENS)
+        *out = REPLY_TOKENS;
+    return st;
+}
+
 static tn_status reply(talk *t, const tn_json *messages, tn_err *err)
 {
     tn_answer c;
@@ -98,8 +128,9 @@ static tn_status reply(talk *t, const tn_json *messages, tn_err *err)
     a.prompt.add_generation = 1;
     a.temperature = t->temperature;
     a.top_p = t->top_p;
-    a.max_tokens = t->max_tokens;
-    tn_status st = tn_answer_open(&c, err);
+    tn_status st = reply_limit(t, &a.prompt, &a.max_tokens, err);
+    if (st == TN_OK)
+        st = tn_answer_open(&c, err);
     if (st != TN_OK)
         return st;
     c.each = print_piece;
@@ -110,6 +141,7 @@ static tn_status reply(talk *t, const tn_json *messages, tn_err *err)
     fflush(stdout);
     if (st == TN_OK || st == TN_CANCELLED) {
         add_message(t, "assistant", c.text.data != NULL ? c.text.data : "", c.text.len);
+        print_cut(t, &c);
         print_speed(&c);
         st = TN_OK;
     }
@@ -161,18 +193,65 @@ static bool take_command(talk *t, const char *line, bool *over)
     } else if (strcmp(line, "/reset") == 0) {
         begin_talk(t);
     } else if (strcmp(line, "/help") == 0) {
-        fputs("/reset  begins a new conversation\n/exit   ends (also Ctrl-D)\nCtrl-C  stops the "
-              "reply\n", stderr);
+        fputs("/reset  begins a new conversation\n/exit   ends (also /quit, and Ctrl-D)\n/help   "
+              "prints this text\nCtrl-C  stops the reply; at the prompt it takes the line back, "
+              "and on an empty line a second one ends\n\nA blank before the / sends a line that "
+              "begins with one.\n", stderr);
     } else {
-        return false;
+        tn_quoted quoted;
+        fprintf(stderr, "tenon: no command %s; /help lists them, a blank before the / sends the "
+                "line\n", tn_quote(&quoted, line, strcspn(line, " ")));
     }
     return true;
+}
+
+/* Ctrl-C: ends the editing without a line. */
+static int on_interrupt(int count, int key)
+{
+    (void)count;
+    (void)key;
+    rl_done = 1;
+    return 0;
+}
+
+/* A line from the terminal, on which Ctrl-C is a key as long as it is edited. */
+static char *edit_line(void)
+{
+    struct termios was, now;
+    bool changed = tcgetattr(STDIN_FILENO, &was) == 0;
+    if (changed) {
+        now = was;
+        now.c_cc[VINTR] = _POSIX_VDISABLE;
+        changed = tcsetattr(STDIN_FILENO, TCSADRAIN, &now) == 0;
+    }
+    char *line = readline("> ");
+    if (changed)
+        (void)tcsetattr(STDIN_FILENO, TCSADRAIN, &was);
+    return line;
+}
+
+/* NULL at the end of the talk: the end of the input, or Ctrl-C twice on an empty line. */
+static char *typed_line(void)
+{
+    bool warned = false;
+    for (;;) {
+        char *line = edit_line();
+        if (line != NULL)
+            return line;
+        fputs(rl_done ? "^C\n" : "\n", stderr); /* the next prompt begins a line */
+        bool empty = rl_end == 0;
+        if (!rl_done || (empty && warned))
+            return NULL;
+        if (empty)
+            fputs("Ctrl-C again, Ctrl-D or /exit ends the conversation.\n", stderr);
+        warned = empty;
+    }
 }
 
 static char *next_line(void)
 {
     if (isatty(STDIN_FILENO))
-        return readline("> ");
+        return typed_line();
     char *line = NULL;
     size_t cap = 0;
     ssize_t n = getline(&line, &cap, stdin);
@@ -279,9 +358,12 @@ static tn_status run(tn_house *h, tn_err *err)
     if (st == TN_OK)
         st = restore_talk(&t, session, err);
     if (st == TN_OK) {
-        if (isatty(STDIN_FILENO))
+        if (isatty(STDIN_FILENO)) {
             fprintf(stderr, "%s, %s. /help lists the commands.\n",
                     tn_served_name(&h->served[0], 0), h->served[0].info.name);
+            rl_initialize();
+            rl_add_defun("tenon-interrupt", on_interrupt, CTRL_C);
+        }
         using_history();
         stifle_history(HISTORY_LINES);
         if (file != NULL)
@@ -305,6 +387,7 @@ int tn_cmd_chat(int argc, char *const *argv)
     tn_house_setup setup = {.command = "chat", .argc = argc, .argv = argv, .own = own,
                             .nown = sizeof own / sizeof *own, .words_most = 1, .set = fixed,
                             .flags = TN_HOUSE_QUIET | TN_HOUSE_MODEL_WORD};
+    setlocale(LC_CTYPE, "C.UTF-8"); /* for libedit: what is typed is UTF-8 */
     sigemptyset(&set); /* before any thread is made: they all inherit it */
     sigaddset(&set, SIGINT);
     pthread_sigmask(SIG_BLOCK, &set, NULL);

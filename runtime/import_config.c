@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* A decimal of d digits is m * 10^e; while m and the power of ten are exact doubles, one
  * division or product gives the double nearest to it, whose shortest form it then is. */
@@ -180,7 +181,43 @@ void tn_import_config(const tn_import_model *m, uint32_t dtype, tn_buf *out)
     tn_buf_puts(out, "\n}\n");
 }
 
-/* What the file recommends for sampling, under the names of generation_config.json. */
+/* Families whose authors recommend a way of sampling on their pages but not in their files: at
+ * temperature 1, what a reader takes without a word, a small model wanders. */
+static const struct {
+    const char *family;          /* how general.basename begins, in lower case */
+    double temperature, top_p;
+} recommended[] = {{"smollm2", 0.2, 0.9}};
+
+static bool begins_with(const tn_gguf_text *t, const char *lower)
+{
+    uint64_t n = strlen(lower);
+    if (t->text == NULL || t->size < n)
+        return false;
+    for (uint64_t i = 0; i < n; i++) {
+        char c = t->text[i];
+        if ((c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c) != lower[i])
+            return false;
+    }
+    return true;
+}
+
+static void put_recommended(const tn_import_model *m, tn_buf *out)
+{
+    tn_err ignored;
+    tn_gguf_text name = {0};
+    if (tn_gguf_get_text(m->g, "general.basename", &name, &ignored) != TN_OK || name.text == NULL)
+        (void)tn_gguf_get_text(m->g, "general.name", &name, &ignored); /* a hint, never an error */
+    for (size_t i = 0; i < sizeof recommended / sizeof recommended[0]; i++)
+        if (begins_with(&name, recommended[i].family)) {
+            put_bool(out, "do_sample", true);
+            put_float(out, "temperature", recommended[i].temperature);
+            put_float(out, "top_p", recommended[i].top_p);
+            return;
+        }
+}
+
+/* What the file recommends for sampling, under the names of generation_config.json; where it
+ * recommends nothing, what is known of its family. */
 static tn_status put_sampling(const tn_import_model *m, tn_buf *out, tn_err *err)
 {
     static const struct {
@@ -190,6 +227,7 @@ static tn_status put_sampling(const tn_import_model *m, tn_buf *out, tn_err *err
                   {"general.sampling.min_p", "min_p"},
                   {"general.sampling.penalty_repeat", "repetition_penalty"}};
     uint64_t top_k = 0;
+    size_t before = out->len;
     tn_status st = tn_gguf_get_uint(m->g, "general.sampling.top_k", 0, INT32_MAX, &top_k, err);
     for (size_t i = 0; i < sizeof floats / sizeof floats[0] && st == TN_OK; i++) {
         double v = NAN;
@@ -199,6 +237,10 @@ static tn_status put_sampling(const tn_import_model *m, tn_buf *out, tn_err *err
     }
     if (st == TN_OK && top_k > 0)
         put_int(out, "top_k", top_k);
+    if (out->len == before)
+        put_recommended(m, out);
+    else
+        put_bool(out, "do_sample", true);
     return st;
 }
 

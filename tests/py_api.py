@@ -10,7 +10,7 @@ import time
 import openai
 import requests
 
-from tenonlib import Counter, Server, make_model, write_ini
+from tenonlib import Counter, Server, make_model, write_ini, write_json
 
 check = Counter()
 folder = tempfile.mkdtemp(prefix="tenon-api-")
@@ -388,5 +388,28 @@ with Server(write_ini(os.path.join(folder, "k.ini"), http="api_key = sesame, ope
                 s.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n" +
                           b"".join(b"Authorization: Bearer %s\r\n" % k.encode() for k in keys) + b"\r\n")
                 assert b" 401 " in s.recv(4096).split(b"\r\n")[0], keys
+
+usual = make_model(os.path.join(folder, "usual"))
+write_json(os.path.join(usual, "generation_config.json"),
+           {"eos_token_id": [], "do_sample": True, "temperature": 0.0, "max_new_tokens": 6})
+ask = {"model": "default", "messages": [{"role": "user", "content": "The quick"}], "ignore_eos": True}
+
+
+def says(server, **more):
+    r = requests.post(server.url + "/v1/chat/completions", json={**ask, **more}).json()
+    return r["choices"][0]["message"]["content"], r["usage"]["completion_tokens"]
+
+
+with check("sampling defaults come from generation_config.json, a request's own values go first"):
+    with Server(ini, usual) as server:
+        greedy = says(server, temperature=0, max_tokens=6)
+        assert says(server) == greedy, (says(server), greedy)
+        assert greedy[1] == 6, greedy
+        assert says(server, max_tokens=9)[1] == 9
+        assert says(server, temperature=2, seed=5) != greedy
+    with Server(ini, usual, "--generation-config", "vllm") as server:
+        assert says(server, seed=5, max_tokens=6) == says(server, seed=5, max_tokens=6, temperature=1, top_p=1)
+        assert says(server, seed=5, max_tokens=6) != greedy
+        assert says(server)[1] > 6
 
 check.finish()

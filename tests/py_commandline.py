@@ -2,8 +2,11 @@
 """The INI and the command line: rows I of the contract on bad input, row by row, with
 neighbours. A bad INI is given to `serve --check` and to `serve`: both must say the same."""
 import ctypes
+import json
 import os
+import pty
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -304,6 +307,101 @@ def surroundings():
         assert lives(preexec_fn=lambda: (os.chdir(place), os.rmdir(place))) == golden
 
 
+class Terminal:
+    """`tenon chat` on a terminal of its own."""
+
+    def __init__(self, *args):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execv(TENON, [TENON, "chat", model, "--config", good, *args])
+        self.said = ""
+
+    def hears(self, text, seconds=30):
+        """Reads on until the terminal shows it; what came before is forgotten."""
+        end = time.monotonic() + seconds
+        while text not in self.said:
+            assert time.monotonic() < end, (text, self.said)
+            if select.select([self.fd], [], [], 0.1)[0]:
+                try:
+                    self.said += os.read(self.fd, 65536).decode(errors="replace")
+                except OSError:  # the other end is gone
+                    assert text in self.said, (text, self.said)
+        before, self.said = self.said.split(text, 1)
+        return before
+
+    def types(self, text):
+        os.write(self.fd, text.encode())
+
+    def code(self):
+        for _ in range(500):
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                os.close(self.fd)
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.02)
+        os.kill(self.pid, signal.SIGKILL)
+        raise AssertionError(("still there", self.said))
+
+
+def endlessly(path, *args):
+    return subprocess.run([TENON, "chat", path, "--config", good, "--temperature", "0",
+                           "--override-generation-config", '{"eos_token_id": []}', *args],
+                          text=True, capture_output=True, timeout=120, input="x\n")
+
+
+def chats():
+    with check("chat: Ctrl-C at the prompt takes the line back, on an empty one ends"):
+        t = Terminal()
+        t.hears("> ")
+        t.types("half a line\x03")
+        t.hears("^C")
+        assert "ends the conversation" not in t.hears("> ")
+        t.types("\x03")
+        t.hears("Ctrl-C again")
+        t.hears("> ")
+        t.types("/nope\r")  # between the two: the first one is forgotten
+        t.hears('no command "/nope"')
+        t.hears("> ")
+        t.types("\x03")
+        t.hears("Ctrl-C again")
+        t.hears("> ")
+        t.types("\x03")
+        assert t.code() == 0
+    with check("chat: Ctrl-C stops a reply, and Ctrl-D ends; what is typed may be any text"):
+        t = Terminal("--max-tokens", "400", "--override-generation-config", '{"eos_token_id": []}')
+        t.hears("> ")
+        t.types("Zürich 東京\r")
+        assert "Zürich 東京" in t.hears("\r\n")
+        t.types("\x03")
+        t.hears("> ")
+        t.types("/help\r")
+        for text in ("/reset", "/exit", "/quit", "/help", "Ctrl-C"):
+            t.hears(text)
+        t.hears("> ")
+        t.types("\x04")
+        assert t.code() == 0
+    with check("chat: a word that is no command goes nowhere, a blank before it sends it"):
+        r = subprocess.run([TENON, "chat", model, "--config", good, "-n", "2"], text=True,
+                           capture_output=True, timeout=60, input="/nope x\n")
+        assert r.returncode == 0 and r.stdout == "" and 'no command "/nope"' in r.stderr, r
+        r = subprocess.run([TENON, "chat", model, "--config", good, "-n", "2"], text=True,
+                           capture_output=True, timeout=60, input=" /nope x\n")
+        assert r.returncode == 0 and r.stdout != "" and r.stderr == "", r
+    with check("chat: a reply ends by itself"):
+        endless = make_model(os.path.join(folder, "endless"), context=4096)
+        # A session's text is tokenized again, and random text comes out longer: half as much, about.
+        for more, least, most in (([], 1000, 2000), (["--max-tokens", "8"], 8, 100)):
+            file = os.path.join(folder, "talk")
+            r = endlessly(endless, "--session", file, *more)
+            assert r.returncode == 0, r
+            kept = subprocess.run([TENON, "session", file, "--json"], text=True, capture_output=True, timeout=60)
+            tokens = json.loads(kept.stdout)["tokens"]
+            os.unlink(file)
+            assert least <= tokens < most, (more, tokens)
+        r = endlessly(endless, "--max-model-len", "512")  # less fits than a reply may have
+        assert r.returncode == 0 and r.stdout != "" and r.stderr == "", r
+
+
 def hangups():
     def told(server, text, before):
         for _ in range(200):
@@ -370,7 +468,7 @@ def checks():
         refuse(69, f"plugin {text}: ", f"{HEAD}[plugin http]\nfile = {text}\n")
 
 
-for group in (files, addresses, flags, surroundings, hangups, idle_signals, checks):
+for group in (files, addresses, flags, surroundings, chats, hangups, idle_signals, checks):
     group()
 shutil.rmtree(folder)
 check.finish()

@@ -368,12 +368,64 @@ static void templates(void **state)
     scratch_close(&s);
 }
 
+static void smollm2(ggufmake *m)
+{
+    gm_text(m, "general.basename", "SmolLM2");
+}
+
+static void smollm2_with_its_own(ggufmake *m)
+{
+    gm_text(m, "general.name", "Smollm2 135M");
+    gm_f32(m, "general.sampling.temp", 0.6f);
+}
+
+static void odd_name(ggufmake *m)
+{
+    gm_u32(m, "general.basename", 2); /* a hint that is none */
+    gm_text(m, "general.name", "smollm2 135M");
+}
+
+static void other_family(ggufmake *m)
+{
+    gm_text(m, "general.basename", "smol");
+}
+
+/* Sampling comes from the file, or from what is known of the family, or is left open. */
+static void samplings(void **state)
+{
+    static const struct {
+        void (*more)(ggufmake *m);
+        double temperature, top_p; /* 0: not written */
+    } rows[] = {{smollm2, 0.2, 0.9}, {odd_name, 0.2, 0.9}, {smollm2_with_its_own, 0.6, 0},
+                {other_family, 0, 0}, {NULL, 0, 0}};
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        variant v = {.arch = "llama", .more = rows[i].more};
+        scratch s;
+        imported(&s, &v, NULL);
+        tn_json_doc *doc = json_of(&s, "out/generation_config.json");
+        const tn_json *o = tn_json_root(doc);
+        if (rows[i].temperature > 0)
+            assert_true(number(o, "temperature") == rows[i].temperature);
+        else
+            assert_null(tn_json_find(o, "temperature"));
+        if (rows[i].top_p > 0)
+            assert_true(number(o, "top_p") == rows[i].top_p);
+        else
+            assert_null(tn_json_find(o, "top_p"));
+        assert_int_equal(tn_json_find(o, "do_sample") != NULL, rows[i].temperature > 0);
+        tn_json_close(doc);
+        scratch_close(&s);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gpt2_tokenizer), cmocka_unit_test(cuts_of_text),
         cmocka_unit_test(sentencepiece),  cmocka_unit_test(derived_merges),
         cmocka_unit_test(bad_vocabularies), cmocka_unit_test(templates),
+        cmocka_unit_test(samplings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
