@@ -19,6 +19,7 @@
 #include "kv.h"
 #include "output.h"
 #include "prefix.h"
+#include "recheck.h"
 #include "scheduler.h"
 #include "servestats.h"
 
@@ -51,6 +52,7 @@ struct tn_engine {
     bool has_intake;
     tn_serve_stats stats;
     tn_output output;            /* output thread */
+    double check_share, check_due; /* output thread: of cache hits to run again, and so far due */
     tn_sched_counts told;        /* step thread: what the stats know */
 
     pthread_mutex_t lock;
@@ -480,6 +482,29 @@ static bool request_work(tn_engine *e, tn_request *r, bool cut)
     return over;
 }
 
+static tn_status request_enter(tn_engine *e, tn_request *r, tn_err *err);
+
+/* Runs a share of the requests that found something in the cache again without it. One that
+ * there is no room or memory for is not: it was a spot check. */
+static void check_begin(tn_engine *e, tn_request *r)
+{
+    tn_request *again = NULL;
+    if (e->check_share <= 0 || !tn_recheck_fits(r))
+        return;
+    e->check_due += e->check_share;
+    if (e->check_due < 1)
+        return;
+    e->check_due -= 1;
+    if (tn_recheck_new(r, e->log, &e->stats, now_ns(), &again, NULL) != TN_OK)
+        return;
+    again->engine = e;
+    tn_stats_outcome(&e->stats, TN_OUTCOME_ACCEPTED);
+    if (request_enter(e, again, NULL) == TN_OK)
+        return;
+    tn_stats_outcome(&e->stats, TN_OUTCOME_REJECTED);
+    tn_recheck_drop(again);
+}
+
 static void *output_main(void *arg)
 {
     tn_engine *e = arg;
@@ -489,6 +514,8 @@ static void *output_main(void *arg)
         bool retired = r->retired, cut = e->cut;
         pthread_mutex_unlock(&e->lock);
         bool ended = request_work(e, r, cut);
+        if (ended)
+            check_begin(e, r);
         pthread_mutex_lock(&e->lock);
         if (ended) {
             atomic_store(&e->sweep_all, 1);
@@ -862,6 +889,7 @@ tn_status tn_engine_open(const tn_engine_setup *p, tn_engine **out, tn_err *err)
     e->log = p->log;
     e->nblock = p->pools->nblock;
     e->drafts = p->drafts;
+    e->check_share = p->prefix_check;
     e->seeds.base = p->seed;
     e->next_deadline = NEVER;
     e->max_running = p->max_running;

@@ -51,6 +51,7 @@ typedef struct tn_engine_setup {
     uint32_t request_timeout_ms; /* whole request, queue included; 0: 300,000 */
     uint32_t max_logprobs;       /* greatest logprobs and prompt_logprobs; capped by top_max */
     uint32_t prefix_caching;     /* 1: full blocks are found again by later prompts */
+    double prefix_check;         /* share of the requests that hit it to run again without, 0 to 1 */
     uint32_t has_states;         /* 1: every sequence takes a state slot; those beyond
                                     max_running hold snapshots for prefix caching */
     uint64_t seed;               /* where unseeded requests draw theirs from; 0: the system */

@@ -388,7 +388,7 @@ static tn_status open_engine(tn_served *s, const tn_served_setup *setup, tn_err 
         .eos = eos, .eos_more = s->gen.eos, .neos_more = s->gen.neos,
         .defaults = s->gen.defaults, .max_running = m->max_num_seqs, .queue_max = m->queue,
         .request_timeout_ms = m->request_timeout * 1000u, .max_logprobs = m->max_logprobs,
-        .prefix_caching = m->prefix_caching, .has_states = s->budget.nslot > 0,
+        .prefix_caching = m->prefix_caching, .prefix_check = m->prefix_check, .has_states = s->budget.nslot > 0,
         .snapshot_every = m->snapshot_interval, .drafts = s->drafts,
         .seed = (uint64_t)m->seed, .log = setup->log, .metrics = setup->metrics,
     };

@@ -11,6 +11,7 @@ enum stat {
     RUNNING, WAITING, CACHE_USAGE, CACHE_USAGE_OLD, CACHE_INFO,
     PROMPT_TOKENS, REPLY_TOKENS, PROMPT_CACHED, SOURCE_COMPUTED, SOURCE_CACHED,
     PREEMPTIONS, CACHE_QUERIES, CACHE_HITS, CORRUPTED, STATES_USED, STATES_KEPT,
+    CHECK_SAME, CHECK_DIFFERS,
     DRAFT_TURNS, DRAFTS, DRAFTS_STOOD, STOOD_0, STOOD_1, STOOD_2, STOOD_3,
     END_STOP, END_LENGTH, END_ABORT, END_ERROR,
     REQ_PROMPT, REQ_REPLY, REQ_MAX_REPLY, REQ_MAX_TOKENS, REQ_N, REQ_COMPUTED, STEP_TOKENS,
@@ -70,6 +71,10 @@ static const series all[STATS] = {
     [CORRUPTED] = COUNTER("vllm:corrupted_requests", "Replies ended by NaN logits.", NULL),
     [STATES_USED] = GAUGE("tenon:states_used", "Recurrent states of sequences."),
     [STATES_KEPT] = GAUGE("tenon:states_kept", "Recurrent states kept for prefix caching."),
+    [CHECK_SAME] = COUNTER("tenon:prefix_checks", "Replies run again without the prefix cache.",
+                           "result=\"same\""),
+    [CHECK_DIFFERS] = COUNTER("tenon:prefix_checks", "Replies run again without the prefix cache.",
+                              "result=\"different\""),
     [DRAFT_TURNS] = COUNTER("vllm:spec_decode_num_drafts",
                             "Turns of sequences that verified drafts.", NULL),
     [DRAFTS] = COUNTER("vllm:spec_decode_num_draft_tokens", "Tokens drafted.", NULL),
@@ -275,6 +280,11 @@ void tn_stats_outcome(tn_serve_stats *s, uint32_t outcome)
 {
     atomic_fetch_add_explicit(&s->outcome[outcome], 1, memory_order_relaxed);
     tn_metrics_put(s->metrics, s->outcome_id[outcome], 1);
+}
+
+void tn_stats_put_check(tn_serve_stats *s, bool differs)
+{
+    put(s, differs ? CHECK_DIFFERS : CHECK_SAME, 1);
 }
 
 void tn_stats_put_step(tn_serve_stats *s, const tn_stats_step *v)

@@ -44,6 +44,8 @@ typedef struct tn_stats_setup {
 tn_status tn_stats_open(tn_serve_stats *s, const tn_stats_setup *setup, tn_err *err);
 
 void tn_stats_outcome(tn_serve_stats *s, uint32_t outcome);                   /* [any] */
+/* A reply was run again without the prefix cache (recheck.h). [any] */
+void tn_stats_put_check(tn_serve_stats *s, bool differs);
 
 /* One step, told by the step thread. */
 typedef struct tn_stats_step {

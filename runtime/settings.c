@@ -57,6 +57,8 @@ static const tn_option model_options[] = {
     ENUM("kv_cache_dtype", "auto", cache_dtypes, "Type of the cached keys and values."),
     NUM(INT, "block_size", "0", 0, 4096, "Tokens a cache block; 0 takes the device's own."),
     OPT(BOOL, "prefix_caching", "yes", "Reuse the cache of prompts that begin alike."),
+    NUM(FLOAT, "prefix_check", "0", 0, 1, "Share of the requests that hit that cache to compute again "
+        "without it and compare, to find faults; 0: none."),
     NUM(INT, "state_snapshots", "16", 0, 65536,
         "Recurrent states kept for prefix caching beside the running ones."),
     NUM(INT, "snapshot_interval", "2048", 0, 1048576,
@@ -203,6 +205,7 @@ static void fill_model(const tn_values *v, tn_model_settings *s)
     s->kv_cache_dtype = types[place_of(v, "kv_cache_dtype")];
     s->block_size = (uint32_t)int_of(v, "block_size");
     s->prefix_caching = int_of(v, "prefix_caching") != 0;
+    s->prefix_check = tn_values_find(v, "prefix_check")->f;
     s->state_snapshots = s->prefix_caching ? (uint32_t)int_of(v, "state_snapshots") : 0;
     s->drafts = (uint32_t)int_of(v, "drafts");
     s->draft_path = text_of(v, "draft_path");

@@ -33,6 +33,7 @@ typedef struct tn_model_settings {
     uint32_t kv_cache_dtype;   /* TN_F16, TN_BF16, TN_F32; 0: auto */
     uint32_t block_size;       /* 0: the device's own */
     bool prefix_caching;
+    double prefix_check;       /* share of its hits to compute again, 0 to 1 */
     uint32_t state_snapshots;  /* recurrent states kept beside the running ones */
     uint32_t snapshot_interval; /* prompt tokens between them, 0: at the ends of turns only */
     uint32_t drafts;           /* tokens drafted ahead, 0: none */

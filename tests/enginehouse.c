@@ -146,7 +146,8 @@ tn_engine_setup house_setup(house *h)
         .max_running = h->running, .queue_max = h->queue_max,
         .request_timeout_ms = h->timeout_ms, .max_logprobs = 5,
         .prefix_caching = !h->uncached, .has_states = h->device.has_states,
-        .drafts = h->drafts, .metrics = h->metrics,
+        .drafts = h->drafts, .metrics = h->metrics, .prefix_check = h->prefix_check,
+        .snapshot_every = h->snapshot_every, .log = h->log,
     };
 }
 

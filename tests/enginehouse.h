@@ -57,6 +57,9 @@ typedef struct house {
     tn_intake intake;            /* for the oracle: the same facts, no cache */
     uint32_t queue_max, timeout_ms, running, drafts;
     bool uncached;
+    double prefix_check;         /* as in the engine's setup, and so is the next */
+    uint32_t snapshot_every;
+    tn_log *log;                 /* borrowed, NULL: none */
     int32_t eos;
 } house;
 

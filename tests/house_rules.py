@@ -23,7 +23,7 @@ LAYERS = [
     ("wall", "wall* guard manners elffile plugin_*"),
     ("model", "modelconf* rope recipe* graph* loader* dummy budget sampling genconf quantize kv states "
               "fingerprint"),
-    ("serving", "request prefix payoff scheduler schedstate draftsteps engine* output intake servestats "
+    ("serving", "request prefix payoff scheduler schedstate draftsteps engine* output intake servestats recheck "
                 "parcel session"),
     ("house", "plugin_cmd served house fronthost frontsession answer command cmd_* main"),
 ]

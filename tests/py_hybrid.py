@@ -8,6 +8,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"   # for matrices this small threads only wait
@@ -415,7 +416,7 @@ for kind in ("qwen3_next", "qwen3_5_moe"):
         oracle, best = Oracle(plain[kind]), {}
         with Server(ini, plain[kind], "--cpu-exact", "--max-num-seqs", "3", "--snapshot-interval", "16",
                     "--max-num-batched-tokens", "40", "--state-snapshots", "5", "--block-size", "16",
-                    "--kv-cache-memory", "8MiB") as server:
+                    "--kv-cache-memory", "8MiB", "--prefix-check", "1") as server:
             def ask(prompt):
                 r = requests.post(server.url + "/v1/completions", json={
                     "prompt": prompt, "max_tokens": 12, "temperature": 0, "ignore_eos": True,
@@ -427,6 +428,15 @@ for kind in ("qwen3_next", "qwen3_5_moe"):
             hits = [line for line in requests.get(server.url + "/metrics").text.splitlines()
                     if line.startswith("vllm:prefix_cache_hits_total")]
             assert float(hits[0].rsplit(" ", 1)[1]) > 0, hits
+            checks = {}
+            for _ in range(100):
+                text = requests.get(server.url + "/metrics").text
+                checks = {m[1]: float(m[2]) for m in
+                          re.finditer(r'tenon:prefix_checks_total\{.*result="(\w+)"\} (\S+)', text)}
+                if checks.get("same", 0) > 0:
+                    break
+                time.sleep(0.05)
+            assert checks["same"] > 0 and checks["different"] == 0, (checks, server.text())
             assert server.stop() == 0
         for prompt, answer in zip(asked, answers, strict=True):
             assert best.setdefault(str(prompt), answer) == answer, (len(prompt), answer)
