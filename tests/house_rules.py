@@ -86,7 +86,7 @@ def main():
     for path in files():
         full = os.path.join(TOP, path)
         base = os.path.basename(path)
-        code = path.endswith((".c", ".h", ".py", ".sh", ".cu", ".inc")) or path in (
+        code = path.endswith((".c", ".h", ".py", ".sh", ".cu", ".cuh", ".cpp", ".inc")) or path in (
             "configure.ac", "autogen.sh", "quickstart", "runtests", ".ci/run")
         if not os.path.isfile(full) or not code:
             continue
@@ -97,13 +97,13 @@ def main():
         n = text.count("\n")
         if n > LINES_MOST:
             failures.append(f"{path}: {n} lines; expected at most {LINES_MOST}")
-        if path.endswith((".c", ".h", ".cu")) and seen.setdefault(base, path) != path:
+        if path.endswith((".c", ".h", ".cu", ".cuh", ".cpp")) and seen.setdefault(base, path) != path:
             failures.append(f"{path}: the name {base} is taken by {seen[base]}")
         if path.startswith("runtime/"):
             check_runtime(path, text, failures.append)
             if plugin_names.search(text):
                 failures.append(f"{path}: names a plugin: {plugin_names.search(text).group(0)}")
-        elif path.startswith("plugins/") and path.endswith((".c", ".h", ".cu")):
+        elif path.startswith("plugins/") and path.endswith((".c", ".h", ".cu", ".cuh")):
             check_plugin(path, text, failures.append)
     for f in failures:
         print(f)

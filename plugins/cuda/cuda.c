@@ -54,6 +54,13 @@ static tn_status cuda_init(const tn_host *h, void **self, tn_err *err)
     return TN_OK;
 }
 
+static tn_status cuda_start(void *self, tn_err *err)
+{
+    (void)self;
+    (void)err;
+    return TN_OK;
+}
+
 static void cuda_stop(void *self)
 {
     plugin *p = self;
@@ -388,5 +395,6 @@ const tn_plugin tn_plugin_entry = {
     .table = &device,
     .probe = cuda_probe,
     .init = cuda_init,
+    .start = cuda_start,
     .stop = cuda_stop,
 };

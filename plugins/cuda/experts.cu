@@ -318,12 +318,12 @@ skinny_experts(const gpu_experts a, const portion c, uint32_t nwarp)
         for (uint32_t v = me; v < 16 * p.m; v += threads)
             put_partial(a, item, tile * 16 + v % 16, v / 16,
                         meet_sums<1>(room, warp0, nwarp, v % 16, v / 16));
-        return;
+    } else {
+        for (uint32_t v = me; v < 8 * p.m; v += threads)
+            put_hidden(a, c, item, tile * 8 + v % 8, v / 8,
+                       meet_sums<1>(room, warp0, nwarp, v % 8, v / 8),
+                       meet_sums<1>(room, warp0, nwarp, v % 8 + 8, v / 8));
     }
-    for (uint32_t v = me; v < 8 * p.m; v += threads)
-        put_hidden(a, c, item, tile * 8 + v % 8, v / 8,
-                   meet_sums<1>(room, warp0, nwarp, v % 8, v / 8),
-                   meet_sums<1>(room, warp0, nwarp, v % 8 + 8, v / 8));
 }
 
 /* A block: 8 tiles by the up to 64 pairs of an item. */

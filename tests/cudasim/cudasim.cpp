@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <ctime>
+#include <mutex>
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <vector>
@@ -207,8 +208,12 @@ static void run_block()
     }
 }
 
+/* Host threads take turns: there is one set of fibers. */
+static std::mutex turn_lock;
+
 static void run_grid(dim3 grid, dim3 block, const std::function<void()> &f)
 {
+    std::lock_guard<std::mutex> held(turn_lock);
     const char *order = getenv("CUDASIM_ORDER");
     reverse = order != nullptr && strcmp(order, "reverse") == 0;
     nthread = block.x * block.y * block.z;
