@@ -129,6 +129,19 @@ static void walk_block(const cpu_program *p, const item *i, cpu_worker *w, int32
         p->k->attend_bf16(&k);
 }
 
+#define FETCH_MAX 32768u          /* bytes of a piece that the nearest cache has room for */
+
+/* Asks for the piece of the block at `base` while the one before is worked on: pieces of a head
+ * are pages apart, which is further than processors look ahead by themselves. */
+static void fetch_block(const cpu_program *p, const item *i, int32_t base)
+{
+    const cpu_cache *c = i->t->cache;
+    const uint8_t *piece = cpu_cache_k(c, p->step->block[i->seq->block0 + (uint32_t)base /
+                                                         c->tokens], i->head);
+    for (uint64_t at = 0; at < c->piece_size && c->piece_size <= FETCH_MAX; at += 64)
+        __builtin_prefetch(piece + at);
+}
+
 static void walk_run(const cpu_program *p, const item *i, cpu_worker *w, uint32_t run,
                      const sums *s)
 {
@@ -138,8 +151,34 @@ static void walk_run(const cpu_program *p, const item *i, cpu_worker *w, uint32_
     clear(s, i->nquery, i->a->head_dim);
     if (seen > from)
         from = seen / size * size;
-    for (; from < to && from < end; from += size)
-        walk_block(p, i, w, from, end - from < size ? end - from : size, s);
+    to = to < end ? to : end;
+    for (; from < to; from += size) {
+        if (from + size < to)
+            fetch_block(p, i, from + size);
+        walk_block(p, i, w, from, to - from < size ? to - from : size, s);
+    }
+}
+
+/* out = x * factor, eight at a time so that a compiler sees whole vectors. */
+static void scale_row(const float *restrict x, float factor, uint32_t n, float *restrict out)
+{
+    uint32_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (uint32_t j = 0; j < 8; j++)
+            out[i + j] = x[i + j] * factor;
+    for (; i < n; i++)
+        out[i] = x[i] * factor;
+}
+
+/* acc = acc * fa + b * fb */
+static void join_row(float *restrict acc, float fa, const float *restrict b, float fb, uint32_t n)
+{
+    uint32_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (uint32_t j = 0; j < 8; j++)
+            acc[i + j] = acc[i + j] * fa + b[i + j] * fb;
+    for (; i < n; i++)
+        acc[i] = acc[i] * fa + b[i] * fb;
 }
 
 /* Joins one query's `b` behind its `a`; sums that saw no token change nothing. */
@@ -158,8 +197,7 @@ static void join(float *amax, float *asum, float *aacc, float bmax, float bsum, 
     float fa = expf(*amax - max), fb = expf(bmax - max);
     *amax = max;
     *asum = *asum * fa + bsum * fb;
-    for (uint32_t d = 0; d < dim; d++)
-        aacc[d] = aacc[d] * fa + bacc[d] * fb;
+    join_row(aacc, fa, bacc, fb, dim);
 }
 
 /* out = acc / sum, gated: query head `head` of a row. */
@@ -167,9 +205,7 @@ static void put_out(const cpu_program *p, const tn_op_attend *a, uint64_t row, u
                     float sum, const float *acc)
 {
     float *out = cpu_row(p, a->out, row, a->out_col + head * a->head_dim);
-    float factor = 1.0f / sum;
-    for (uint32_t d = 0; d < a->head_dim; d++)
-        out[d] = acc[d] * factor;
+    scale_row(acc, 1.0f / sum, a->head_dim, out);
     if (a->gate != TN_NONE)
         p->k->mul_sigmoid(out, cpu_row(p, a->gate, row, a->gate_col + head * a->head_dim),
                           a->head_dim);

@@ -333,7 +333,7 @@ static tn_status add_head(cpu_program *p, const cpu_section *s, uint32_t op, cpu
 static uint32_t tiling_for(cpu_program *p, uint32_t group)
 {
     const uint32_t room = sizeof p->tiling / sizeof p->tiling[0];
-    uint32_t rows = CPU_QUERIES / group;
+    uint32_t rows = group <= CPU_QUERIES_MANY ? CPU_QUERIES_MANY / group : 1;
     for (uint32_t i = 0; i < p->ntiling; i++)
         if (p->tiling[i].rows == rows || i + 1 == room) {
             if (p->tiling[i].rows > rows)

@@ -227,7 +227,8 @@ typedef struct cpu_worker {
 } cpu_worker;
 
 #define CPU_WIDE 16384u           /* 64 KiB: gate and up of a tile stay in the cache */
-#define CPU_QUERIES 64u
+#define CPU_QUERIES 64u           /* most of a tile of attention */
+#define CPU_QUERIES_MANY 60u      /* what a tile of many rows has: vector levels take 6 or 12 */
 #define CPU_SEGMENT 1024u         /* columns of logits that are looked at together */
 #define CPU_DRAWS_MAX 8u          /* rows drawn for at the same time: each has its scratch */
 
