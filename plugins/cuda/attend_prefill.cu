@@ -7,6 +7,7 @@
 
 #define WARPS 4
 #define PAIRS (WARPS * 16u)        /* queries of a block, 16 a warp */
+#define SPLIT_LEAST 256u           /* tokens; fewer are not worth a second kernel */
 
 /* Shared memory: PAIRS rows of Q, then STAGES times TILE rows of K and as many of V. */
 template <int HD, int TILE, int STAGES>
@@ -352,8 +353,8 @@ __global__ void __launch_bounds__(WARPS * 32, 2) attend_tiles(const attend_args 
     put_rows<HD>(sum, a, j);
 }
 
-/* One warp: one pair, whose splits it joins in their order. Grid: tiles, KV heads, quarters of
- * a quarter of a tile. */
+/* One warp: one pair, whose splits it joins in their order. Grid: tiles, KV heads, sixteenths
+ * of a tile. */
 template <int HD, int TILE>
 __global__ void __launch_bounds__(WARPS * 32) join_tiles(const attend_args a)
 {
@@ -401,7 +402,7 @@ static uint32_t tiles_most(const attend_args *a)
 static uint32_t splits_of(const attend_args *a, uint32_t context, uint32_t nsm)
 {
     uint32_t splits = attend_blocks(nsm) * 16 / PAIRS / (tiles_most(a) * a->kv_heads);
-    uint32_t most = context / 512 < 32 ? context / 512 : 32;
+    uint32_t most = context / SPLIT_LEAST < 32 ? context / SPLIT_LEAST : 32;
     splits = splits < most ? splits : most;
     return splits > 0 ? splits : 1;
 }
