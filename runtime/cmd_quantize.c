@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cmd_quantize.c - `tenon quantize DIR --quant NAME --output DIR2`. */
+/* cmd_quantize.c - `tenon quantize DIR --quant NAME --output DIR2`.
+ *
+ * The table names what the plugins of this tree offer; what another offers its refusal says. */
 #include "command.h"
 #include "house.h"
 #include "quantize.h"
@@ -8,12 +10,16 @@
 #include <string.h>
 
 static const tn_flag own[] = {
+    {"quant", "-q", 1, "The format to write: a quantization plugin that is loaded."},
     {"group-size", "-g", 1, "Columns that share a scale; -1: the whole row (64)."},
-    {"bits", "-b", 1, "Bits a weight (4)."},
+    {"bits", "-b", 1, "Bits a weight (4): 4, pack-quantized also 8, gptq and gptq_v2 also 2, 3, 8."},
     {"output", "-o", 1, "The folder to write."},
-    {"symmetric", NULL, 0, "No zero points."},
-    {"variant", NULL, 1, "File layout, as the plugin offers: gemm, gptq_v2, pack-quantized, ..."},
+    {"symmetric", NULL, 0, "No zero points; pack-quantized has none anyhow."},
+    {"variant", NULL, 1, "File layout, the format's first unless named: gemm, gemv, gemv_fast, "
+     "pack-quantized; gptq, gptq_v2."},
 };
+
+static const char *const usual[] = {"log_level", NULL};
 
 static tn_status read_options(const tn_flags *f, tn_write_options *o, tn_err *err)
 {
@@ -39,8 +45,8 @@ static const tn_quant_ref *find_quant(const tn_house *h, const char *name)
 
 static const char *quant_name(const tn_house *h)
 {
-    const char *name = NULL;
-    if (tn_conf_count(h->conf, TN_CONF_MODEL) > 0) /* --quant became a key of [model default] */
+    const char *name = tn_flags_value(h->flags, "quant");
+    if (name == NULL && tn_conf_count(h->conf, TN_CONF_MODEL) > 0) /* --quantization became a key */
         name = tn_conf_get(h->conf, TN_CONF_MODEL, tn_conf_name(h->conf, TN_CONF_MODEL, 0),
                            "quant", NULL);
     return name;
@@ -78,6 +84,7 @@ int tn_cmd_quantize(int argc, char *const *argv)
     tn_house h;
     tn_house_setup setup = {.command = "quantize", .argc = argc, .argv = argv, .own = own,
                             .nown = sizeof own / sizeof *own, .words_most = 1,
+                            .words = " MODEL_DIR --quant NAME --output DIR", .usual = usual,
                             .flags = TN_HOUSE_QUIET | TN_HOUSE_NO_MODELS};
     tn_status st = tn_house_open(&setup, &h, &err);
     if (st == TN_CANCELLED)

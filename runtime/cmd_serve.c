@@ -20,6 +20,10 @@ static const tn_flag own[] = {
     {"check", NULL, 0, "Checks the configuration, loads no model, and ends."},
 };
 
+static const char *const usual[] = {"host", "port", "api_key", "served_name", "quant", "device",
+                                    "threads", "max_model_len", "max_num_seqs", "memory",
+                                    "chat_template", "log_level", NULL};
+
 /* The signals that end or steer the server are taken by sigwait alone, so no handler runs.
  * Those that mean nothing here would end it by default: a log rotator's SIGUSR1, say. */
 static void block_signals(sigset_t *set)
@@ -159,6 +163,7 @@ int tn_cmd_serve(int argc, char *const *argv)
         return tn_command_fail(st, &err);
     tn_house_setup setup = {.command = "serve", .argc = argc, .argv = argv, .own = own,
                             .nown = sizeof own / sizeof *own, .words_most = 1,
+                            .words = " [MODEL_DIR]", .usual = usual,
                             .flags = house_flags(argc, argv), .guard = guard};
     st = tn_house_open(&setup, &h, &err);
     if (st == TN_OK) {

@@ -128,7 +128,7 @@ static tn_status print_help(const tn_flag *own, uint32_t nown, const char *title
     tn_buf out;
     tn_buf_open(&out, 65536);
     tn_buf_printf(&out, "%s\n\n", title);
-    tn_flags_help(own, nown, NULL, 0, &out);
+    tn_flags_help(own, nown, &out);
     tn_status st = tn_command_print(out.data, out.len, err);
     tn_buf_close(&out);
     return st;

@@ -70,9 +70,12 @@ tn_status tn_flags_apply(const tn_flags *f, tn_conf *c, tn_err *err);
 /* The same for the MODEL argument: it becomes the path of the only model. */
 tn_status tn_flags_set_model(const char *path, tn_conf *c, tn_err *err);
 
-/* A line for every flag: the command's, [model]'s, [tenon]'s, the plugins'. */
-void tn_flags_help(const tn_flag *own, uint32_t nown, const tn_flag_source *source,
-                   uint32_t nsource, struct tn_buf *out);
+/* A line for every flag of the command. */
+void tn_flags_help(const tn_flag *own, uint32_t nown, struct tn_buf *out);
+/* The same for the keys that are flags too: [model]'s, [tenon]'s, the plugins'. `only`: names of
+ * those wanted, ends with NULL; NULL: all, under titles. */
+void tn_flags_help_keys(const tn_flag_source *source, uint32_t nsource, const char *const *only,
+                        struct tn_buf *out);
 
 /* The lines of one table alone. */
 void tn_options_help(const tn_option *table, uint32_t n, struct tn_buf *out);

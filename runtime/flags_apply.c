@@ -77,14 +77,47 @@ static void put_table(const char *title, const tn_option *table, uint32_t n, tn_
     tn_options_help(table, n, out);
 }
 
-void tn_flags_help(const tn_flag *own, uint32_t nown, const tn_flag_source *source,
-                   uint32_t nsource, struct tn_buf *out)
+static bool put_named(const char *key, const tn_option *table, uint32_t n, tn_buf *out)
 {
-    uint32_t n;
-    char title[80];
+    for (uint32_t i = 0; i < n; i++) {
+        tn_option o = tn_option_at(table, i);
+        if (strcmp(o.key, key) == 0) {
+            put_option(&o, out);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The keys in `only`, looked for where a flag of that name would go. */
+static void put_some(const tn_flag_source *source, uint32_t nsource, const char *const *only,
+                     tn_buf *out)
+{
+    uint32_t nmodel, ntenon;
+    const tn_option *model = tn_model_options(&nmodel), *tenon = tn_settings_options(&ntenon);
+    for (; *only != NULL; only++) {
+        bool found = put_named(*only, model, nmodel, out) || put_named(*only, tenon, ntenon, out);
+        for (uint32_t i = 0; i < nsource && !found; i++)
+            found = put_named(*only, source[i].options, source[i].noption, out);
+    }
+}
+
+void tn_flags_help(const tn_flag *own, uint32_t nown, struct tn_buf *out)
+{
     for (uint32_t i = 0; i < nown; i++)
         tn_buf_printf(out, "  --%s%s%s%s\n        %s\n", own[i].name, own[i].takes ? " V" : "",
                       own[i].brief ? ", " : "", own[i].brief ? own[i].brief : "", own[i].help);
+}
+
+void tn_flags_help_keys(const tn_flag_source *source, uint32_t nsource, const char *const *only,
+                        struct tn_buf *out)
+{
+    uint32_t n;
+    char title[80];
+    if (only != NULL) {
+        put_some(source, nsource, only, out);
+        return;
+    }
     const tn_option *table = tn_model_options(&n);
     put_table("keys of [model NAME]", table, n, out);
     table = tn_settings_options(&n);

@@ -16,10 +16,20 @@ static tn_house *house_of(void *ctx)
     return tn_wall_user(ctx);
 }
 
-static tn_status no_model(const char *name, tn_err *err)
+/* The refusal names what there is, some of it where that is much. */
+static tn_status no_model(const tn_house *h, const char *given, tn_err *err)
 {
-    tn_status st = tn_fail(err, TN_NOINPUT, "The model `%.64s` does not exist; expected one of GET /v1/models",
-                           name != NULL ? name : "");
+    char names[512] = "";
+    size_t n = 0;
+    for (uint32_t m = 0; m < h->nserved; m++) {
+        const char *name;
+        for (uint32_t i = 0; (name = tn_served_name(&h->served[m], i)) != NULL; i++)
+            if (n < sizeof names)
+                n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", n > 0 ? ", " : "", name);
+    }
+    tn_status st = tn_fail(err, TN_NOINPUT, "The model `%.64s` does not exist; expected %s%s",
+                           given != NULL ? given : "", n > 0 ? names : "one of GET /v1/models",
+                           n < sizeof names ? "" : "... (GET /v1/models has all)");
     snprintf(err->code, sizeof err->code, "model_not_found");
     snprintf(err->param, sizeof err->param, "model");
     return st;
@@ -54,7 +64,8 @@ static tn_status host_model(void *ctx, uint32_t i, tn_model_info *out)
 static tn_status host_submit(void *ctx, const tn_ask *ask, tn_request **out, tn_err *err)
 {
     tn_served *s = tn_house_find(house_of(ctx), ask->model);
-    return s != NULL ? tn_engine_submit(s->engine, ask, out, err) : no_model(ask->model, err);
+    return s != NULL ? tn_engine_submit(s->engine, ask, out, err)
+                     : no_model(house_of(ctx), ask->model, err);
 }
 
 static void host_cancel(void *ctx, tn_request *r)
@@ -73,7 +84,8 @@ static tn_status host_tokenize(void *ctx, const char *model, const tn_prompt *p,
                                uint64_t *nid, tn_err *err)
 {
     tn_served *s = tn_house_find(house_of(ctx), model);
-    return s != NULL ? tn_engine_tokenize(s->engine, p, ids, nid, err) : no_model(model, err);
+    return s != NULL ? tn_engine_tokenize(s->engine, p, ids, nid, err)
+                     : no_model(house_of(ctx), model, err);
 }
 
 static tn_status host_detokenize(void *ctx, const char *model, const int32_t *ids, uint64_t nid,
@@ -81,7 +93,7 @@ static tn_status host_detokenize(void *ctx, const char *model, const int32_t *id
 {
     tn_served *s = tn_house_find(house_of(ctx), model);
     if (s == NULL)
-        return no_model(model, err);
+        return no_model(house_of(ctx), model, err);
     tn_buf out;
     tn_buf_open(&out, TEXT_MAX);
     tn_status st = tn_tok_decode(s->tok, ids, nid, keep_special != 0, &out, err);
@@ -153,7 +165,7 @@ static tn_status host_session(void *ctx, tn_session *given, tn_err *err,
     memcpy(&s, given, given->size < sizeof s ? given->size : sizeof s);
     tn_served *served = tn_house_find(house_of(ctx), s.model);
     if (served == NULL)
-        return no_model(s.model, err);
+        return no_model(house_of(ctx), s.model, err);
     err->code[0] = err->param[0] = 0; /* what is set below is its own */
     tn_status st = call(served, &s, err);
     given->tokens = s.tokens;

@@ -15,7 +15,10 @@
 static const tn_flag shared[] = {
     {"config", NULL, 1, "The INI to read instead of the installed one."},
     {"help", "-h", 0, "Prints this text."},
+    {"help-all", NULL, 0, "Prints it with all keys of the INI, which are flags too."},
 };
+static const char *const usual_keys[] = {"quant", "device", "threads", "max_model_len", "memory",
+                                         "chat_template", "log_level", NULL};
 #define NSHARED (sizeof shared / sizeof *shared)
 #define FLAGS_MAX 64u
 
@@ -84,13 +87,19 @@ static tn_status load_plugins(const tn_house_setup *setup, tn_house *h, tn_err *
 }
 
 static tn_status print_help(const tn_house_setup *setup, const tn_flag *own, uint32_t nown,
-                            const tn_flag_source *source, uint32_t nsource, tn_err *err)
+                            const tn_flag_source *source, uint32_t nsource, bool all,
+                            tn_err *err)
 {
     tn_buf out;
     tn_buf_open(&out, (size_t)1 << 20);
-    tn_buf_printf(&out, "tenon %s%s [FLAGS]\n\n", setup->command,
-                  setup->flags & TN_HOUSE_MODEL_WORD ? " MODEL_DIR" : "");
-    tn_flags_help(own, nown, source, nsource, &out);
+    const char *words = setup->words != NULL ? setup->words
+                        : setup->flags & TN_HOUSE_MODEL_WORD ? " MODEL_DIR" : "";
+    const char *const *some = setup->usual != NULL ? setup->usual : usual_keys;
+    tn_buf_printf(&out, "tenon %s%s [FLAGS]\n\n", setup->command, words);
+    tn_flags_help(own, nown, &out);
+    if (!all && some[0] != NULL)
+        tn_buf_puts(&out, "\nof the keys of the INI, which are flags too (--help-all lists all):\n");
+    tn_flags_help_keys(source, nsource, all ? NULL : some, &out);
     tn_status st = tn_command_print(out.data != NULL ? out.data : "", out.len, err);
     tn_buf_close(&out);
     return st == TN_OK ? TN_CANCELLED : st; /* nothing else is to be done */
@@ -126,8 +135,9 @@ static tn_status take_flags(const tn_house_setup *setup, tn_house *h, tn_err *er
     uint32_t nsource = tn_wall_flags(h->wall, source);
     tn_status st = tn_flags_parse(setup->argc, setup->argv, own, nown, source, nsource, &h->flags,
                                   err);
-    if (st == TN_OK && tn_flags_value(h->flags, "help") != NULL)
-        st = print_help(setup, own, nown, source, nsource, err);
+    bool all = st == TN_OK && tn_flags_value(h->flags, "help-all") != NULL;
+    if (all || (st == TN_OK && tn_flags_value(h->flags, "help") != NULL))
+        st = print_help(setup, own, nown, source, nsource, all, err);
     free(source);
     if (st != TN_OK)
         return st;

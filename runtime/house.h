@@ -26,6 +26,8 @@
 
 typedef struct tn_house_setup {
     const char *command;         /* for usage texts */
+    const char *words;           /* behind it there; NULL: MODEL_DIR where the first word is one */
+    const char *const *usual;    /* keys that --help shows, ends with NULL; NULL: a model's */
     int argc;                    /* arguments behind the command's name */
     char *const *argv;
     const tn_flag *own;          /* the command's flags */

@@ -36,6 +36,7 @@ typedef struct job {
     tn_stw *writer;
     uint64_t total;           /* bytes of all tensors as written */
     uint64_t odd;             /* values that are no finite numbers */
+    bool made;                /* the folder was not there */
     bool has_template;        /* chat_template.jinja is written */
     tn_err *err;
 } job;
@@ -287,12 +288,13 @@ static void remove_old(const job *j)
 
 /* ----------------------------------------------------------------------------- the whole */
 
-static tn_status make_dir(const job *j)
+static tn_status make_dir(job *j)
 {
     char path[4096];
     struct stat s;
     const char *shown = tn_path_tail(j->dir);
-    if (mkdir(j->dir, 0777) == 0)
+    j->made = mkdir(j->dir, 0777) == 0;
+    if (j->made)
         return TN_OK;
     if (errno != EEXIST)
         return tn_fail(j->err, TN_CANTCREATE, "%s: cannot make the folder: %s", shown,
@@ -363,6 +365,8 @@ tn_status tn_import(const char *gguf, const char *dir, const tn_import_options *
     if (st == TN_OK && tn_gguf_find(j.g, "tokenizer.ggml.pre") == NULL && j.vocab.pre != NULL)
         note(&j, "%s: no tokenizer.ggml.pre: text is cut as GPT-2 does", tn_gguf_path(j.g));
     tn_stw_close(j.writer);
+    if (st != TN_OK && j.made)
+        (void)rmdir(j.dir); /* empty: nothing was written under its own name */
     tn_import_vocab_close(&j.vocab);
     free(j.tensor);
     tn_gguf_close(j.g);

@@ -207,9 +207,10 @@ static tn_status copy_file(job *j, const char *name, tn_err *err)
     return st;
 }
 
-static tn_status make_folder(const char *to, tn_err *err)
+static tn_status make_folder(const char *to, bool *made, tn_err *err)
 {
-    if (mkdir(to, 0777) != 0 && errno != EEXIST)
+    *made = mkdir(to, 0777) == 0;
+    if (!*made && errno != EEXIST)
         return tn_fail(err, TN_CANTCREATE, "%s: cannot make the folder: %s", to,
                        strerror(errno));
     char path[4096];
@@ -311,13 +312,16 @@ tn_status tn_quantize_run(const tn_quantize *q, tn_err *err)
                      "full precision", q->from);
     if (st == TN_OK)
         st = list_linears(&j, err);
+    bool made = false;
     if (st == TN_OK)
-        st = make_folder(q->to, err);
+        st = make_folder(q->to, &made, err);
     if (st == TN_OK)
         st = tn_stw_open(q->to, 0, &j.out, err);
     if (st == TN_OK)
         st = write_all(&j, err);
     tn_stw_close(j.out);
+    if (st != TN_OK && made)
+        (void)rmdir(q->to); /* empty: nothing was written under its own name */
     tn_names_close(&j.names);
     free(j.linear);
     tn_draft_close(&j.draft);

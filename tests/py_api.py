@@ -52,6 +52,9 @@ def basics(c, url):
         assert [x.id for x in m] == ["default"], m
         assert c.models.retrieve("default").id == "default"
         raises(openai.NotFoundError, 404, lambda: c.models.retrieve("nope"))
+        for r in (requests.get(url + "/v1/models/nope"),
+                  requests.post(url + "/v1/completions", json={"model": "nope", "prompt": "x"})):
+            assert r.json()["error"]["message"] == "The model `nope` does not exist; expected default", r.text
     with check("health, ping, version, load"):
         assert requests.get(url + "/health").status_code == 200
         assert requests.get(url + "/ping").status_code == 200

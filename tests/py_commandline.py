@@ -343,6 +343,31 @@ class Terminal:
         raise AssertionError(("still there", self.said))
 
 
+def helps():
+    with check("--help is about the command, --help-all about every key"):
+        for command, own, most in ((["serve"], "--print-config", 60), (["chat"], "--system", 60),
+                                   (["complete"], "--prompt", 70), (["quantize"], "--variant", 40),
+                                   (["bench", "latency"], "--input-len", 60)):
+            brief, whole = (run(*command, h, "--config", good).stdout for h in ("--help", "--help-all"))
+            assert own in brief and own in whole, brief
+            assert len(brief.splitlines()) < most and "--snapshot-interval" not in brief, brief
+            assert "--snapshot-interval" in whole and "options of [plugin http]" in whole, whole
+        assert "--port V" in run("serve", "--help", "--config", good).stdout
+        assert "keys of" not in run("import", "--help").stdout
+        said = run("quantize", "--help", "--config", good).stdout
+        assert said.startswith("tenon quantize MODEL_DIR --quant NAME --output DIR "), said
+    with check("what quantize and import cannot write leaves no folder behind"):
+        out = os.path.join(folder, "out")
+        for args in (["awq", "--variant", "foo"], ["awq", "--bits", "3"], ["awq", "--group-size", "7"],
+                     ["gptq", "--variant", "foo"], ["gptq", "--bits", "5"]):
+            fails(64, "", "quantize", model, "--output", out, "--config", good, "--quant", *args)
+            assert not os.path.exists(out), (args, os.listdir(out))
+        os.mkdir(out)
+        fails(64, "", "quantize", model, "--output", out, "--config", good, "--quant", "awq", "--bits", "3")
+        assert os.listdir(out) == []  # it was there before
+        os.rmdir(out)
+
+
 def endlessly(path, *args):
     return subprocess.run([TENON, "chat", path, "--config", good, "--temperature", "0",
                            "--override-generation-config", '{"eos_token_id": []}', *args],
@@ -468,7 +493,7 @@ def checks():
         refuse(69, f"plugin {text}: ", f"{HEAD}[plugin http]\nfile = {text}\n")
 
 
-for group in (files, addresses, flags, surroundings, chats, hangups, idle_signals, checks):
+for group in (files, addresses, flags, surroundings, helps, chats, hangups, idle_signals, checks):
     group()
 shutil.rmtree(folder)
 check.finish()

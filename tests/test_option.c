@@ -458,12 +458,29 @@ static void flags_write_over_the_ini(void **state)
     tn_conf_close(c);
 }
 
+static void help_names_some(void **state)
+{
+    static const char *const only[] = {"port", "max_model_len", "nothing", "log_format", NULL};
+    tn_buf b;
+    (void)state;
+    tn_buf_open(&b, 1 << 16);
+    tn_flags_help_keys(sources, COUNT(sources), only, &b);
+    assert_true(strncmp(b.data, "  --port V\n", 11) == 0);
+    assert_non_null(strstr(b.data, "]\n  --max-model-len V\n"));
+    assert_non_null(strstr(b.data, "]\n  --log-format text|json\n"));
+    assert_null(strstr(b.data, "keys of"));
+    assert_null(strstr(b.data, "prefix-caching"));
+    tn_buf_close(&b);
+}
+
 static void help_names_everything(void **state)
 {
     tn_buf b;
     (void)state;
     tn_buf_open(&b, 1 << 16);
-    tn_flags_help(own, COUNT(own), sources, COUNT(sources), &b);
+    tn_flags_help(own, COUNT(own), &b);
+    assert_null(strstr(b.data, "--max-model-len"));
+    tn_flags_help_keys(sources, COUNT(sources), NULL, &b);
     assert_non_null(strstr(b.data, "--print-config, -P"));
     assert_non_null(strstr(b.data, "--max-model-len V"));
     assert_non_null(strstr(b.data, "  --[no-]prefix-caching\n"));
@@ -604,7 +621,7 @@ int main(void)
         cmocka_unit_test(flags_of_two_plugins),
         cmocka_unit_test(flags_before_loading),
         cmocka_unit_test(flags_write_over_the_ini),
-        cmocka_unit_test(help_names_everything),
+        cmocka_unit_test(help_names_some), cmocka_unit_test(help_names_everything),
         cmocka_unit_test(settings_as_structs),
         cmocka_unit_test(settings_refused),
     };

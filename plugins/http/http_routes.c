@@ -54,17 +54,24 @@ static enum MHD_Result run_models(http_call *c)
 
 static enum MHD_Result run_model(http_call *c)
 {
+    char names[512] = "";
+    size_t n = 0;
     tn_model_info m = {.size = sizeof m};
     for (uint32_t i = 0; c->s->front->model(c->s->h->ctx, i, &m) == TN_OK; i++) {
-        if (strcmp(m.name, c->model) != 0)
+        if (strcmp(m.name, c->model) != 0) {
+            if (n < sizeof names)
+                n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", n > 0 ? ", " : "",
+                                      m.name);
             continue;
+        }
         http_text t;
         http_text_open(&t, HTTP_REPLY_MAX);
         put_model(&m, &t);
         return finish_text(c, &t);
     }
     tn_err err = {{0}, {0}, {0}};
-    tn_fail(&err, TN_NOINPUT, "The model `%.64s` does not exist; expected one of GET /v1/models", c->model);
+    tn_fail(&err, TN_NOINPUT, "The model `%.64s` does not exist; expected %s%s", c->model, names,
+            n < sizeof names ? "" : "... (GET /v1/models has all)");
     snprintf(err.code, sizeof err.code, "model_not_found");
     snprintf(err.param, sizeof err.param, "model");
     return http_answer_error(c, TN_NOINPUT, &err);
