@@ -93,6 +93,19 @@ static int wait_for_end(const sigset_t *set, tn_house *h, const tn_house_setup *
     }
 }
 
+/* Whoever asks a second time is not kept waiting: the system ends the process. Files that it
+ * leaves half-written are put away at the next start. */
+static void obey_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    signal(SIGTERM, SIG_DFL);
+    signal(SIGINT, SIG_DFL);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
 static tn_status serve(tn_house *h, const tn_house_setup *setup, const sigset_t *set, tn_err *err)
 {
     if (tn_wall_of(h->wall, TN_KIND_FRONT, 0) == NULL)
@@ -102,11 +115,11 @@ static tn_status serve(tn_house *h, const tn_house_setup *setup, const sigset_t 
     if (st != TN_OK)
         return st;
     int sig = wait_for_end(set, h, setup);
-    tn_log_put(h->log, TN_LOG_INFO, "core", NULL, "%s: draining, up to %u s", strsignal(sig),
-               h->settings.drain_timeout);
+    tn_log_put(h->log, TN_LOG_INFO, "core", NULL, "%s: draining, up to %u s; a second one ends at "
+               "once", strsignal(sig), h->settings.drain_timeout);
+    obey_signals();
     st = tn_house_drain(h, h->settings.drain_timeout * 1000u, err);
-    if (st != TN_OK)
-        tn_log_put(h->log, TN_LOG_WARN, "core", NULL, "%s", err->text);
+    err->text[0] = 0; /* told already */
     return st;
 }
 
@@ -144,8 +157,11 @@ static tn_status run(tn_house *h, const tn_house_setup *setup, const sigset_t *s
     }
     if (st == TN_OK && tn_flags_value(h->flags, "check") != NULL && !printed) {
         st = tn_wall_init_kind(h->wall, TN_KIND_FRONT, err); /* keys, addresses; no device */
-        if (st == TN_OK)
-            fputs("tenon: the configuration is sound\n", stderr);
+        bool busy = st == TN_UNAVAILABLE; /* most likely by the server whose INI this is */
+        if (st == TN_OK || busy)
+            fprintf(stderr, "tenon: the configuration is sound%s%s\n", busy ? ", but for now: " : "",
+                    busy ? err->text : "");
+        st = busy ? TN_OK : st;
         printed = true;
     }
     return st != TN_OK || printed ? st : serve(h, setup, set, err);
@@ -174,5 +190,7 @@ int tn_cmd_serve(int argc, char *const *argv)
         err.text[0] = 0;
     }
     tn_guard_close(guard);
+    if (st != TN_OK && err.text[0] == 0)
+        return tn_command_exit(st); /* the log has told it */
     return st == TN_OK ? 0 : tn_command_fail(st, &err);
 }

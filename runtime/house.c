@@ -207,11 +207,21 @@ static tn_status list_parts(tn_house *h, tn_err *err)
     return TN_OK;
 }
 
-static tn_status start_parts(tn_house *h, tn_err *err)
+/* Frontends come first: a port that is taken is told before anything large is done. Where a
+ * model is only planned none is needed, and what serves beside it may have the port. */
+static tn_status init_parts(const tn_house_setup *setup, tn_house *h, tn_err *err)
 {
+    static const uint32_t kinds[] = {TN_KIND_FRONT, TN_KIND_QUANT, TN_KIND_DEVICE, TN_KIND_COMM};
+    uint32_t first = setup->flags & TN_HOUSE_PLAN ? 1 : 0;
     tn_status st = tn_wall_configure(h->wall, h->conf, err);
-    if (st == TN_OK)
-        st = tn_wall_init(h->wall, err);
+    for (uint32_t i = first; st == TN_OK && i < sizeof kinds / sizeof *kinds; i++)
+        st = tn_wall_init_kind(h->wall, kinds[i], err);
+    return st;
+}
+
+static tn_status start_parts(const tn_house_setup *setup, tn_house *h, tn_err *err)
+{
+    tn_status st = init_parts(setup, h, err);
     if (st == TN_OK)
         st = list_parts(h, err);
     if (st == TN_OK)
@@ -253,6 +263,10 @@ static tn_status open_models(const tn_house_setup *setup, tn_house *h, tn_err *e
             return st;
         h->nserved++;
         log_model(h, &h->served[i]);
+        if (h->served[i].chat == NULL && setup->flags & TN_HOUSE_FRONTS)
+            tn_log_put(h->log, TN_LOG_WARN, "core", NULL, "model %s has no chat template: chats "
+                       "are refused; expected one in its folder, or chat_template",
+                       tn_served_name(&h->served[i], 0));
     }
     return TN_OK;
 }
@@ -275,7 +289,7 @@ tn_status tn_house_open(const tn_house_setup *setup, tn_house *out, tn_err *err)
     if (st == TN_OK && (setup->flags & TN_HOUSE_CHECK))
         st = tn_wall_configure(h->wall, h->conf, err);
     else if (st == TN_OK)
-        st = start_parts(h, err);
+        st = start_parts(setup, h, err);
     if (st == TN_OK && !(setup->flags & TN_HOUSE_CHECK))
         st = open_models(setup, h, err);
     if (st != TN_OK)
@@ -309,6 +323,7 @@ tn_status tn_house_start(tn_house *h, tn_err *err)
         const char *at = g->front->address != NULL ? g->front->address(g->self) : NULL;
         tn_log_put(h->log, TN_LOG_INFO, g->name, NULL, "listening on %s", at != NULL ? at : "?");
     }
+    h->is_live = st == TN_OK;
     return st;
 }
 
@@ -320,9 +335,10 @@ tn_status tn_house_drain(tn_house *h, uint32_t ms, tn_err *err)
         if (h->served[i].engine == NULL)
             continue;
         tn_status e = tn_engine_drain(h->served[i].engine, st == TN_OK ? ms : 0, &other);
-        if (e != TN_OK && st == TN_OK) {
+        if (e != TN_OK && st == TN_OK) { /* the wall has told what frontends cut off */
             st = e;
             *err = other;
+            tn_log_put(h->log, TN_LOG_WARN, "core", NULL, "%s", other.text);
         }
     }
     return st;
@@ -345,6 +361,8 @@ void tn_house_close(tn_house *h)
     tn_flags_close(h->flags);
     if (h->metrics != NULL)
         tn_metrics_close(h->metrics);
+    if (h->is_live)
+        tn_log_put(h->log, TN_LOG_INFO, "core", NULL, "stopped");
     if (h->log != NULL)
         tn_log_close(h->log);
     if (h->has_settings)

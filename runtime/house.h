@@ -51,7 +51,7 @@ typedef struct tn_house {
     tn_model_settings *model;    /* owned [nmodel] */
     tn_served *served;           /* owned [nserved] */
     uint32_t nmodel, nserved;
-    bool has_settings;
+    bool has_settings, is_live;  /* live: frontends were started */
     const char *command;
 } tn_house;
 
@@ -61,7 +61,7 @@ tn_status tn_house_open(const tn_house_setup *setup, tn_house *h, tn_err *err);
 tn_status tn_house_check(const tn_house *h, const tn_conf *c, tn_err *err);
 /* Frontends go live; the models are up. */
 tn_status tn_house_start(tn_house *h, tn_err *err);
-/* No new work; what runs has `ms`. TN_CUT when something had to be cut off. */
+/* No new work; what runs has `ms`. TN_CUT when something had to be cut off; the log has it. */
 tn_status tn_house_drain(tn_house *h, uint32_t ms, tn_err *err);
 void tn_house_close(tn_house *h);
 

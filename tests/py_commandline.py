@@ -12,7 +12,9 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
+import urllib.error
 import urllib.request
 
 from tenonlib import PLUGINS, TENON, Counter, Server, free_port, make_model, run, write_ini
@@ -168,6 +170,12 @@ def addresses():
             port = s.getsockname()[1]
             text = f"127.0.0.1 port {port}: Address already in use"
             fails(69, text, *base, "--port", str(port))
+            # Before anything is loaded: the folder is not even there.
+            fails(69, text, "serve", "/no/such", "--config", good, "--port", str(port))
+            r = run("serve", "--check", "--config", good, "--port", str(port))
+            assert r.returncode == 0 and "sound, but for now: plugin http: init: http: cannot bind" in r.stderr, r
+            r = run("serve", model, "--print-recipe", "--config", good, "--port", str(port))
+            assert r.returncode == 0 and r.stderr == "", r
     with check("I04: a privileged port"):
         with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as f:
             closed = int(f.read()) > 1
@@ -474,6 +482,73 @@ def idle_signals():
             assert server.stop() == 0
 
 
+def long_reply(server):
+    body = b'{"prompt": "x", "max_tokens": 480, "n": 8, "ignore_eos": true}'
+    r = urllib.request.Request(server.url + "/v1/completions", body, {"Content-Type": "application/json"})
+
+    def ask():
+        try:
+            urllib.request.urlopen(r, timeout=30).read()
+        except OSError:
+            pass
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for t in threads:
+        t.start()
+    while b'server_load":0' in urllib.request.urlopen(server.url + "/load", timeout=30).read():
+        time.sleep(0.01)
+    return threads
+
+
+def ends():
+    slow = ("--cpu-exact", "--max-num-batched-tokens", "1", "--max-num-seqs", "1", "--queue", "1000")
+    with check("a second signal ends at once what drains"):
+        with Server(good, model, "--drain-timeout", "300", *slow) as server:
+            threads = long_reply(server)
+            server.process.send_signal(signal.SIGTERM)
+            while "draining" not in server.text():
+                time.sleep(0.01)
+            server.process.send_signal(signal.SIGINT)
+            assert server.process.wait(timeout=10) == -signal.SIGINT, server.text()
+            for t in threads:
+                t.join()
+    with check("what draining cuts off is told once"):
+        with Server(good, model, "--drain-timeout", "0", *slow) as server:
+            threads = long_reply(server)
+            assert server.stop() == 75, server.text()
+            text = server.text()
+            assert text.count("replies were still running") == 1 and text.count("cut off after") <= 1, text
+            assert text.rstrip().endswith("info core: stopped"), text
+            for t in threads:
+                t.join()
+    with check("a model without chat template is warned of at the start"):
+        bare = shutil.copytree(model, os.path.join(folder, "bare"))
+        path = os.path.join(bare, "tokenizer_config.json")
+        with open(path, encoding="utf-8") as f:
+            config = json.load(f)
+        del config["chat_template"]
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(config, f)
+        with Server(good, bare) as server:
+            assert "warn core: model default has no chat template" in server.text(), server.text()
+            assert server.stop() == 0
+    with check("a line for each request, unless switched off"):
+        for more, n in (((), 1), (("--no-access-log",), 0)):
+            with Server(good, model, *more) as server:
+                completes(server)
+                urllib.request.urlopen(server.url + "/health", timeout=30).read()
+                try:
+                    urllib.request.urlopen(server.url + "/secret%0Apath", timeout=30)
+                except urllib.error.HTTPError:
+                    pass
+                assert server.stop() == 0
+                text = server.text()
+                assert "warn core: model" not in text, text
+                assert text.count("info http: 127.0.0.1 POST /v1/completions 200, 0.") == n, text
+                assert text.count("127.0.0.1 - (no such path) 404, 0.") == n and "secret" not in text, text
+                assert "/health" not in text, text
+
+
 def checks():
     with check("I16: --check says what serve would, and needs no model and no device"):
         sound(FRONT)
@@ -493,7 +568,7 @@ def checks():
         refuse(69, f"plugin {text}: ", f"{HEAD}[plugin http]\nfile = {text}\n")
 
 
-for group in (files, addresses, flags, surroundings, helps, chats, hangups, idle_signals, checks):
+for group in (files, addresses, flags, surroundings, helps, chats, ends, hangups, idle_signals, checks):
     group()
 shutil.rmtree(folder)
 check.finish()

@@ -56,6 +56,7 @@ typedef struct http_options {
     uint32_t connections, per_address, threads;
     uint32_t body_seconds, idle_seconds, write_seconds;
     bool strict, usage_details, request_id_header;
+    bool access_log;
     bool auto_tools, exclude_tools;
     uint32_t tool_forms;         /* HTTP_FORM_* of the tool call parser, 0: none */
     uint32_t reasoning;          /* HTTP_REASONING_* */
@@ -165,6 +166,7 @@ typedef struct http_call {
     const struct http_route *route;
     http_text body;
     bool handled;                /* the route has been run */
+    uint32_t status;             /* answered with; 0: not, or by bytes of our own */
     bool begun, counted;         /* its work was begun; it is one of the server's ncall */
     uint64_t begun_ns, body_ns;  /* monotonic */
     char id[HTTP_ID_SIZE];       /* X-Request-Id or one of ours */

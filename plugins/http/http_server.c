@@ -71,6 +71,7 @@ static enum MHD_Result queue(http_call *c, uint32_t status, struct MHD_Response 
     pthread_mutex_lock(&c->lock); /* the watcher reads it */
     c->answered = true;
     pthread_mutex_unlock(&c->lock);
+    c->status = status;
     count(c, status);
     enum MHD_Result ok = MHD_queue_response(c->connection, status, r);
     MHD_destroy_response(r);
@@ -373,16 +374,48 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *connection,
     return c->route->run(c);
 }
 
+/* What is asked again and again by machines says nothing at level info. */
+static bool is_probe(const http_route *r)
+{
+    static const char *const names[] = {"health", "ping", "metrics"};
+    for (size_t i = 0; r != NULL && i < sizeof names / sizeof *names; i++)
+        if (strcmp(r->name, names[i]) == 0)
+            return true;
+    return false;
+}
+
+/* Of the request only what is ours: a path that no route has is a stranger's text. */
+static void log_access(const http_call *c, enum MHD_RequestTerminationCode why)
+{
+    http_server *s = c->s;
+    char who[64] = "?", text[256];
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(c->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    if (!s->opt.access_log)
+        return;
+    if (info != NULL && info->client_addr != NULL) {
+        const struct sockaddr *a = info->client_addr;
+        socklen_t n = a->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6)
+                                               : sizeof(struct sockaddr_in);
+        (void)getnameinfo(a, n, who, sizeof who, NULL, 0, NI_NUMERICHOST);
+    }
+    snprintf(text, sizeof text, "%s %s %s %u, %.3f s%s", who, c->route ? c->route->method : "-",
+             c->route ? c->route->path : "(no such path)", c->status,
+             (double)(http_now(s) - c->begun_ns) / 1e9,
+             why == MHD_REQUEST_TERMINATED_COMPLETED_OK ? "" : ", cut off");
+    s->h->log(s->h->ctx, is_probe(c->route) ? TN_LOG_DEBUG : TN_LOG_INFO, text);
+}
+
 static void on_completed(void *user, struct MHD_Connection *connection, void **slot,
                          enum MHD_RequestTerminationCode why)
 {
     http_call *c = *slot;
     (void)user;
     (void)connection;
-    (void)why;
     if (c == NULL)
         return;
     *slot = NULL;
+    log_access(c, why);
     http_watch_remove(c);
     pthread_mutex_lock(&c->lock);
     c->suspended = false; /* never resume a connection that is over */
@@ -448,12 +481,38 @@ static tn_status resolve(const http_server *s, struct addrinfo **list, tn_err *e
                    s->opt.host, gai_strerror(e));
 }
 
+/* "localhost" means both: the older one goes first. */
+static const struct addrinfo *pick_address(const struct addrinfo *list)
+{
+    for (const struct addrinfo *i = list; i != NULL; i = i->ai_next)
+        if (i->ai_family == AF_INET)
+            return i;
+    return list;
+}
+
+/* A model may take minutes to load: that its port is taken is worth knowing before. Whatever
+ * else may be wrong with the address is found, and told, when it is taken. */
+static tn_status check_port(const http_server *s, const struct addrinfo *a, tn_err *err)
+{
+    int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+    if (fd < 0)
+        return TN_OK;
+    bool taken = setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) == 0 &&
+                 bind(fd, a->ai_addr, a->ai_addrlen) != 0 && errno == EADDRINUSE;
+    if (taken)
+        return listen_failed(s, fd, "bind", err);
+    close(fd);
+    return TN_OK;
+}
+
 tn_status http_server_check(const http_server *s, tn_err *err)
 {
     struct addrinfo *list = NULL;
     tn_status st = resolve(s, &list, err);
-    if (st == TN_OK)
-        freeaddrinfo(list);
+    if (st != TN_OK)
+        return st;
+    st = check_port(s, pick_address(list), err);
+    freeaddrinfo(list);
     return st;
 }
 
@@ -463,12 +522,7 @@ static tn_status open_socket(http_server *s, int *out, tn_err *err)
     tn_status st = resolve(s, &list, err);
     if (st != TN_OK)
         return st;
-    const struct addrinfo *pick = list;
-    for (const struct addrinfo *i = list; i != NULL; i = i->ai_next)
-        if (i->ai_family == AF_INET) { /* "localhost" means both: the older one goes first */
-            pick = i;
-            break;
-        }
+    const struct addrinfo *pick = pick_address(list);
     int fd = socket(pick->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1;
     if (fd < 0)
         st = listen_failed(s, fd, "make a socket for", err);
