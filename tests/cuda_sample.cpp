@@ -218,7 +218,8 @@ static void job_download(job &j, const device_job &d)
 template <typename T>
 static bool same_bits(const std::vector<T> &a, const std::vector<T> &b)
 {
-    return a.size() == b.size() && memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+    return a.size() == b.size() &&
+           (a.empty() || memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
 static void check_behind(const job &j, const device_job &d)
@@ -233,6 +234,12 @@ static void check_behind(const job &j, const device_job &d)
     if (j.nslot > 0)
         check_margin(d.s.verdict, j.nslot, "the verdicts");
     const uint32_t canary = CANARY;
+    std::vector<float> x = download_as<float>(d.a.logits, d.logit_words);
+    for (size_t i = 0; i < j.row.size(); i++)
+        for (size_t k = j.h.valid; k < j.stride; k++)
+            if (k < j.h.vocab ? x[i * j.stride + k] != -INFINITY
+                              : x[i * j.stride + k] == x[i * j.stride + k])
+                return fail("padding", (long)i, x[i * j.stride + k], -INFINITY);
     for (size_t i = j.row.size(); i < outs; i++)
         if (memcmp(&j.drawn[i], &canary, 4) != 0 || memcmp(&j.result[i], &canary, 4) != 0)
             fail("an output that does not exist", (long)i, j.drawn[i], 0);
@@ -529,6 +536,26 @@ static void test_anything(bool changes)
     }
 }
 
+/* The token that leads is the first of the reply, or the last of the prompt, which
+ * presence and frequency leave alone. */
+static void test_prompt_ends()
+{
+    open_group("where the reply begins in a history");
+    job j = job_open(LIGHT ? 600 : 151936);
+    for (uint32_t i = 0; i < 32; i++) {
+        ask &a = job_add(j, std::vector<float>(j.h.vocab, 1.0f));
+        a.out.flags = TN_SAMPLE_GREEDY;
+        a.out.presence = i % 4 < 2 ? 1.0f : 0;
+        a.out.frequency = 0.5f;
+        for (uint32_t k = 0; k < 300; k++)
+            a.history.push_back((int32_t)(k * 2));
+        uint32_t leads = dice(300);
+        a.out.nprompt = leads + i % 2;
+        a.x[a.history[leads]] = 1.4f;
+    }
+    job_check(j);
+}
+
 static void test_single()
 {
     open_group("all but one token forbidden");
@@ -613,7 +640,7 @@ static float top_p_of(const std::vector<double> &v, size_t n)
 
 static std::vector<std::vector<float>> edge_rows(uint32_t vocab)
 {
-    std::vector<std::vector<float>> rows(6, std::vector<float>(vocab));
+    std::vector<std::vector<float>> rows(7, std::vector<float>(vocab));
     for (uint32_t i = 0; i < vocab; i++) {
         rows[0][i] = 1.5f;                                      /* all equal */
         rows[1][i] = i % 3 == 0 ? 2.0f : i % 3 == 1 ? 1.0f : 0.5f; /* three heaps */
@@ -621,6 +648,7 @@ static std::vector<std::vector<float>> edge_rows(uint32_t vocab)
         rows[3][i] = -(float)(i % 41) / 4;                      /* stairs */
         rows[4][i] = -0.001f * (float)((uint64_t)i * 104729 % 977); /* steep, many equals */
         rows[5][i] = i % 2 ? 100.0f : (float)gauss();           /* two heaps far apart */
+        rows[6][i] = i == 5 ? 13.8f : rows[2][i] / 2;           /* one leads by far */
     }
     return rows;
 }
@@ -629,10 +657,11 @@ static void test_edges()
 {
     open_group("where top_k, top_p and min_p cut");
     const uint32_t vocab = LIGHT ? 4100 : 100003;
-    const size_t place[] = {1, 2, 30, 600, vocab / 3, vocab / 2 - 7};
+    const size_t place[] = {1, 30, 600, vocab / 3, vocab / 2 - 7, vocab - 3};
     for (const std::vector<float> &x : edge_rows(vocab)) {
         job j = job_open(vocab);
         gpu_out w = plain_out(0);
+        w.temperature = x[5] == 13.8f ? 64 : 1;
         std::vector<double> v = twin_values(w, x);
         for (size_t n : place) {
             w.top_p = top_p_of(v, n);
@@ -841,96 +870,7 @@ static void test_distribution()
     }
 }
 
-/* ----------------------------------------------------------------------------------- bench */
-
-static double median_us(cudaGraphExec_t exec, cudaStream_t stream, int launches)
-{
-    std::vector<double> us;
-    cudaEvent_t a, b;
-    must(cudaEventCreateWithFlags(&a, cudaEventDefault), "event");
-    must(cudaEventCreateWithFlags(&b, cudaEventDefault), "event");
-    for (int turn = 0; turn < 22; turn++) {
-        float ms = 0;
-        must(cudaEventRecord(a, stream), "record");
-        must(cudaGraphLaunch(exec, stream), "launch");
-        must(cudaEventRecord(b, stream), "record");
-        must(cudaStreamSynchronize(stream), "run");
-        must(cudaEventElapsedTime(&ms, a, b), "time");
-        if (turn > 1)
-            us.push_back(ms * 1e3 / launches);
-    }
-    cudaEventDestroy(a);
-    cudaEventDestroy(b);
-    std::sort(us.begin(), us.end());
-    return us[us.size() / 2];
-}
-
-/* The logits are where the multiply before leaves them: in the second-level cache. */
-static void bench(const char *name, uint32_t vocab, uint32_t rows, double spread, gpu_out w,
-                  uint32_t nhistory)
-{
-    const int launches = 50;
-    job j = job_open(vocab);
-    std::vector<float> x = gauss_row(vocab, spread);
-    for (uint32_t i = 0; i < rows; i++) {
-        ask &a = job_add(j, x);
-        a.out = w;
-        a.out.row = (int32_t)i;
-        a.out.seed = i;
-        for (uint32_t k = 0; k < nhistory; k++)
-            a.history.push_back((int32_t)dice(vocab));
-    }
-    device_job d = job_upload(j);
-    cudaStream_t stream;
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    must(cudaMemcpy(d.a.logits, d.logits, d.logit_words * 4, cudaMemcpyDeviceToDevice), "copy");
-    must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
-    must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-    for (int i = 0; i < launches; i++)
-        must(gpu_do_sample(&d.a, &d.s, &d.n, stream), "gpu_do_sample");
-    must(cudaStreamEndCapture(stream, &graph), "capture");
-    must(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-    double us = median_us(exec, stream, launches);
-    printf("%-44s vocab %6u rows %3u: %8.2f us, %7.1f GB/s of logits\n", name, vocab, rows, us,
-           (double)rows * vocab * 4 / us * 1e-3);
-    cudaGraphExecDestroy(exec);
-    cudaGraphDestroy(graph);
-    cudaStreamDestroy(stream);
-    give_all();
-}
-
-static void bench_all()
-{
-    static const uint32_t rows[] = {1, 8, 64, 256};
-    gpu_out w[9];
-    for (gpu_out &o : w)
-        o = plain_out(0);
-    w[0].flags = TN_SAMPLE_GREEDY;
-    w[2].top_k = 50;
-    w[3].top_p = 0.95f;
-    w[4].top_k = 20;
-    w[4].top_p = 0.8f;
-    w[4].temperature = 0.7f;
-    w[5].top_p = 0.95f;
-    w[5].temperature = 100;
-    w[6].min_p = 0.05f;
-    w[7].top_k = 20;
-    w[7].top_p = 0.8f;
-    w[7].repetition = 1.1f;
-    w[8].flags = TN_SAMPLE_GREEDY;
-    w[8].ntop = 20;
-    static const char *name[] = {"greedy", "temperature", "top_k 50", "top_p 0.95",
-                                 "top_k 20, top_p 0.8, temperature 0.7",
-                                 "top_p 0.95, nearly flat", "min_p 0.05",
-                                 "top_k 20, top_p 0.8, history of 8192", "greedy, 20 alternatives"};
-    for (int i = 0; i < 9; i++)
-        for (uint32_t n : rows)
-            bench(name[i], 151936, n, 2.5, w[i], i == 7 ? 8192 : 0);
-    bench("top_k 4000", 151936, 64, 2.5, [&] { gpu_out o = w[2]; o.top_k = 4000; return o; }(), 0);
-    bench("greedy", 262144, 1, 2.5, w[0], 0);
-    bench("greedy", 49152, 1, 2.5, w[0], 0);
-}
+#include "cuda_sample_bench.h"
 
 int main(int argc, char **argv)
 {
@@ -943,6 +883,7 @@ int main(int argc, char **argv)
     test_not_finite();
     test_anything(false);
     test_anything(true);
+    test_prompt_ends();
     test_single();
     test_edges();
     test_drafts();

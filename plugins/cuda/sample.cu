@@ -291,7 +291,7 @@ LANE void store_columns(float *row, uint32_t from, const float x[COLUMNS])
 
 /* Block (i, j): columns [i * SEGMENT, ..) of output out0 + j; a warp has a group, a lane
  * COLUMNS of it in registers. */
-__global__ void __launch_bounds__(MEASURE_THREADS, 4)
+__global__ void __launch_bounds__(MEASURE_THREADS)
 measure_columns(gpu_sample a, gpu_step s, uint32_t out0)
 {
     __shared__ uint32_t room[SEGMENT];
@@ -299,13 +299,14 @@ measure_columns(gpu_sample a, gpu_step s, uint32_t out0)
     const uint32_t g = segment / GROUP + threadIdx.x / 32, from = g * GROUP;
     if (o == 0 && segment == 0 && threadIdx.x == 0)
         *(uint32_t *)a.work = 0;
+    float x[COLUMNS], *row = a.logits + (uint64_t)o * a.stride;
+    load_columns(row, from, columns_of(a), x); /* on its way while the count is */
     if (o >= s.count[GPU_OUTS])
         return;
-    float x[COLUMNS], *row = a.logits + (uint64_t)o * a.stride;
-    load_columns(row, from, columns_of(a), x);
+    const gpu_out &w = s.out[o];
+    const bool ends = is_scored(w) || (is_greedy(w) && !is_changed(w));
     if (a.softcap > 0 || a.valid < a.vocab)
         finish_logits(a, row, from, x);
-    const gpu_out &w = s.out[o];
     const workplace work = workplace_of(a, blockIdx.y);
     const bool mine = g < groups_of(a.vocab), writes = mine && threadIdx.x % 32 == 0;
     group_record r = measure_group(from, x);
@@ -315,7 +316,7 @@ measure_columns(gpu_sample a, gpu_step s, uint32_t out0)
         out.sum += sum;
         work.raw[g] = out;
     }
-    if (is_scored(w) || (is_greedy(w) && !is_changed(w)))
+    if (ends)
         return;
     if (is_changed(w)) {
         change(a, w, s.extra, segment, from, x, room);
