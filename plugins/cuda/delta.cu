@@ -106,19 +106,12 @@ LANE void put_row(const delta_args &d, const float *o, uint64_t row, uint32_t he
     span_put(d.a.out, row, at, delta_gate(d.a.gate_act, span_get(d.a.z, row, at), x));
 }
 
-/* Says whether this block is the last of its k-head's to have read what the slot held. */
-LANE void meet(const delta_args &d, uint32_t head, uint32_t *last)
+/* Where the blocks of a k-head count who has read what the slot held. No fence stands about the
+ * sum: the reads before it have come back, their values lie behind a barrier, and the writes
+ * after it hang on its answer. Only the answer is slow, so it is asked for early. */
+LANE uint32_t *meeting(const delta_args &d, uint32_t head)
 {
-    const uint32_t ratio = d.a.v_heads / d.a.k_heads;
-    uint32_t *n = d.a.meet + blockIdx.y * d.a.k_heads + head / ratio;
-    *last = ratio == 1;
-    if (ratio == 1)
-        return;
-    __threadfence();
-    *last = atomicAdd(n, 1u) == ratio - 1;
-    if (*last != 0)
-        *n = 0;
-    __threadfence();
+    return d.a.meet + blockIdx.y * d.a.k_heads + head / (d.a.v_heads / d.a.k_heads);
 }
 
 /* One block of 512 threads a v-head and sequence: grid (v_heads, seqs). Threads share S as rows
@@ -147,14 +140,17 @@ __global__ void __launch_bounds__(THREADS, TAPS == 4 ? 2 : 1) step_kernel(delta_
     const delta_seq &q = room.seq;
     const bool owns = d.a.meet != NULL && !q.prompt; /* leaves columns and pending rows itself */
     const int32_t rows = q.prompt ? 0 : q.nrow, settled = q.draft ? 0 : rows;
+    /* rows after this one want nothing of the slot any more */
+    const int32_t keep = (int32_t)d.a.state.keep, read = rows < keep ? rows - 1 : keep - 1;
+    uint32_t before = 0;          /* blocks that had read before, in the first thread */
     for (int32_t r = -q.npending;; r++) {
         if (r == settled)
             delta_store<PIECES, ROWS>(s, q.out + at, v0, STEP, k_dim, v_dim);
         if (r == rows)
             break;
         take_row<K, V, TAPS>(d, q, r, head, &room);
-        if (r == 0 && owns && t == 0)
-            meet(d, head, &room.last);
+        if (r >= 0 && r == read && owns && t == 0)
+            before = atomicAdd(meeting(d, head), 1u);
         float v[ROWS], o[ROWS];
         UNROLL
         for (int i = 0; i < ROWS; i++)
@@ -174,12 +170,15 @@ __global__ void __launch_bounds__(THREADS, TAPS == 4 ? 2 : 1) step_kernel(delta_
     }
     if (!owns)
         return;
-    if (rows == 0) {
-        __syncthreads();
-        if (t == 0)
-            meet(d, head, &room.last);
-        __syncthreads();
+    __syncthreads();
+    if (t == 0) {
+        if (rows == 0)
+            before = atomicAdd(meeting(d, head), 1u);
+        room.last = before == d.a.v_heads / d.a.k_heads - 1;
+        if (room.last != 0)
+            *meeting(d, head) = 0;
     }
+    __syncthreads();
     uint32_t channel;
     if (t < 2 * K + V && own_channel<K, V>(d, head, t, &channel) && (t >= 2 * K || room.last != 0))
         delta_leave_channel<TAPS - 1>(d, q, channel);

@@ -293,7 +293,8 @@ LANE void fetch_chunk(const prompt_args &p, walk_room<N> *room, uint32_t row, ui
 
 /* Four tiles of 8 columns: out = x b for the warp's 16 rows, summed over `steps` times 16 rows
  * of b [..][SLICE]. */
-LANE void times_slice(float out[4][4], const __half *x, uint32_t ldx, const __half *b, uint32_t steps)
+LANE void times_slice(float out[4][4], const __half *x, uint32_t ldx, const __half *b,
+                      uint32_t steps)
 {
     const uint32_t warp = threadIdx.x / 32;
     UNROLL
