@@ -483,7 +483,8 @@ static tn_status write_all(combo *k, tn_err *err)
 
 static tn_status compare_written(const combo *k, uint32_t m, const reading *r, tn_err *err)
 {
-    static const double most[] = {[2] = 0.7, [3] = 0.32, [4] = 0.16, [8] = 0.03};
+    static const double most[] = {[2] = 0.7,   [3] = 0.32, [4] = 0.16,
+                                  [5] = 0.08, [6] = 0.05, [8] = 0.03};
     uint64_t n = shapes[m][0] * shapes[m][1];
     double sum = 0, size = 0;
     for (uint64_t i = 0; i < n; i++) {
@@ -647,8 +648,9 @@ static bool check_combo(tn_check *c, const tn_guest *g, const tn_write_options *
 
 void tn_check_quant(tn_check *c)
 {
-    static const uint32_t bits[] = {4, 8, 3, 2};
-    static const int32_t groups[] = {128, 32, -1};
+    static const uint32_t bits[] = {4, 8, 3, 2, 5, 6};
+    static const int32_t groups[] = {128, 64, 32, 16, -1};
+    const size_t nbits = sizeof bits / sizeof *bits, ngroup = sizeof groups / sizeof *groups;
     tn_check_room r;
     tn_err err = {.text = ""};
     uint32_t offered = 0;
@@ -658,16 +660,19 @@ void tn_check_quant(tn_check *c)
         return;
     }
     if (r.guest->quant->write_begin == NULL) {
-        tn_check_skip(c, "has no writer; its reader is checked by `tenon eval` on a model");
+        tn_check_skip(c, "has no writer, so nothing is there to read rectangles of; its reader is "
+                      "checked by `tenon eval` on a model");
         tn_check_leave(&r);
         return;
     }
-    for (size_t i = 0; i < 4 * 3 * 2 * 2; i++) {
-        tn_write_options o = {.size = sizeof o, .bits = bits[i / 12], .group = groups[i / 4 % 3],
+    for (size_t i = 0; i < nbits * ngroup * 2 * 2; i++) {
+        tn_write_options o = {.size = sizeof o, .bits = bits[i / 4 / ngroup],
+                              .group = groups[i / 4 % ngroup],
                               .symmetric = i / 2 % 2 == 0, .act_order = i % 2};
         offered += check_combo(c, r.guest, &o, &err);
     }
     if (offered == 0)
-        tn_check_fail(c, "its writer offers no combination of bits and groups: %s", err.text);
+        tn_check_skip(c, "its writer offers none of 2, 3, 4, 5, 6 and 8 bits in groups of 16, 32, "
+                      "64, 128 and a whole row: %s", err.text);
     tn_check_leave(&r);
 }

@@ -84,6 +84,13 @@ static void quantizations(void **state)
          "ok    4 bits, group 32, symmetric: written, read back whole"},
         {"private8", SKELETON "private8.c", LINK, true, true,
          "ok    8 bits, group a whole row, symmetric: written, read back whole"},
+        {"w4demo", "badplugins/quant_other.c", LINK " -DOFFERED=16", true, true,
+         "ok    4 bits, group 16, symmetric: written, read back whole"},
+        {"w4demo", "badplugins/quant_other.c", LINK " -DOFFERED=64", true, true,
+         "ok    4 bits, group 64, symmetric: written, read back whole"},
+        {"w4demo", "badplugins/quant_other.c", LINK " -DOFFERED=0", true, true,
+         "skip  its writer offers none of 2, 3, 4, 5, 6 and 8 bits in groups of 16, 32, 64, 128 and a "
+         "whole row: w4demo: wanted group 0"},
         {"w4demo", "badplugins/quant_sloppy.c", LINK, true, false,
          "FAIL  4 bits, group 32, symmetric: model.layers.0.self_attn.q_proj row 0 column"},
         {"w4demo", "badplugins/quant_wide.c", LINK, true, false,
