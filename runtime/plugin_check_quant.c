@@ -403,10 +403,15 @@ static void name_combo(combo *k)
              k->o.act_order ? ", by importance" : "");
 }
 
+/* Every group of 16 has weights of both signs: some formats cannot say a range without zero, and
+ * real matrices have none. */
 static void fill_weights(float *w, uint64_t n, uint64_t k, uint64_t *seed)
 {
-    for (uint64_t i = 0; i < n * k; i++)
+    for (uint64_t i = 0; i < n * k; i++) {
         w[i] = (float)(0.05 * tn_check_uniform(seed) + (i / k % 3 == 0 ? 0.02 : 0));
+        if (i % 16 < 2)
+            w[i] = i % 16 == 0 ? fabsf(w[i]) : -fabsf(w[i]);
+    }
 }
 
 /* Statistics of an input whose columns differ in size by a factor of ten. */
