@@ -136,6 +136,15 @@ with check("a chat is saved by its messages"):
         assert got["choices"][0]["message"] == want["choices"][0]["message"]
         assert got["usage"]["prompt_tokens_details"]["cached_tokens"] >= known
 
+with check("what was not computed here is saved as its tokens, with a warning"):
+    with serve(dense) as s:
+        r = call(s, "save", session="strange", prompt=TEXT).json()
+        assert r["tokens"] > 0 and r["cached_tokens"] == 0 and "nothing of this" in r["warning"], r
+        r = call(s, "restore", session="strange").json()
+        assert r["cached_tokens"] == 0 and "warning" not in r, r
+        complete(s, TEXT, 4)
+        r = call(s, "save", session="strange", prompt=TEXT).json()
+        assert r["cached_tokens"] > 0 and "warning" not in r, r
 with check("damaged files: refused, and nothing of them is found in the cache"):
     with open(path_of("dense"), "rb") as f:
         whole = f.read()

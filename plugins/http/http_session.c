@@ -112,13 +112,30 @@ static tn_status read_body(job *j, tn_err *err)
 
 /* -------- the thread */
 
+/* A save of what was not computed here is no failure: the file keeps the tokens, and replaces
+ * what had the name. But whoever expected to save work is told. */
+static const char *warning_of(const job *j)
+{
+    if (strcmp(j->c->route->name, "session_save") != 0 || j->s.cached_tokens > 0)
+        return NULL;
+    return "nothing of this conversation is in the cache, so the file has its tokens alone and "
+           "restoring it saves no computing; expected one that this server has answered, longer "
+           "than a cache block";
+}
+
 static void put_reply(const job *j, http_text *out)
 {
+    const char *warning = warning_of(j);
     const char *name = j->s.to != NULL ? j->s.to : j->s.name;
     http_text_puts(out, "{\"object\":\"session\",\"session\":");
     http_text_json(out, name, strlen(name));
-    http_text_printf(out, ",\"tokens\":%llu,\"cached_tokens\":%llu}",
+    http_text_printf(out, ",\"tokens\":%llu,\"cached_tokens\":%llu",
                      (unsigned long long)j->s.tokens, (unsigned long long)j->s.cached_tokens);
+    if (warning != NULL) {
+        http_text_puts(out, ",\"warning\":");
+        http_text_json(out, warning, strlen(warning));
+    }
+    http_text_puts(out, "}");
 }
 
 static void *job_main(void *arg)
