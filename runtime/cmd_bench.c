@@ -137,20 +137,24 @@ static double step_bytes(const tn_served *m, const shape *s)
 static tn_status print_latency(const tn_served *m, const shape *s, const sample *r,
                                double bandwidth, bool json, tn_err *err)
 {
-    char text[1024];
+    char text[1024], share[96];
     double bytes = step_bytes(m, s), a_token = bytes / (double)s->batch;
     double ratio = r->decode * a_token / bandwidth;
+    if (json || ratio <= 1)
+        snprintf(share, sizeof share, "%.4f", ratio);
+    else
+        snprintf(share, sizeof share, "unknown: others used the memory while it was measured");
     const char *form =
         json ? "{\"input_len\": %lld, \"output_len\": %lld, \"batch_size\": %lld, "
                "\"prefill_tok_s\": %.2f, \"decode_tok_s\": %.2f, \"ttft_s\": %.5f, "
                "\"bytes_per_token\": %.0f, \"bandwidth_bytes_s\": %.0f, \"bandwidth_ratio\": "
-               "%.4f, \"device\": \"%s\"}\n"
+               "%s, \"device\": \"%s\"}\n"
              : "input %lld, output %lld, batch %lld\nprefill           %.1f tok/s\ndecode         "
                "   %.1f tok/s\nfirst token       %.4f s\nbytes a token     %.0f\nread bandwidth  "
-               "  %.0f B/s\nshare of bound    %.4f\ndevice            %s\n";
+               "  %.0f B/s\nshare of bound    %s\ndevice            %s\n";
     int n = snprintf(text, sizeof text, form, (long long)s->in, (long long)s->out,
                      (long long)s->batch, r->prefill, r->decode, r->ttft, a_token, bandwidth,
-                     ratio, m->info.name);
+                     share, m->info.name);
     return tn_command_print(text, (size_t)n, err);
 }
 
