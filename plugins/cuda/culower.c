@@ -11,6 +11,10 @@ typedef struct lowering {
     cu_program *p;
     bool count;                /* no memory yet: only check and count */
     uint32_t op;               /* the operation that is lowered */
+    uint32_t early[2];         /* LINEAR and ACT_MUL that an earlier LINEAR took along */
+    uint32_t routed;           /* ROUTE that the EXPERTS behind it does; TN_NONE: none */
+    gpu_experts *deferred;     /* experts whose sums the operation at `combine` adds up */
+    uint32_t combine;
     tn_err *err;
     tn_status st;
 } lowering;
@@ -124,6 +128,13 @@ static bool reads(const cu_program *p, const tn_op *op, uint32_t buffer)
         return a->in == buffer || (a->add && a->out == buffer);
     }
     case TN_OP_HEADS: return ((const tn_op_heads *)op->args)->x == buffer;
+    case TN_OP_DELTA: {
+        const tn_op_delta *a = op->args;
+        return a->qkv == buffer || a->z == buffer || a->a == buffer || a->b == buffer;
+    }
+    case TN_OP_PICK: return ((const tn_op_pick *)op->args)->in == buffer;
+    case TN_OP_SUM: return ((const tn_op_sum *)op->args)->x == buffer;
+    case TN_OP_LOGITS: return ((const tn_op_logits *)op->args)->x == buffer;
     case TN_OP_ATTEND: {
         const tn_op_attend *a = op->args;
         return a->q == buffer || a->gate == buffer;
@@ -245,8 +256,12 @@ static bool joins(const gpu_matrix *a, const gpu_matrix *b)
            (a->zero_size != 0) == (b->zero_size != 0);
 }
 
+static uint32_t pair_ahead(const lowering *w, const tn_op_linear *a, uint32_t section_end);
+static void take_along(lowering *w, gpu_linear *l, uint32_t op, uint32_t section_end);
+
 /* Parts [from, ..) of `a` that `done` does not hold and that share a launch with part `from`. */
-static void launch_parts(lowering *w, const tn_op_linear *a, uint32_t from, uint32_t *done)
+static void launch_parts(lowering *w, const tn_op_linear *a, uint32_t from, uint32_t *done,
+                         uint32_t section_end)
 {
     cu_program *p = w->p;
     const cu_weight *first = weight(w, a->part[from].w, false);
@@ -274,6 +289,9 @@ static void launch_parts(lowering *w, const tn_op_linear *a, uint32_t from, uint
             .w = v->m, .bias = vector(w, a->part[i].bias, v->spec.n),
             .out = span(w, a->part[i].out, a->part[i].col, v->spec.n)};
     }
+    uint32_t ahead = from == 0 && w->st == TN_OK ? pair_ahead(w, a, section_end) : TN_NONE;
+    if (ahead != TN_NONE)
+        take_along(w, l, ahead, section_end);
     add(w, CU_LINEAR)->a.linear = l;
 }
 
@@ -288,12 +306,96 @@ static void lower_pair(lowering *w, const tn_op_linear *a, uint32_t gate)
         return;
     }
     l = l != NULL ? l : &scratch;
-    *l = (gpu_linear){.rows = rows_index(w, a->in), .act = act->act, .npart = 1};
+    *l = (gpu_linear){.rows = rows_index(w, a->in), .npart = 1};
     bool permuted = (v->spec.form.flags & TN_FORM_PERM) != 0;
     inputs(w, a->in, a->in_col, v, v->m.perm, permuted, &l->x, &l->ldx, &l->k);
     l->part[0] = (gpu_linear_part){.w = v->m, .out = span(w, act->out, 0, act->width),
-                                   .bias = vector(w, a->part[0].bias, v->m.n)};
+                                   .bias = vector(w, a->part[0].bias, v->m.n), .act = act->act};
     add(w, CU_LINEAR)->a.linear = l;
+}
+
+/* ----------------------------------------------------------------------- looking further */
+
+static bool writes(const tn_op *op, uint32_t buffer)
+{
+    switch (op->kind) {
+    case TN_OP_ROUTE: {
+        const tn_op_route *a = op->args;
+        return a->ids == buffer || a->weights == buffer;
+    }
+    case TN_OP_EXPERTS: return ((const tn_op_experts *)op->args)->out == buffer;
+    case TN_OP_ACT_MUL: return ((const tn_op_act_mul *)op->args)->out == buffer;
+    case TN_OP_LINEAR: {
+        const tn_op_linear *a = op->args;
+        for (uint32_t i = 0; i < a->nparts; i++)
+            if (a->part[i].out == buffer)
+                return true;
+        return false;
+    }
+    default: return true;      /* not looked at: as if it did */
+    }
+}
+
+/* The pair behind ROUTE and EXPERTS that reads what the LINEAR at w->op reads: with the router
+ * it makes one launch of a size that is worth it. Gives its operation, or TN_NONE. */
+static uint32_t pair_ahead(const lowering *w, const tn_op_linear *a, uint32_t section_end)
+{
+    const cu_program *p = w->p;
+    uint32_t gate, up, i = w->op + 1;
+    while (i < section_end && (cu_op(p, i)->kind == TN_OP_ROUTE ||
+                               cu_op(p, i)->kind == TN_OP_EXPERTS))
+        i++;
+    if (i == w->op + 1 || i + 1 >= section_end || a->add || a->nparts >= TN_LINEAR_PARTS ||
+        !cu_is_pair(p, section_end, i, &gate, &up))
+        return TN_NONE;
+    const tn_op_linear *l = cu_op(p, i)->args;
+    const tn_op_act_mul *act = cu_op(p, i + 1)->args;
+    for (uint32_t j = w->op; j < i; j++)
+        if (writes(cu_op(p, j), l->in) || writes(cu_op(p, j), act->out) ||
+            reads(p, cu_op(p, j), act->out))
+            return TN_NONE;
+    const gpu_matrix *m = &p->weight[gate].m, *first = &p->weight[a->part[0].w].m;
+    if (l->in != a->in || l->in_col != a->in_col || m->form != first->form ||
+        m->cols != first->cols || m->group != first->group ||
+        (m->zero_size != 0) != (first->zero_size != 0) ||
+        ((p->weight[gate].spec.form.flags | p->weight[a->part[0].w].spec.form.flags) &
+         TN_FORM_PERM) != 0)
+        return TN_NONE;
+    return i;
+}
+
+static void take_along(lowering *w, gpu_linear *l, uint32_t op, uint32_t section_end)
+{
+    const tn_op_linear *a = cu_op(w->p, op)->args;
+    const tn_op_act_mul *act = cu_op(w->p, op + 1)->args;
+    uint32_t gate, up;
+    cu_is_pair(w->p, section_end, op, &gate, &up);
+    const cu_weight *v = weight(w, gate, false);
+    if (v == NULL || l->npart >= TN_LINEAR_PARTS)
+        return;
+    l->part[l->npart++] = (gpu_linear_part){
+        .w = v->m, .out = span(w, act->out, 0, act->width),
+        .bias = vector(w, a->part[0].bias, v->m.n), .act = act->act};
+    w->early[0] = op;
+    w->early[1] = op + 1;
+}
+
+/* MIX that adds to what EXPERTS at w->op makes, with nothing in between that looks at it. */
+static uint32_t mix_behind(const lowering *w, const tn_op_experts *a, uint32_t section_end)
+{
+    const cu_program *p = w->p;
+    for (uint32_t i = w->op + 1; p->lim.profile == 0 && i < section_end; i++) {
+        const tn_op *op = cu_op(p, i);
+        const tn_op_mix *m = op->args;
+        if (op->kind == TN_OP_MIX && m->out == a->out && m->add && m->in != a->out &&
+            m->gate != a->out && m->out_col == 0 && m->width == p->weight[a->w_down].spec.n)
+            return i;
+        if (op->kind != TN_OP_LINEAR && op->kind != TN_OP_ACT_MUL)
+            break;
+        if (reads(p, op, a->out) || writes(op, a->out))
+            break;
+    }
+    return TN_NONE;
 }
 
 /* Gives how many operations it took. */
@@ -309,7 +411,7 @@ static uint32_t lower_linear(lowering *w, uint32_t section_end)
     }
     for (uint32_t i = 0; i < a->nparts && w->st == TN_OK; i++)
         if ((done >> i & 1) == 0)
-            launch_parts(w, a, i, &done);
+            launch_parts(w, a, i, &done, section_end);
     return 1;
 }
 
@@ -386,7 +488,7 @@ static void lower_pick(lowering *w, const tn_op_pick *a)
     c->a.pick.width = a->width;
 }
 
-static void lower_route(lowering *w, const tn_op_route *a)
+static gpu_route route_of(lowering *w, const tn_op_route *a)
 {
     if (a->nexpert > 1024 || a->ntop < 1 || a->ntop > a->nexpert)
         fail(w, TN_UNSUPPORTED, "%u of %u experts; expected at most 1024", a->ntop, a->nexpert);
@@ -397,7 +499,29 @@ static void lower_route(lowering *w, const tn_op_route *a)
                    .ntop = a->ntop, .kind = a->kind, .renorm = a->renorm,
                    .bias = vector(w, a->bias, a->nexpert), .scale = a->scale};
     r.rows = rows_index(w, w->st == TN_OK ? a->in : 0);
-    add(w, CU_ROUTE)->a.route = r;
+    return r;
+}
+
+/* EXPERTS right behind, by these choices: it does the routing as well. */
+static bool experts_follow(const lowering *w, const tn_op_route *a, uint32_t section_end)
+{
+    const cu_program *p = w->p;
+    if (w->op + 1 >= section_end || cu_op(p, w->op + 1)->kind != TN_OP_EXPERTS ||
+        p->lim.profile != 0)
+        return false;
+    const tn_op_experts *e = cu_op(p, w->op + 1)->args;
+    return e->ids == a->ids && e->weights == a->weights && e->ntop == a->ntop &&
+           e->in < p->nbuffer && a->in < p->nbuffer &&
+           p->buffer[e->in].rows == p->buffer[a->in].rows;
+}
+
+static void lower_route(lowering *w, const tn_op_route *a, uint32_t section_end)
+{
+    gpu_route r = route_of(w, a);
+    if (experts_follow(w, a, section_end))
+        w->routed = w->op;
+    else
+        add(w, CU_ROUTE)->a.route = r;
 }
 
 /* ---------------------------------------------------------------------------------- experts */
@@ -430,7 +554,36 @@ static void place_experts(lowering *w, const tn_op_experts *a, const cu_weight *
     }
 }
 
-static void lower_experts(lowering *w, const tn_op_experts *a)
+/* Sums, shared part and norm in one, at the MIX at w->op; gives how many operations it took. */
+static uint32_t lower_combine(lowering *w, const tn_op_mix *a, uint32_t section_end)
+{
+    cu_program *p = w->p;
+    const gpu_experts *e = w->deferred;
+    gpu_combine *c = w->count ? NULL : cu_take(p, 1, sizeof *c), scratch;
+    if (!w->count && c == NULL) {
+        fail(w, TN_NO_MEMORY, "no memory for its arguments");
+        return 1;
+    }
+    c = c != NULL ? c : &scratch;
+    *c = (gpu_combine){.experts = e, .mix = span(w, a->in, a->in_col, a->width),
+                       .scale = a->scale};
+    if (a->gate != TN_NONE)
+        c->gate = span(w, a->gate, a->gate_col, 1);
+    const tn_op *next = w->op + 1 < section_end ? cu_op(p, w->op + 1) : NULL;
+    const tn_op_norm *n = next != NULL ? next->args : NULL;
+    bool norm = next != NULL && next->kind == TN_OP_NORM && n->in == a->out && n->in_col == 0 &&
+                n->width == a->width && n->groups <= 1 && n->out != a->out;
+    if (norm)
+        c->norm = (gpu_norm){.out = span(w, n->out, n->out_col, n->width),
+                             .w = vector(w, n->w, n->width), .width = n->width, .eps = n->eps,
+                             .offset = n->offset};
+    add(w, CU_COMBINE)->a.combine = c;
+    w->deferred = NULL;
+    w->combine = TN_NONE;
+    return norm ? 2 : 1;
+}
+
+static void lower_experts(lowering *w, const tn_op_experts *a, uint32_t section_end)
 {
     cu_program *p = w->p;
     const cu_weight *up = weight(w, a->w_up, false), *down = weight(w, a->w_down, false);
@@ -473,6 +626,15 @@ static void lower_experts(lowering *w, const tn_op_experts *a)
     cu_weight plain = *up;
     inputs(w, a->in, 0, &plain, NULL, false, &x, &ldx, &k);
     e->in = (gpu_span){.data = (void *)(uintptr_t)x, .stride = ldx, .type = TN_F16};
+    if (w->routed != TN_NONE) {
+        e->routes = 1;
+        e->route = route_of(w, cu_op(p, w->routed)->args);
+        w->routed = TN_NONE;
+    }
+    w->combine = p->lim.rows_max <= p->experts_rows ? mix_behind(w, a, section_end) : TN_NONE;
+    e->defers = w->combine != TN_NONE;
+    if (e->defers)
+        w->deferred = e;       /* while counting it is only looked at, not kept */
     add(w, CU_EXPERTS)->a.experts = e;
 }
 
@@ -563,6 +725,8 @@ static void lower_delta(lowering *w, const tn_op_delta *a)
         return;
     d.state = cu_state_of(p, a->state);
     d.work = (float *)(void *)(p->work.data + p->delta_at);
+    d.meet = (uint32_t *)(void *)(p->work.data + p->meet_at);
+    keep_most(&p->meet_size, (uint64_t)p->lim.seqs_max * a->k_heads * sizeof(uint32_t));
     keep_most(&p->delta_size, gpu_delta_floats(&d, &p->lim) * sizeof(float));
     add(w, CU_DELTA)->a.delta = d;
 }
@@ -605,10 +769,12 @@ static uint32_t lower(lowering *w, uint32_t section_end)
     case TN_OP_HEADS: lower_heads(w, op->args); return 1;
     case TN_OP_ATTEND: lower_attend(w, op->args); return 1;
     case TN_OP_DELTA: lower_delta(w, op->args); return 1;
-    case TN_OP_ROUTE: lower_route(w, op->args); return 1;
-    case TN_OP_EXPERTS: lower_experts(w, op->args); return 1;
+    case TN_OP_ROUTE: lower_route(w, op->args, section_end); return 1;
+    case TN_OP_EXPERTS: lower_experts(w, op->args, section_end); return 1;
     case TN_OP_MIX: {
         const tn_op_mix *a = op->args;
+        if (w->op == w->combine)
+            return lower_combine(w, a, section_end);
         const gpu_span none = {0};
         lower_mix(w, span(w, a->in, a->in_col, a->width),
                   a->gate != TN_NONE ? span(w, a->gate, a->gate_col, 1) : none,
@@ -653,7 +819,8 @@ static void lower_rotary(lowering *w, const cu_section *s)
 
 tn_status cu_lower(cu_program *p, bool count, tn_err *err)
 {
-    lowering w = {.p = p, .count = count, .err = err, .st = TN_OK};
+    lowering w = {.p = p, .count = count, .err = err, .st = TN_OK, .routed = TN_NONE,
+                  .combine = TN_NONE, .early = {TN_NONE, TN_NONE}};
     if (!count) {
         p->cmd = cu_take(p, p->cmd_max + 1, sizeof *p->cmd);
         if (p->cmd == NULL)
@@ -664,8 +831,10 @@ tn_status cu_lower(cu_program *p, bool count, tn_err *err)
         section->cmd0 = p->ncmd;
         w.op = section->op0;
         lower_rotary(&w, section);
-        while (w.op < section->op0 + section->nop && w.st == TN_OK)
-            w.op += lower(&w, section->op0 + section->nop);
+        while (w.op < section->op0 + section->nop && w.st == TN_OK) {
+            bool early = w.op == w.early[0] || w.op == w.early[1];
+            w.op += early ? 1 : lower(&w, section->op0 + section->nop);
+        }
         section->ncmd = p->ncmd - section->cmd0;
     }
     return w.st;

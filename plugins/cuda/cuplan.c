@@ -359,6 +359,7 @@ tn_status cu_program_open(cu_dev *dev, const tn_recipe *r, const tn_limits *l, c
     p->attend_at = place(p, p->attend_size);
     p->delta_at = place(p, p->delta_size);
     p->sample_at = place(p, p->sample_size);
+    p->meet_at = place(p, p->meet_size);
     if (need != NULL)
         *need = (tn_need){.size = sizeof *need, .cache_dtype = TN_F16,
                           .weight_bytes = p->weight_size, .workspace_bytes = p->work_size,

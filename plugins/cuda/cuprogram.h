@@ -48,7 +48,7 @@ typedef struct cu_buffer {
 
 /* What a command calls. */
 enum cu_call { CU_EMBED = 1, CU_NORM, CU_PREPARE, CU_LINEAR, CU_ACT_MUL, CU_HEADS, CU_ATTEND,
-               CU_DELTA, CU_ROUTE, CU_EXPERTS, CU_MIX, CU_PICK, CU_SAMPLE, CU_ROTARY };
+               CU_DELTA, CU_ROUTE, CU_EXPERTS, CU_COMBINE, CU_MIX, CU_PICK, CU_SAMPLE, CU_ROTARY };
 
 typedef struct cu_cmd {
     enum cu_call call;
@@ -64,6 +64,7 @@ typedef struct cu_cmd {
         gpu_delta delta;
         gpu_route route;
         gpu_experts *experts;
+        gpu_combine *combine;
         struct { gpu_span in, gate, out; uint32_t width, add, rows; float scale; } mix;
         struct { gpu_span in, out; uint32_t width; } pick;
         gpu_sample sample;
@@ -118,6 +119,7 @@ typedef struct cu_program {
     uint64_t act_at, act_size;        /* rows turned to halves for a product */
     uint64_t attend_at, delta_at, sample_at, step_at;
     uint64_t attend_size, delta_size, sample_size;
+    uint64_t meet_at, meet_size;      /* counters of DELTA's blocks, zero between launches */
     uint64_t group_at[6], gathered_at, hidden_at, partial_at; /* experts */
     uint32_t experts_rows, pairs_max;
     uint64_t *rope_at, *freq_at;      /* [nrope] cs, inv_freq */

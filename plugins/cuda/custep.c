@@ -379,6 +379,10 @@ static cudaError_t call(const cu_program *p, const cu_cmd *c, const gpu_shape *n
         return most[c->a.experts->rows] == 0
                    ? cudaSuccess
                    : gpu_do_experts(c->a.experts, s, most[c->a.experts->rows], nsm, stream);
+    case CU_COMBINE:
+        return most[c->a.combine->experts->rows] == 0
+                   ? cudaSuccess
+                   : gpu_do_combine(c->a.combine, s, most[c->a.combine->experts->rows], stream);
     case CU_MIX:
         return most[c->a.mix.rows] == 0
                    ? cudaSuccess

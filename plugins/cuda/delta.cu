@@ -76,7 +76,7 @@ LANE void take_row(const delta_args &d, const delta_seq &q, int32_t r, uint32_t 
         y = delta_next(&c, delta_raw(d, q, r, channel));
     } else if (t == THREADS - 1) {
         gate = delta_gates(d, head, delta_raw_gates(d, q, r, head));
-        gate.x = expf(gate.x);
+        gate.x = expm1f(gate.x);
     }
     if (t < 2 * K) {
         float sum = warp_sum(delta_square(y));
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(THREADS, TAPS == 4 ? 2 : 1) step_kernel(delta_
             break;
         take_row<K, V, TAPS>(d, q, r, head, &room);
         if (r >= 0 && r == read && owns && t == 0)
-            before = atomicAdd(meeting(d, head), 1u);
+            __threadfence(), before = atomicAdd(meeting(d, head), 1u);
         float v[ROWS], o[ROWS];
         UNROLL
         for (int i = 0; i < ROWS; i++)
@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(THREADS, TAPS == 4 ? 2 : 1) step_kernel(delta_
     __syncthreads();
     if (t == 0) {
         if (rows == 0)
-            before = atomicAdd(meeting(d, head), 1u);
+            __threadfence(), before = atomicAdd(meeting(d, head), 1u);
         room.last = before == d.a.v_heads / d.a.k_heads - 1;
         if (room.last != 0)
             *meeting(d, head) = 0;

@@ -44,7 +44,7 @@ struct delta_seq {
  *
  *     row     [k_heads][K] q, [k_heads][K] k, [v_heads][V] v and later o. For chunks q and k are
  *             halves, each head's in the first half of its place
- *     gate    [v_heads] (decay, beta, log decay, sum of log decays since the chunk's begin)
+ *     gate    [v_heads] (decay - 1, beta, log decay, sum of log decays since the chunk's begin)
  *     mix     [v_heads][2][64] halves, for chunks: the row's line of T and of P */
 struct prompt_args {
     delta_args d;
@@ -279,12 +279,12 @@ LANE float delta_dot(float4 a, float4 b, float sum)
     return fmaf(a.w, b.w, sum);
 }
 
-/* One step of the rule for ROWS rows of S of PIECES * 32 floats: S <- decay S;
- * u = beta (v - S k); S <- S + u k; o = S q. `k` and `q` point at this lane's first piece, in
+/* One step of the rule for ROWS rows of S of PIECES * 32 floats: S <- S + loss S with loss =
+ * decay - 1, for a slow decay rounds the same way at every row; u = beta (v - S k); S <- S + u k; o = S q. `k` and `q` point at this lane's first piece, in
  * shared memory, normed. All lanes of a row get its o. */
 template <int PIECES, int ROWS>
 LANE void delta_rule(float4 s[ROWS][PIECES], const float4 *k, const float4 *q,
-                     const float v[ROWS], float decay, float beta, float o[ROWS])
+                     const float v[ROWS], float loss, float beta, float o[ROWS])
 {
     float u[ROWS];
     float2 sum[ROWS];             /* two chains, so that one need not wait for itself */
@@ -297,7 +297,8 @@ LANE void delta_rule(float4 s[ROWS][PIECES], const float4 *k, const float4 *q,
         UNROLL
         for (int r = 0; r < ROWS; r++) {
             float4 *x = &s[r][i];
-            *x = make_float4(x->x * decay, x->y * decay, x->z * decay, x->w * decay);
+            *x = make_float4(fmaf(x->x, loss, x->x), fmaf(x->y, loss, x->y),
+                             fmaf(x->z, loss, x->z), fmaf(x->w, loss, x->w));
             float *half = i & 1 ? &sum[r].y : &sum[r].x;
             *half = delta_dot(*x, ki, *half);
         }

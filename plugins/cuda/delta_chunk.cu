@@ -103,7 +103,7 @@ LANE void sum_gates(const prompt_args &p, mix_room<N> *room, uint32_t row, uint3
     const uint32_t lane = threadIdx.x;
     float4 gate[2];
     for (uint32_t j = 0; j < 2; j++) {
-        gate[j] = make_float4(1, 0, 0, 0);
+        gate[j] = make_float4(0, 0, 0, 0);
         if (2 * lane + j < n)
             gate[j] = p.gate[(uint64_t)(row + 2 * lane + j) * p.d.a.v_heads + head];
         if (gate[j].z < LOG_LEAST)

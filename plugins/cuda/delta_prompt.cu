@@ -97,7 +97,7 @@ LANE void ready_gates(const prompt_args &p, uint32_t row)
             continue;
         for (uint32_t h = threadIdx.x % 32; h < d.a.v_heads; h += 32) {
             float2 g = delta_gates(d, h, delta_raw_gates(d, q, (int32_t)at - q.row0, h));
-            p.gate[(uint64_t)(row + i) * d.a.v_heads + h] = make_float4(expf(g.x), g.y, g.x, 0);
+            p.gate[(uint64_t)(row + i) * d.a.v_heads + h] = make_float4(expm1f(g.x), g.y, g.x, 0);
         }
     }
 }

@@ -10,11 +10,14 @@
  * A step of few pairs is grouped by one block; a larger one in three kernels: counts of every
  * 1,024 pairs, places, pairs. The choice of an impossible expert is dropped: it gets no place. */
 #include "matmul.cuh"
+#include "route.cuh"
 
 #define CHUNK 1024u            /* pairs that are counted together */
 #define FEW 8u                 /* pairs an item, skinny */
+#define SOME 16u               /* the same with two groups of 8 */
 #define MANY 64u               /* pairs an item, tall */
 #define GROUP_THREADS 512u
+#define ROUTED_ROWS 16u         /* most rows whose experts the grouping block chooses itself */
 
 /* Rows of the step that this portion takes: [row0, row0 + rows). */
 typedef struct portion {
@@ -134,10 +137,10 @@ LANE void forget_places(const gpu_experts &a, const portion &c, uint32_t n)
             a.group.place[i] = -1;
 }
 
-/* One block, one chunk. */
-__global__ void group_few(const gpu_experts a, const gpu_step s, const portion c, uint32_t size)
+/* All of one chunk, by one block. */
+LANE void group_chunk(const gpu_experts &a, const gpu_step &s, const portion &c, uint32_t size,
+                      int32_t *ids, int32_t *room)
 {
-    __shared__ int32_t ids[CHUNK], room[33];
     uint32_t n = pairs_here(a, s, c);
     int32_t first = 0, nitem = 0;
     load_ids(a, c, 0, n, ids);
@@ -152,6 +155,42 @@ __global__ void group_few(const gpu_experts a, const gpu_step s, const portion c
     if (threadIdx.x == 0) {
         a.group.begin[a.up.nexpert] = first;
         *a.group.nitem = nitem;
+    }
+}
+
+__global__ void group_few(const gpu_experts a, const gpu_step s, const portion c, uint32_t size)
+{
+    __shared__ int32_t ids[CHUNK], room[33];
+    group_chunk(a, s, c, size, ids, room);
+}
+
+/* With the choice of the experts before it, a warp a row. (All threads ranking one row's scores
+ * against each other took 16 us where this takes 9.) One row's pairs need no order: each is an
+ * item. */
+__global__ void __launch_bounds__(GROUP_THREADS)
+route_few(const gpu_experts a, const gpu_step s, const portion c, uint32_t size)
+{
+    __shared__ int32_t ids[CHUNK], room[33];
+    const uint32_t rows = pairs_here(a, s, c) / a.ntop;
+    for (uint32_t row = threadIdx.x / 32; row < rows; row += GROUP_THREADS / 32)
+        route_row(a.route, row);
+    __syncthreads();
+    if (rows != 1) {
+        group_chunk(a, s, c, size, ids, room);
+        return;
+    }
+    if (threadIdx.x < a.ntop) {
+        int4 item;
+        item.x = expert_of(a, c, threadIdx.x);
+        item.y = (int)threadIdx.x;
+        item.z = 1;
+        item.w = 0;
+        a.group.item[threadIdx.x] = item;
+        a.group.pair[threadIdx.x] = a.group.place[threadIdx.x] = (int)threadIdx.x;
+    }
+    if (threadIdx.x == 0) {
+        a.group.begin[a.up.nexpert] = (int)a.ntop;
+        *a.group.nitem = (int)a.ntop;
     }
 }
 
@@ -205,8 +244,17 @@ __global__ void place_chunks(const gpu_experts a, const gpu_step s, const portio
 }
 
 static void launch_group(const gpu_experts &a, const gpu_step &s, const portion &c,
-                         uint32_t pairs, uint32_t size, cudaStream_t stream)
+                         uint32_t pairs, uint32_t size, uint32_t rows_all, cudaStream_t stream)
 {
+    if (a.routes && pairs <= CHUNK && pairs / a.ntop <= ROUTED_ROWS && a.ntop <= GROUP_THREADS) {
+        GPU_LAUNCH(route_few, 1, GROUP_THREADS, 0, stream, a, s, c, size);
+        return;
+    }
+    if (a.routes && c.row0 == 0) {
+        cudaError_t e = gpu_do_route(&a.route, &s, rows_all, stream);
+        if (e != cudaSuccess)
+            return; /* the launch's error is read behind the next one */
+    }
     if (pairs <= CHUNK) {
         GPU_LAUNCH(group_few, 1, GROUP_THREADS, 0, stream, a, s, c, size);
         return;
@@ -292,11 +340,11 @@ LANE void put_partial(const gpu_experts &a, const int4 &item, uint32_t n, uint32
         a.partial[(uint64_t)((uint32_t)item.y + i) * a.down.n + n] = sum;
 }
 
-template <int FORM, bool ZEROS, bool DOWN>
+template <int FORM, int NT, bool ZEROS, bool DOWN>
 __global__ void __launch_bounds__(256, 2)
 skinny_experts(const gpu_experts a, const portion c, uint32_t nwarp)
 {
-    __shared__ float room[8 * 128];
+    __shared__ float room[8 * NT * 128];
     if ((int32_t)blockIdx.y >= *a.group.nitem)
         return;
     const int4 item = a.group.item[blockIdx.y];
@@ -305,9 +353,9 @@ skinny_experts(const gpu_experts a, const portion c, uint32_t nwarp)
     uint32_t tile = blockIdx.x * (8 / nwarp) + seat;
     bool there = tile < w.ntile;
     product p = item_product(a, c, item, DOWN);
-    float sum[1][4] = {};
-    skinny_share<FORM, 1, ZEROS>(p, there ? tile : 0, threadIdx.x / 32 % nwarp, nwarp, sum);
-    leave_sums<1>(sum, room);
+    float sum[NT][4] = {};
+    skinny_share<FORM, NT, ZEROS>(p, there ? tile : 0, threadIdx.x / 32 % nwarp, nwarp, sum);
+    leave_sums<NT>(sum, room);
     __syncthreads();
     const uint32_t threads = nwarp * 32, me = threadIdx.x % threads;
     if (!DOWN)
@@ -317,12 +365,12 @@ skinny_experts(const gpu_experts a, const portion c, uint32_t nwarp)
     if (DOWN) {
         for (uint32_t v = me; v < 16 * p.m; v += threads)
             put_partial(a, item, tile * 16 + v % 16, v / 16,
-                        meet_sums<1>(room, warp0, nwarp, v % 16, v / 16));
+                        meet_sums<NT>(room, warp0, nwarp, v % 16, v / 16));
     } else {
         for (uint32_t v = me; v < 8 * p.m; v += threads)
             put_hidden(a, c, item, tile * 8 + v % 8, v / 8,
-                       meet_sums<1>(room, warp0, nwarp, v % 8, v / 8),
-                       meet_sums<1>(room, warp0, nwarp, v % 8 + 8, v / 8));
+                       meet_sums<NT>(room, warp0, nwarp, v % 8, v / 8),
+                       meet_sums<NT>(room, warp0, nwarp, v % 8 + 8, v / 8));
     }
 }
 
@@ -363,15 +411,18 @@ tall_experts(const gpu_experts a, const portion c)
 
 template <int FORM, bool ZEROS, bool DOWN>
 static cudaError_t launch_products(const gpu_experts &a, const portion &c, uint32_t items,
-                                   bool skinny, cudaStream_t stream)
+                                   uint32_t size, cudaStream_t stream)
 {
     const gpu_matrix &w = DOWN ? a.down : a.up;
-    if (skinny) {
+    if (size < MANY) {
         uint32_t nblock = w.cols / 64, nwarp = 8;
         while (nwarp > 1 && nblock <= nwarp / 2 * ahead<FORM>::blocks)
             nwarp /= 2;
         dim3 grid((w.ntile + 8 / nwarp - 1) / (8 / nwarp), items);
-        GPU_LAUNCH((skinny_experts<FORM, ZEROS, DOWN>), grid, 256, 0, stream, a, c, nwarp);
+        if (size == FEW)
+            GPU_LAUNCH((skinny_experts<FORM, 1, ZEROS, DOWN>), grid, 256, 0, stream, a, c, nwarp);
+        else
+            GPU_LAUNCH((skinny_experts<FORM, 2, ZEROS, DOWN>), grid, 256, 0, stream, a, c, nwarp);
         return cudaGetLastError();
     }
     const uint32_t bytes = tall<1, 8, 8, 1, 1>::shared;
@@ -385,35 +436,92 @@ static cudaError_t launch_products(const gpu_experts &a, const portion &c, uint3
 }
 
 template <bool DOWN>
-static cudaError_t products(const gpu_experts &a, const portion &c, uint32_t items, bool skinny,
+static cudaError_t products(const gpu_experts &a, const portion &c, uint32_t items, uint32_t size,
                             cudaStream_t stream)
 {
     const gpu_matrix &w = DOWN ? a.down : a.up;
     if (w.form == TN_FORM_F16)
-        return launch_products<TN_FORM_F16, false, DOWN>(a, c, items, skinny, stream);
+        return launch_products<TN_FORM_F16, false, DOWN>(a, c, items, size, stream);
     if (w.form == TN_FORM_W8G)
         return w.zero != NULL
-                   ? launch_products<TN_FORM_W8G, true, DOWN>(a, c, items, skinny, stream)
-                   : launch_products<TN_FORM_W8G, false, DOWN>(a, c, items, skinny, stream);
-    return w.zero != NULL ? launch_products<TN_FORM_W4G, true, DOWN>(a, c, items, skinny, stream)
-                          : launch_products<TN_FORM_W4G, false, DOWN>(a, c, items, skinny, stream);
+                   ? launch_products<TN_FORM_W8G, true, DOWN>(a, c, items, size, stream)
+                   : launch_products<TN_FORM_W8G, false, DOWN>(a, c, items, size, stream);
+    return w.zero != NULL ? launch_products<TN_FORM_W4G, true, DOWN>(a, c, items, size, stream)
+                          : launch_products<TN_FORM_W4G, false, DOWN>(a, c, items, size, stream);
 }
 
 /* -------------------------------------------------------------------------------- combine */
+
+LANE float pair_sum(const gpu_experts &a, const int32_t *place, uint32_t n)
+{
+    float sum = 0;
+#pragma unroll 8
+    for (uint32_t j = 0; j < a.ntop; j++) {
+        int32_t at = place[j];
+        float x = a.partial[(uint64_t)(at >= 0 ? at : 0) * a.down.n + n];
+        sum += at >= 0 ? x : 0.0f;
+    }
+    return sum;
+}
 
 __global__ void combine_kernel(const gpu_experts a, const gpu_step s, const portion c)
 {
     uint32_t row = blockIdx.y, n = blockIdx.x * blockDim.x + threadIdx.x;
     if (row * a.ntop >= pairs_here(a, s, c) || n >= a.down.n)
         return;
-    float sum = 0;
-    for (uint32_t j = 0; j < a.ntop; j++) {
-        int32_t at = a.group.place[row * a.ntop + j];
-        if (at >= 0)
-            sum += a.partial[(uint64_t)at * a.down.n + n];
-    }
+    float sum = pair_sum(a, a.group.place + row * a.ntop, n);
     uint64_t to = c.row0 + row;
     span_put(a.out, to, n, a.add ? span_get(a.out, to, n) + sum : sum);
+}
+
+#define COMBINE_THREADS 512
+#define COMBINE_PLACES 64
+
+/* A block a row: sums, the shared part, and the norm of the whole. */
+__global__ void __launch_bounds__(COMBINE_THREADS)
+combine_all(const gpu_combine k, const gpu_experts a, const gpu_step s)
+{
+    __shared__ float room[33];
+    __shared__ int32_t place[COMBINE_PLACES];
+    const uint32_t row = blockIdx.x;
+    if (row >= s.count[a.rows])
+        return;
+    const int32_t *from = a.group.place + row * a.ntop; /* read once, not before every sum */
+    if (a.ntop <= COMBINE_PLACES) {
+        if (threadIdx.x < a.ntop)
+            place[threadIdx.x] = from[threadIdx.x];
+        from = place;
+        __syncthreads();
+    }
+    float factor = k.scale, squares = 0;
+    if (k.mix.data != NULL && k.gate.data != NULL)
+        factor *= 1.0f / (1.0f + __expf(-span_get(k.gate, row, 0)));
+    for (uint32_t n = threadIdx.x; n < a.down.n; n += COMBINE_THREADS) {
+        float x = pair_sum(a, from, n);
+        if (a.add)
+            x += span_get(a.out, row, n);
+        if (k.mix.data != NULL)
+            x += factor * span_get(k.mix, row, n);
+        span_put(a.out, row, n, x);
+        squares += x * x;
+    }
+    if (k.norm.out.data == NULL)
+        return;
+    float scale = rsqrtf(block_sum(squares, room) / (float)a.down.n + k.norm.eps);
+    for (uint32_t n = threadIdx.x; n < a.down.n; n += COMBINE_THREADS) {
+        float w = k.norm.w != NULL ? k.norm.w[n] + k.norm.offset : 1.0f;
+        span_put(k.norm.out, row, n, span_get(a.out, row, n) * scale * w);
+    }
+}
+
+extern "C" cudaError_t gpu_do_combine(const gpu_combine *a, const gpu_step *s,
+                                      uint32_t rows_most, cudaStream_t stream)
+{
+    const gpu_combine args = *a;
+    const gpu_experts experts = *a->experts;
+    const gpu_step step = *s;
+    GPU_LAUNCH(combine_all, rows_most, COMBINE_THREADS, 0, stream, args, experts, step);
+    return cudaGetLastError();
 }
 
 extern "C" uint32_t gpu_items_max(uint32_t pairs, uint32_t nexpert)
@@ -429,21 +537,21 @@ static uint32_t items_for(uint32_t pairs, uint32_t nexpert, uint32_t size)
 }
 
 static cudaError_t do_portion(const gpu_experts &a, const gpu_step &s, const portion &c,
-                              uint32_t rows, cudaStream_t stream)
+                              uint32_t rows, uint32_t rows_all, cudaStream_t stream)
 {
     uint32_t pairs = rows * a.ntop;
-    bool skinny = pairs <= 8 * a.up.nexpert; /* not much more than FEW pairs an expert */
-    uint32_t size = skinny ? FEW : MANY, items = items_for(pairs, a.up.nexpert, size);
-    launch_group(a, s, c, pairs, size, stream);
+    uint32_t size = pairs <= 4 * a.up.nexpert ? FEW : pairs <= 20 * a.up.nexpert ? SOME : MANY;
+    uint32_t items = items_for(pairs, a.up.nexpert, size);
+    launch_group(a, s, c, pairs, size, rows_all, stream);
     if (a.up.perm != NULL)
         GPU_LAUNCH(gather_kernel, pairs, 256, 0, stream, a, s, c, 0u);
-    cudaError_t e = products<false>(a, c, items, skinny, stream);
+    cudaError_t e = products<false>(a, c, items, size, stream);
     if (e != cudaSuccess)
         return e;
     if (a.down.perm != NULL)
         GPU_LAUNCH(gather_kernel, pairs, 256, 0, stream, a, s, c, 1u);
-    e = products<true>(a, c, items, skinny, stream);
-    if (e != cudaSuccess)
+    e = products<true>(a, c, items, size, stream);
+    if (e != cudaSuccess || a.defers)
         return e;
     dim3 grid((a.down.n + 255) / 256, rows);
     GPU_LAUNCH(combine_kernel, grid, 256, 0, stream, a, s, c);
@@ -457,7 +565,8 @@ extern "C" cudaError_t gpu_do_experts(const gpu_experts *a, const gpu_step *s,
     for (uint32_t row0 = 0; row0 < rows_most; row0 += a->rows_max) {
         uint32_t left = rows_most - row0;
         const portion c = {row0, a->rows_max};
-        cudaError_t e = do_portion(*a, *s, c, left < a->rows_max ? left : a->rows_max, stream);
+        cudaError_t e = do_portion(*a, *s, c, left < a->rows_max ? left : a->rows_max, rows_most,
+                                   stream);
         if (e != cudaSuccess)
             return e;
     }

@@ -133,16 +133,16 @@ typedef struct gpu_linear_part {
     gpu_matrix w;
     const float *bias;         /* [n] or NULL */
     gpu_span out;
+    uint32_t act;              /* not 0: the tiles are pairs, out [.., n / 2] gets act(gate) * up */
 } gpu_linear_part;
 
 /* out (+)= in . W^T + bias for all rows of kind `rows`. The parts share form, cols, group,
- * having zeros or not, and `in`. act: the one part's tiles are pairs, out [.., n / 2] gets
- * act(gate) * up. */
+ * having zeros or not, and `in`. */
 typedef struct gpu_linear {
     const uint16_t *x;         /* [rows, ldx] halves; columns from k on are not read */
     uint32_t ldx, k;           /* both multiples of 8 */
     uint32_t rows;             /* GPU_TOKENS, ... */
-    uint32_t add, act;
+    uint32_t add;
     uint32_t npart;
     gpu_linear_part part[TN_LINEAR_PARTS];
 } gpu_linear;
@@ -150,6 +150,19 @@ cudaError_t gpu_do_linear(const gpu_linear *a, const gpu_step *s, uint32_t rows_
                           uint32_t nsm, cudaStream_t stream);
 
 /* -------------------------------------------------------------------------------- experts.cu */
+
+typedef struct gpu_norm {
+    gpu_span in, out;
+    const float *w;            /* [width] or NULL */
+    uint32_t width, groups, rows;
+    float eps, offset;
+} gpu_norm;
+typedef struct gpu_route {
+    gpu_span in, ids, weights;
+    uint32_t nexpert, ntop, kind, renorm, rows;
+    const float *bias;         /* [nexpert] or NULL */
+    float scale;
+} gpu_route;
 
 /* Which rows go to which expert: pair p of row r and choice j is number r * ntop + j. */
 typedef struct gpu_grouping {
@@ -173,11 +186,27 @@ typedef struct gpu_experts {
     uint16_t *hidden;          /* [pairs_max, down.cols] act(gate) * up * weight */
     float *partial;            /* [pairs_max, n] */
     uint32_t rows_max;         /* rows taken at a time: pairs_max = rows_max * ntop */
+    uint32_t routes;           /* 1: `route` is done here too, before the grouping */
+    gpu_route route;
+    uint32_t defers;           /* 1: gpu_combine adds the sums up; fits when all rows of the step
+                                  are taken at once */
 } gpu_experts;
+
+/* The last step of experts that defer it, with what follows: out += shared part, then the norm
+ * of out. mix.data NULL, norm.out.data NULL: none. */
+typedef struct gpu_combine {
+    const gpu_experts *experts;
+    gpu_span mix, gate;        /* out += scale * sigmoid(gate) * mix; gate.data NULL: factor 1 */
+    float scale;
+    gpu_norm norm;
+} gpu_combine;
 /* Items for `pairs` pairs at most. */
 uint32_t gpu_items_max(uint32_t pairs, uint32_t nexpert);
 cudaError_t gpu_do_experts(const gpu_experts *a, const gpu_step *s, uint32_t rows_most,
                            uint32_t nsm, cudaStream_t stream);
+
+cudaError_t gpu_do_combine(const gpu_combine *a, const gpu_step *s, uint32_t rows_most,
+                           cudaStream_t stream);
 
 /* ------------------------------------------------------------------------------------ ops.cu */
 
@@ -187,23 +216,11 @@ cudaError_t gpu_rotary(const double *inv_freq, uint32_t dims, double scale, floa
 /* rows_most bounds the rows, of kind `rows`, in all calls below. */
 cudaError_t gpu_embed(const gpu_matrix *w, uint32_t first, float scale, gpu_span out,
                       const gpu_step *s, uint32_t rows_most, cudaStream_t stream);
-typedef struct gpu_norm {
-    gpu_span in, out;
-    const float *w;            /* [width] or NULL */
-    uint32_t width, groups, rows;
-    float eps, offset;
-} gpu_norm;
 cudaError_t gpu_do_norm(const gpu_norm *a, const gpu_step *s, uint32_t rows_most,
                         cudaStream_t stream);
 cudaError_t gpu_act_mul(gpu_span a, gpu_span b, gpu_span out, uint32_t width, uint32_t act,
                         uint32_t rows, const gpu_step *s, uint32_t rows_most,
                         cudaStream_t stream);
-typedef struct gpu_route {
-    gpu_span in, ids, weights;
-    uint32_t nexpert, ntop, kind, renorm, rows;
-    const float *bias;         /* [nexpert] or NULL */
-    float scale;
-} gpu_route;
 cudaError_t gpu_do_route(const gpu_route *a, const gpu_step *s, uint32_t rows_most,
                          cudaStream_t stream);
 /* out (+)= scale * sigmoid(gate) * in; gate.data NULL: factor 1. Also copies: scale 1, no add. */

@@ -30,7 +30,7 @@ LANE void put_sum(const gpu_linear &a, const gpu_linear_part &part, uint32_t til
     span_put(part.out, i, n, sum);
 }
 
-LANE void put_pair(const gpu_linear &a, const gpu_linear_part &part, uint32_t tile, uint32_t r,
+LANE void put_pair(const gpu_linear_part &part, uint32_t tile, uint32_t r,
                    uint32_t i, float gate, float up)
 {
     uint32_t n = tile * 8 + r, half = part.w.n / 2;
@@ -40,7 +40,7 @@ LANE void put_pair(const gpu_linear &a, const gpu_linear_part &part, uint32_t ti
         gate += part.bias[n];
         up += part.bias[half + n];
     }
-    span_put(part.out, i, n, activate(gate, a.act) * up);
+    span_put(part.out, i, n, activate(gate, part.act) * up);
 }
 
 /* ---------------------------------------------------------------------------------- skinny */
@@ -73,9 +73,9 @@ skinny_kernel(const gpu_linear a, const gpu_step s, uint32_t nwarp)
     const uint32_t threads = nwarp * 32, me = threadIdx.x % threads, warp0 = seat * nwarp;
     if (!there)
         return;
-    if (a.act) {
+    if (part.act) {
         for (uint32_t v = me; v < 8 * p.m; v += threads)
-            put_pair(a, part, tile, v % 8, row0 + v / 8,
+            put_pair(part, tile, v % 8, row0 + v / 8,
                      meet_sums<NT>(room, warp0, nwarp, v % 8, v / 8),
                      meet_sums<NT>(room, warp0, nwarp, v % 8 + 8, v / 8));
         return;
@@ -142,8 +142,8 @@ tall_kernel(const gpu_linear a, const gpu_step s, uint32_t part0)
             if (x >= p.m || first + r >= part.w.ntile)
                 continue;
             float lower = c[r][i / 2][i % 2], upper = c[r][i / 2][2 + i % 2];
-            if (a.act) {
-                put_pair(a, part, tile[r], g, row0 + x, lower, upper);
+            if (part.act) {
+                put_pair(part, tile[r], g, row0 + x, lower, upper);
                 continue;
             }
             put_sum(a, part, tile[r], g, row0 + x, lower);

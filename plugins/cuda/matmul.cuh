@@ -117,7 +117,7 @@ LANE void make_operands(const uint4 w[], int half, const zeros &z, uint32_t a[2]
 template <int FORM> struct ahead;
 template <> struct ahead<TN_FORM_W4G> { static constexpr uint32_t blocks = 4; };
 template <> struct ahead<TN_FORM_W8G> { static constexpr uint32_t blocks = 2; };
-template <> struct ahead<TN_FORM_F16> { static constexpr uint32_t blocks = 2; };
+template <> struct ahead<TN_FORM_F16> { static constexpr uint32_t blocks = 4; };
 
 /* One warp's share of a tile: blocks [64 columns] from `first` on in strides of `stride`
  * times ahead. c[8-row group][4] as mma_f16 has it. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ops.cu - the small operations: rows in, rows out, fp32 arithmetic, one rounding. */
 #include "matrix.cuh"
-#include "span.cuh"
+#include "route.cuh"
 
 #define ROW_THREADS 256
 
@@ -177,93 +177,12 @@ extern "C" cudaError_t gpu_prepare(gpu_span in, const int32_t *perm, uint32_t k,
 
 /* --------------------------------------------------------------------------------- route */
 
-#define ROUTE_LANE 32          /* experts a lane holds: 1024 at most in registers */
-
-/* The greatest of all lanes' values, of equals the lowest id. */
-LANE void best_of_warp(float *v, uint32_t *id)
-{
-    for (int i = 16; i > 0; i >>= 1) {
-        float ov = __shfl_xor_sync(FULL_WARP, *v, i);
-        uint32_t oid = __shfl_xor_sync(FULL_WARP, *id, i);
-        if (ov > *v || (ov == *v && oid < *id)) {
-            *v = ov;
-            *id = oid;
-        }
-    }
-}
-
-/* One warp a row. `score` is what choices are made by, lane l has experts l, l + 32, ... A row
- * with a NaN chooses as if it were -inf, so ids stay valid. */
+/* One warp a row. */
 __global__ void route_kernel(const gpu_route a, const gpu_step s)
 {
-    uint32_t row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (row >= s.count[a.rows])
-        return;
-    float score[ROUTE_LANE], top = -INFINITY, all = 0;
-    const uint32_t n = (a.nexpert + 31) / 32;
-    UNROLL for (uint32_t i = 0; i < ROUTE_LANE; i++) {
-        uint32_t e = i * 32 + lane;
-        float x = e < a.nexpert ? span_get(a.in, row, e) : -INFINITY;
-        score[i] = x == x ? x : -INFINITY;
-        top = fmaxf(top, score[i]);
-    }
-    top = warp_max(top);
-    UNROLL for (uint32_t i = 0; i < ROUTE_LANE; i++) {
-        uint32_t e = i * 32 + lane;
-        if (i >= n)
-            continue;
-        if (a.kind == TN_ROUTE_SOFTMAX)
-            all += e < a.nexpert ? expf(score[i] - top) : 0.0f;
-        else
-            score[i] = e < a.nexpert ? 1.0f / (1.0f + expf(-score[i])) : -INFINITY;
-        if (a.bias != NULL && e < a.nexpert)
-            score[i] = (a.kind == TN_ROUTE_SOFTMAX ? expf(score[i] - top) : score[i]);
-    }
-    all = a.kind == TN_ROUTE_SOFTMAX ? warp_sum(all) : 1.0f;
-    if (a.bias != NULL)
-        UNROLL for (uint32_t i = 0; i < ROUTE_LANE; i++) {
-            uint32_t e = i * 32 + lane;
-            if (e < a.nexpert)
-                score[i] = score[i] / all + a.bias[e];
-        }
-    float sum = 0, mine = 0;      /* lane j keeps the weight of choice j */
-    uint32_t my_id = 0, taken = 0;
-    for (uint32_t j = 0; j < a.ntop; j++) {
-        float v = -INFINITY;
-        uint32_t id = UINT32_MAX;
-        UNROLL for (uint32_t i = 0; i < ROUTE_LANE; i++) {
-            uint32_t e = i * 32 + lane;
-            bool open = (taken >> i & 1) == 0 && e < a.nexpert;
-            if (open && (id == UINT32_MAX || score[i] > v)) {
-                v = score[i];
-                id = e;
-            }
-        }
-        best_of_warp(&v, &id);
-        if (id % 32 == lane)
-            taken |= 1u << id / 32;
-        float x = span_get(a.in, row, id), w;
-        if (a.kind == TN_ROUTE_SOFTMAX)
-            w = expf((x == x ? x : -INFINITY) - top) / all;
-        else
-            w = 1.0f / (1.0f + expf(-x));
-        if (j % 32 == lane) {
-            mine = w;
-            my_id = id;
-        }
-        sum += w;
-        if (j % 32 == 31 || j + 1 == a.ntop) { /* at most 32 choices at a time in registers */
-            uint32_t at = j / 32 * 32 + lane;
-            if (at <= j) {
-                ((int32_t *)a.ids.data)[(uint64_t)row * a.ids.stride + at] = (int32_t)my_id;
-                span_put(a.weights, row, at, mine);
-            }
-        }
-    }
-    float factor = a.scale / (a.renorm ? sum : 1.0f);
-    __syncwarp();
-    for (uint32_t j = lane; j < a.ntop; j += 32)
-        span_put(a.weights, row, j, span_get(a.weights, row, j) * factor);
+    uint32_t row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (row < s.count[a.rows])
+        route_row(a, row);
 }
 
 extern "C" cudaError_t gpu_do_route(const gpu_route *a, const gpu_step *s, uint32_t rows_most,
