@@ -103,6 +103,27 @@ static void keep_most(uint64_t *most, uint64_t v)
     *most = v > *most ? v : *most;
 }
 
+static void check_act(lowering *w, uint32_t act)
+{
+    if (act != TN_ACT_SILU && act != TN_ACT_GELU && act != TN_ACT_GELU_TANH)
+        fail(w, TN_UNSUPPORTED, "activation %u; expected silu, gelu or gelu_tanh", act);
+}
+
+/* Kernels take these columns two at a time. */
+static void want_even(lowering *w, uint32_t a, uint32_t b, uint32_t c)
+{
+    if ((a | b | c) % 2 != 0)
+        fail(w, TN_UNSUPPORTED, "columns begin at %u, %u, %u; expected even ones", a, b, c);
+}
+
+/* Rows of one kind on both sides. */
+static void want_same_rows(lowering *w, uint32_t a, uint32_t b)
+{
+    if (w->st == TN_OK && w->p->buffer[a].rows != w->p->buffer[b].rows)
+        fail(w, TN_INTERNAL, "buffers %s and %s have rows of different kinds",
+             w->p->buffer[a].name, w->p->buffer[b].name);
+}
+
 /* -------------------------------------------------------------------------------- pairing */
 
 static bool reads(const cu_program *p, const tn_op *op, uint32_t buffer)
@@ -282,8 +303,10 @@ static void launch_parts(lowering *w, const tn_op_linear *a, uint32_t from, uint
         if (v == NULL || (*done >> i & 1) != 0 || !joins(&v->m, &first->m) ||
             (i != from && (own || permuted)))
             continue;
-        if (v->spec.k != first->spec.k || v->m.pairs != 0)
+        if (v->spec.k != first->spec.k || v->m.pairs != 0 || a->part[i].out == a->in)
             fail(w, TN_INTERNAL, "part %u: weight %s does not fit", i, v->spec.name);
+        span(w, a->part[i].out, a->part[i].col, v->spec.n);
+        want_same_rows(w, a->in, a->part[i].out);
         *done |= 1u << i;
         l->part[l->npart++] = (gpu_linear_part){
             .w = v->m, .bias = vector(w, a->part[i].bias, v->spec.n),
@@ -300,6 +323,7 @@ static void lower_pair(lowering *w, const tn_op_linear *a, uint32_t gate)
     cu_program *p = w->p;
     const tn_op_act_mul *act = cu_op(p, w->op + 1)->args;
     const cu_weight *v = weight(w, gate, false);
+    check_act(w, act->act);
     gpu_linear *l = w->count ? NULL : cu_take(p, 1, sizeof *l), scratch;
     if (v == NULL || (!w->count && l == NULL)) {
         fail(w, TN_NO_MEMORY, "no memory for its arguments");
@@ -356,7 +380,7 @@ static uint32_t pair_ahead(const lowering *w, const tn_op_linear *a, uint32_t se
             return TN_NONE;
     const gpu_matrix *m = &p->weight[gate].m, *first = &p->weight[a->part[0].w].m;
     if (l->in != a->in || l->in_col != a->in_col || m->form != first->form ||
-        m->cols != first->cols || m->group != first->group ||
+        m->cols != first->cols || m->k != first->k || m->group != first->group ||
         (m->zero_size != 0) != (first->zero_size != 0) ||
         ((p->weight[gate].spec.form.flags | p->weight[a->part[0].w].spec.form.flags) &
          TN_FORM_PERM) != 0)
@@ -371,6 +395,7 @@ static void take_along(lowering *w, gpu_linear *l, uint32_t op, uint32_t section
     uint32_t gate, up;
     cu_is_pair(w->p, section_end, op, &gate, &up);
     const cu_weight *v = weight(w, gate, false);
+    check_act(w, act->act);
     if (v == NULL || l->npart >= TN_LINEAR_PARTS)
         return;
     l->part[l->npart++] = (gpu_linear_part){
@@ -439,12 +464,6 @@ static void lower_norm(lowering *w, const tn_op_norm *a)
     add(w, CU_NORM)->a.norm = n;
 }
 
-static void check_act(lowering *w, uint32_t act)
-{
-    if (act != TN_ACT_SILU && act != TN_ACT_GELU && act != TN_ACT_GELU_TANH)
-        fail(w, TN_UNSUPPORTED, "activation %u; expected silu, gelu or gelu_tanh", act);
-}
-
 static void lower_act_mul(lowering *w, const tn_op_act_mul *a)
 {
     check_act(w, a->act);
@@ -499,6 +518,8 @@ static gpu_route route_of(lowering *w, const tn_op_route *a)
                    .ntop = a->ntop, .kind = a->kind, .renorm = a->renorm,
                    .bias = vector(w, a->bias, a->nexpert), .scale = a->scale};
     r.rows = rows_index(w, w->st == TN_OK ? a->in : 0);
+    if (w->st == TN_OK && (r.ids.type != TN_I32 || r.weights.type != TN_F32))
+        fail(w, TN_INTERNAL, "ids and weights must be i32 and f32");
     return r;
 }
 
@@ -528,30 +549,23 @@ static void lower_route(lowering *w, const tn_op_route *a, uint32_t section_end)
 
 #define EXPERT_ROWS 2048u      /* taken at a time: partial sums of their pairs are kept */
 
-static void place_experts(lowering *w, const tn_op_experts *a, const cu_weight *up,
+/* What the layer wants of the workspace that all layers of experts share. */
+static void count_experts(lowering *w, const tn_op_experts *a, const cu_weight *up,
                           const cu_weight *down)
 {
     cu_program *p = w->p;
     uint64_t rows = p->lim.rows_max < EXPERT_ROWS ? p->lim.rows_max : EXPERT_ROWS;
     uint64_t pairs = rows * a->ntop, cols = up->m.cols > down->m.cols ? up->m.cols : down->m.cols;
     bool perm = ((up->spec.form.flags | down->spec.form.flags) & TN_FORM_PERM) != 0;
-    const uint64_t sizes[9] = {
+    const uint64_t sizes[CU_EXPERT_PARTS] = {
         pairs * 4, pairs * 4, (a->nexpert + 1) * 4ull,
         gpu_items_max((uint32_t)pairs, a->nexpert) * 16ull, 256,
         (pairs / 1024 + 2) * a->nexpert * 4, perm ? pairs * cols * 2 : 0,
         pairs * down->m.cols * 2, pairs * down->m.n * 4,
     };
-    uint64_t *const at[9] = {&p->group_at[0], &p->group_at[1], &p->group_at[2], &p->group_at[3],
-                             &p->group_at[4], &p->group_at[5], &p->gathered_at, &p->hidden_at,
-                             &p->partial_at};
-    if (p->experts_rows != 0)
-        return;                /* one place for all layers of one shape */
     p->experts_rows = (uint32_t)rows;
-    p->pairs_max = (uint32_t)pairs;
-    for (uint32_t i = 0; i < 9; i++) {
-        *at[i] = p->work_size;
-        p->work_size += cu_round(sizes[i], 256);
-    }
+    for (uint32_t i = 0; i < CU_EXPERT_PARTS; i++)
+        keep_most(&p->experts_size[i], sizes[i]);
 }
 
 /* Sums, shared part and norm in one, at the MIX at w->op; gives how many operations it took. */
@@ -597,10 +611,10 @@ static void lower_experts(lowering *w, const tn_op_experts *a, uint32_t section_
     span(w, a->in, 0, up->spec.k);
     if (w->st != TN_OK)
         return;
+    if (p->buffer[a->in].rows != TN_ROWS_TOKENS)
+        fail(w, TN_UNSUPPORTED, "experts of other rows than tokens");
     if (w->count)
-        place_experts(w, a, up, down);
-    if ((uint64_t)p->experts_rows * a->ntop > p->pairs_max)
-        fail(w, TN_UNSUPPORTED, "experts of different shapes in one model");
+        count_experts(w, a, up, down);
     gpu_experts *e = w->count ? NULL : cu_take(p, 1, sizeof *e), scratch;
     if (!w->count && e == NULL) {
         fail(w, TN_NO_MEMORY, "no memory for its arguments");
@@ -612,15 +626,16 @@ static void lower_experts(lowering *w, const tn_op_experts *a, uint32_t section_
                        .ntop = a->ntop, .width = a->width, .up = up->m, .down = down->m,
                        .ids = span(w, a->ids, 0, a->ntop), .weights = span(w, a->weights, 0, a->ntop),
                        .out = span(w, a->out, 0, down->spec.n), .rows_max = p->experts_rows};
-    e->group = (gpu_grouping){.pair = (int32_t *)(void *)(work + p->group_at[0]),
-                              .place = (int32_t *)(void *)(work + p->group_at[1]),
-                              .begin = (int32_t *)(void *)(work + p->group_at[2]),
-                              .item = (void *)(work + p->group_at[3]),
-                              .nitem = (int32_t *)(void *)(work + p->group_at[4]),
-                              .count = (int32_t *)(void *)(work + p->group_at[5])};
-    e->gathered = (uint16_t *)(void *)(work + p->gathered_at);
-    e->hidden = (uint16_t *)(void *)(work + p->hidden_at);
-    e->partial = (float *)(void *)(work + p->partial_at);
+    const uint64_t *at = p->experts_at;
+    e->group = (gpu_grouping){.pair = (int32_t *)(void *)(work + at[0]),
+                              .place = (int32_t *)(void *)(work + at[1]),
+                              .begin = (int32_t *)(void *)(work + at[2]),
+                              .item = (void *)(work + at[3]),
+                              .nitem = (int32_t *)(void *)(work + at[4]),
+                              .count = (int32_t *)(void *)(work + at[5])};
+    e->gathered = (uint16_t *)(void *)(work + at[6]);
+    e->hidden = (uint16_t *)(void *)(work + at[7]);
+    e->partial = (float *)(void *)(work + at[8]);
     const uint16_t *x;
     uint32_t ldx, k;
     cu_weight plain = *up;
@@ -667,6 +682,7 @@ static void lower_heads(lowering *w, const tn_op_heads *a)
         h.cs = (const float *)(const void *)(p->work.data + p->rope_at[a->rope]);
     }
     h.cache = cu_cache_of(p, a->cache);
+    want_even(w, a->q_col, a->k_col, a->v_col);
     add(w, CU_HEADS)->a.heads = h;
 }
 
@@ -689,6 +705,7 @@ static void lower_attend(lowering *w, const tn_op_attend *a)
     if (w->st != TN_OK)
         return;
     t.cache = cu_cache_of(p, a->cache);
+    want_even(w, a->q_col, a->out_col, a->gate != TN_NONE ? a->gate_col : 0);
     t.partial = (float *)(void *)(p->work.data + p->attend_at);
     keep_most(&p->attend_size, gpu_attend_floats(&t, &p->lim, p->dev->nsm) * sizeof(float));
     add(w, CU_ATTEND)->a.attend = t;

@@ -239,7 +239,8 @@ static void place_step(cu_program *p)
     uint64_t vocab = 0;
     for (uint32_t i = 0; i < p->nsection; i++)
         vocab = p->section[i].vocab > vocab ? p->section[i].vocab : vocab;
-    p->extra_words = (uint64_t)l->outs_max * (l->context_max + vocab / 32 + 64) + 2 * vocab;
+    uint64_t bias = vocab < 2048 ? 2 * vocab : 2 * 2048;
+    p->extra_words = (uint64_t)l->outs_max * (l->context_max + vocab / 32 + 64 + bias) + 2 * vocab;
     for (uint32_t i = 0; i < p->nrope; i++) {
         p->rope_at[i] = place(p, (uint64_t)l->rows_max * cu_rope(p, i)->dims * sizeof(float));
         p->freq_at[i] = place(p, cu_rope(p, i)->dims / 2 * sizeof(double));
@@ -301,10 +302,29 @@ static tn_status take_sections(cu_program *p, tn_err *err)
                        r->nop);
         p->section[i] = (cu_section){.op0 = s.op0, .nop = s.nop};
         for (uint32_t j = s.op0; j < s.op0 + s.nop; j++)
-            if (cu_op(p, j)->kind == TN_OP_SAMPLE)
+            if (cu_op(p, j)->kind == TN_OP_SAMPLE && cu_op(p, j)->args != NULL)
                 p->section[i].vocab = ((const tn_op_sample *)cu_op(p, j)->args)->vocab;
     }
     p->nsection = r->nsection;
+    return TN_OK;
+}
+
+/* What looking ahead relies on: arguments, parts, weights that are there. */
+static tn_status check_ops(const cu_program *p, tn_err *err)
+{
+    for (uint32_t i = 0; i < p->nop; i++) {
+        const tn_op *op = cu_op(p, i);
+        const tn_op_linear *l = op->args;
+        const tn_op_experts *e = op->args;
+        bool sound = op->args != NULL;
+        for (uint32_t j = 0; sound && op->kind == TN_OP_LINEAR && j < l->nparts; j++)
+            sound = l->nparts <= TN_LINEAR_PARTS && l->part[j].w < p->nweight;
+        if (sound && op->kind == TN_OP_EXPERTS)
+            sound = e->w_up < p->nweight && e->w_down < p->nweight;
+        if (!sound)
+            return bad(p, TN_INTERNAL, err, "operation %u %s: impossible arguments", i,
+                       name_or(op->name));
+    }
     return TN_OK;
 }
 
@@ -345,6 +365,8 @@ tn_status cu_program_open(cu_dev *dev, const tn_recipe *r, const tn_limits *l, c
         st = take_buffers(p, err);
     if (st == TN_OK)
         st = take_weights(p, err);
+    if (st == TN_OK)
+        st = check_ops(p, err);
     if (st == TN_OK) {
         pair_up(p);
         place_weights(p);
@@ -360,11 +382,13 @@ tn_status cu_program_open(cu_dev *dev, const tn_recipe *r, const tn_limits *l, c
     p->delta_at = place(p, p->delta_size);
     p->sample_at = place(p, p->sample_size);
     p->meet_at = place(p, p->meet_size);
+    for (uint32_t i = 0; i < CU_EXPERT_PARTS; i++)
+        p->experts_at[i] = place(p, p->experts_size[i]);
     if (need != NULL)
         *need = (tn_need){.size = sizeof *need, .cache_dtype = TN_F16,
                           .weight_bytes = p->weight_size, .workspace_bytes = p->work_size,
                           .block_bytes = cu_block_bytes(p), .slot_bytes = cu_slot_bytes(p),
-                          .host_bytes = 0};
+                          .host_bytes = 2 * p->parcel_size};
     *out = p;
     return TN_OK;
 }

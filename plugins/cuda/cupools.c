@@ -26,6 +26,7 @@ void *cu_take(cu_program *p, uint64_t count, uint64_t size)
 tn_status cu_fail(tn_err *err, cudaError_t e, const char *what)
 {
     tn_status st = e == cudaErrorMemoryAllocation ? TN_NO_MEMORY : TN_UNAVAILABLE;
+    cudaGetLastError();        /* or the next launch would be blamed for it */
     return tn_fail(err, st, "cuda: %s: %s (%s)", what, cudaGetErrorString(e),
                    cudaGetErrorName(e));
 }

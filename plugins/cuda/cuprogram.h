@@ -46,6 +46,10 @@ typedef struct cu_buffer {
     const char *name;
 } cu_buffer;
 
+/* Arrays that experts keep between their kernels: six of the grouping, gathered rows, hidden
+ * rows, partial sums. */
+#define CU_EXPERT_PARTS 9
+
 /* What a command calls. */
 enum cu_call { CU_EMBED = 1, CU_NORM, CU_PREPARE, CU_LINEAR, CU_ACT_MUL, CU_HEADS, CU_ATTEND,
                CU_DELTA, CU_ROUTE, CU_EXPERTS, CU_COMBINE, CU_MIX, CU_PICK, CU_SAMPLE, CU_ROTARY };
@@ -79,7 +83,7 @@ typedef struct cu_section {
 
 /* A captured step of one shape. */
 typedef struct cu_graph {
-    struct cu_graph *next;
+    struct cu_graph *next;     /* exec NULL: this shape could not be captured */
     uint32_t section;
     gpu_shape shape;
     cudaGraphExec_t exec;
@@ -120,8 +124,8 @@ typedef struct cu_program {
     uint64_t attend_at, delta_at, sample_at, step_at;
     uint64_t attend_size, delta_size, sample_size;
     uint64_t meet_at, meet_size;      /* counters of DELTA's blocks, zero between launches */
-    uint64_t group_at[6], gathered_at, hidden_at, partial_at; /* experts */
-    uint32_t experts_rows, pairs_max;
+    uint64_t experts_at[CU_EXPERT_PARTS], experts_size[CU_EXPERT_PARTS];
+    uint32_t experts_rows;
     uint64_t *rope_at, *freq_at;      /* [nrope] cs, inv_freq */
     uint64_t extra_words;
     uint64_t parcel_size;

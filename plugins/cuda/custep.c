@@ -227,7 +227,7 @@ static void *put(writer *w, uint32_t part, const void *data, uint64_t bytes)
     return to;
 }
 
-static void put_rows(writer *w, const tn_step *s)
+static void put_rows(writer *w, const tn_step *s, bool cached)
 {
     const uint32_t count[4] = {s->nrow, s->nseq, s->nout, 0};
     put(w, GPU_PARCEL_COUNT, count, sizeof count);
@@ -240,7 +240,7 @@ static void put_rows(writer *w, const tn_step *s)
         for (int32_t r = 0; r < s->seq[i].nrow; r++)
             pos[s->seq[i].row0 + r] = s->seq[i].context + r;
     put(w, GPU_PARCEL_SEQ, s->seq, s->nseq * sizeof(tn_seq));
-    put(w, GPU_PARCEL_BLOCK, s->block, s->nblock * 4ull);
+    put(w, GPU_PARCEL_BLOCK, s->block, cached ? s->nblock * 4ull : 0);
 }
 
 static bool has_penalty(const tn_sampling *m)
@@ -314,7 +314,7 @@ static tn_status fill_parcel(cu_program *p, cu_slot *t, const tn_step *s, uint64
     writer w = {.base = t->parcel, .at = cu_round(sizeof(gpu_parcel), 64), .size = p->parcel_size,
                 .parcel = (gpu_parcel *)(void *)t->parcel};
     uint32_t vocab = p->section[s->section].vocab;
-    put_rows(&w, s);
+    put_rows(&w, s, p->ncache > 0);
     gpu_out *out = put(&w, GPU_PARCEL_OUT, NULL, s->nout * sizeof(gpu_out));
     put(&w, GPU_PARCEL_EXTRA, NULL, 0);
     uint64_t base = w.at;
@@ -453,7 +453,7 @@ static tn_status call_timed(cu_program *p, uint32_t section, const gpu_shape *n,
 
 /* --------------------------------------------------------------------------------- graphs */
 
-/* 1, 2, 4, 8, then steps of an eighth of the power of two below, so a little padding at most. */
+/* 1, 2, 4, 8, 12, 16, 24, 32, ...: up to a third of padding. */
 static uint32_t bucket(uint32_t n, uint32_t most)
 {
     uint32_t size = 1;
@@ -518,7 +518,7 @@ static tn_status find_graph(cu_program *p, uint32_t section, const gpu_shape *n,
     *out = NULL;
     for (cu_graph *g = p->graph; g != NULL; g = g->next)
         if (g->section == section && memcmp(&g->shape, &want, sizeof want) == 0) {
-            *out = g;
+            *out = g->exec != NULL ? g : NULL;
             return TN_OK;
         }
     if (p->ngraph >= GRAPHS_MAX)
@@ -529,12 +529,12 @@ static tn_status find_graph(cu_program *p, uint32_t section, const gpu_shape *n,
     g->section = section;
     g->shape = want;
     tn_status st = capture(p, g, err);
-    if (st != TN_OK)
-        return st;
+    if (st != TN_OK && cudaPeekAtLastError() != cudaSuccess)
+        return st;             /* not the capture's own fault */
     g->next = p->graph;
     p->graph = g;
     p->ngraph++;
-    *out = g;
+    *out = g->exec != NULL ? g : NULL;
     return TN_OK;
 }
 
@@ -653,8 +653,12 @@ tn_status cu_run(cu_program *p, const tn_step *s, tn_err *err)
         e = cudaStreamSynchronize(p->dev->stream);
         st = e == cudaSuccess ? take_times(p, t, s->section, err) : cu_fail(err, e, "a step");
     }
-    if (st == TN_OK)
+    if (st == TN_OK) {
         t->number = s->number;
+    } else {                   /* its parcel may be on its way, and it drew nothing */
+        cudaStreamSynchronize(p->dev->stream);
+        t->results.nout = 0;
+    }
     return st;
 }
 
@@ -665,8 +669,10 @@ tn_status cu_wait(cu_program *p, uint64_t number, bool poll, const tn_results **
         if (t->number != number)
             continue;
         cudaError_t e = poll ? cudaEventQuery(t->done) : cudaEventSynchronize(t->done);
-        if (e == cudaErrorNotReady)
+        if (e == cudaErrorNotReady) {
+            cudaGetLastError();
             return TN_BUSY;
+        }
         if (e != cudaSuccess)
             return cu_fail(err, e, "a step");
         *out = &t->results;

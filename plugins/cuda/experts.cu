@@ -243,26 +243,28 @@ __global__ void place_chunks(const gpu_experts a, const gpu_step s, const portio
             a.group.place[pair0 + i] = -1;
 }
 
-static void launch_group(const gpu_experts &a, const gpu_step &s, const portion &c,
-                         uint32_t pairs, uint32_t size, uint32_t rows_all, cudaStream_t stream)
+static cudaError_t launch_group(const gpu_experts &a, const gpu_step &s, const portion &c,
+                                uint32_t pairs, uint32_t size, uint32_t rows_all,
+                                cudaStream_t stream)
 {
     if (a.routes && pairs <= CHUNK && pairs / a.ntop <= ROUTED_ROWS && a.ntop <= GROUP_THREADS) {
         GPU_LAUNCH(route_few, 1, GROUP_THREADS, 0, stream, a, s, c, size);
-        return;
+        return cudaGetLastError();
     }
     if (a.routes && c.row0 == 0) {
         cudaError_t e = gpu_do_route(&a.route, &s, rows_all, stream);
         if (e != cudaSuccess)
-            return; /* the launch's error is read behind the next one */
+            return e;
     }
     if (pairs <= CHUNK) {
         GPU_LAUNCH(group_few, 1, GROUP_THREADS, 0, stream, a, s, c, size);
-        return;
+        return cudaGetLastError();
     }
     uint32_t nchunk = (pairs + CHUNK - 1) / CHUNK;
     GPU_LAUNCH(count_chunks, nchunk, GROUP_THREADS, 0, stream, a, s, c);
     GPU_LAUNCH(open_chunks, 1, GROUP_THREADS, 0, stream, a, nchunk, size);
     GPU_LAUNCH(place_chunks, nchunk, GROUP_THREADS, 0, stream, a, s, c);
+    return cudaGetLastError();
 }
 
 /* -------------------------------------------------------------------------------- gather */
@@ -542,10 +544,12 @@ static cudaError_t do_portion(const gpu_experts &a, const gpu_step &s, const por
     uint32_t pairs = rows * a.ntop;
     uint32_t size = pairs <= 4 * a.up.nexpert ? FEW : pairs <= 20 * a.up.nexpert ? SOME : MANY;
     uint32_t items = items_for(pairs, a.up.nexpert, size);
-    launch_group(a, s, c, pairs, size, rows_all, stream);
+    cudaError_t e = launch_group(a, s, c, pairs, size, rows_all, stream);
+    if (e != cudaSuccess)
+        return e;
     if (a.up.perm != NULL)
         GPU_LAUNCH(gather_kernel, pairs, 256, 0, stream, a, s, c, 0u);
-    cudaError_t e = products<false>(a, c, items, size, stream);
+    e = products<false>(a, c, items, size, stream);
     if (e != cudaSuccess)
         return e;
     if (a.down.perm != NULL)
