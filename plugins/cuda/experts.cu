@@ -9,34 +9,14 @@
  *
  * A step of few pairs is grouped by one block; a larger one in three kernels: counts of every
  * 1,024 pairs, places, pairs. The choice of an impossible expert is dropped: it gets no place. */
-#include "matmul.cuh"
+#include "experts.cuh"
 #include "route.cuh"
 
 #define CHUNK 1024u            /* pairs that are counted together */
 #define FEW 8u                 /* pairs an item, skinny */
 #define SOME 16u               /* the same with two groups of 8 */
-#define MANY 64u               /* pairs an item, tall */
 #define GROUP_THREADS 512u
 #define ROUTED_ROWS 16u         /* most rows whose experts the grouping block chooses itself */
-
-/* Rows of the step that this portion takes: [row0, row0 + rows). */
-typedef struct portion {
-    uint32_t row0, rows_max;
-} portion;
-
-LANE uint32_t pairs_here(const gpu_experts &a, const gpu_step &s, const portion &c)
-{
-    uint32_t all = s.count[a.rows];
-    uint32_t rows = all > c.row0 ? all - c.row0 : 0;
-    return (rows < c.rows_max ? rows : c.rows_max) * a.ntop;
-}
-
-LANE int32_t expert_of(const gpu_experts &a, const portion &c, uint32_t pair)
-{
-    const int32_t *ids = (const int32_t *)a.ids.data;
-    int32_t e = ids[(uint64_t)(c.row0 + pair / a.ntop) * a.ids.stride + pair % a.ntop];
-    return e >= 0 && (uint32_t)e < a.up.nexpert ? e : -1;
-}
 
 /* --------------------------------------------------------------------------------- group */
 
@@ -291,57 +271,6 @@ __global__ void gather_kernel(const gpu_experts a, const gpu_step s, const porti
 
 /* ------------------------------------------------------------------------------- products */
 
-/* The product of an item. up: rows of x or gathered ones; down: hidden or gathered. */
-LANE product item_product(const gpu_experts &a, const portion &c, const int4 &item, bool down)
-{
-    const gpu_matrix &w = down ? a.down : a.up;
-    product p = product_of(w, (uint32_t)item.x);
-    p.m = (uint32_t)item.z;
-    p.ldx = w.cols;
-    p.k = w.cols;
-    if (w.perm != NULL) {
-        p.x = (const __half *)a.gathered + (uint64_t)item.y * w.cols;
-    } else if (down) {
-        p.x = (const __half *)a.hidden + (uint64_t)item.y * w.cols;
-    } else {
-        p.pair = a.group.pair + item.y;
-        p.ntop = a.ntop;
-        p.ldx = a.in.stride;
-        p.k = w.k;
-        p.x = (const __half *)a.in.data + (uint64_t)c.row0 * a.in.stride;
-    }
-    return p;
-}
-
-/* Row n of gate and up for the i-th pair of an item. */
-LANE void put_hidden(const gpu_experts &a, const portion &c, const int4 &item, uint32_t n,
-                     uint32_t i, float gate, float up)
-{
-    uint32_t at = (uint32_t)item.y + i;
-    if (n >= a.width)
-        return;
-    uint32_t pair = (uint32_t)a.group.pair[at];
-    float weight = span_get(a.weights, c.row0 + pair / a.ntop, pair % a.ntop);
-    ((__half *)a.hidden)[(uint64_t)at * a.down.cols + n] =
-        to_half(activate(gate, a.act) * up * weight);
-}
-
-/* Columns of hidden behind the width multiply zeros, but not NaN. */
-LANE void clear_tail(const gpu_experts &a, const int4 &item)
-{
-    uint32_t tail = a.down.cols - a.width;
-    if (blockIdx.x != 0)
-        return;
-    for (uint32_t i = threadIdx.x; i < tail * (uint32_t)item.z; i += blockDim.x)
-        a.hidden[(uint64_t)((uint32_t)item.y + i / tail) * a.down.cols + a.width + i % tail] = 0;
-}
-
-LANE void put_partial(const gpu_experts &a, const int4 &item, uint32_t n, uint32_t i, float sum)
-{
-    if (n < a.down.n)
-        a.partial[(uint64_t)((uint32_t)item.y + i) * a.down.n + n] = sum;
-}
-
 template <int FORM, int NT, bool ZEROS, bool DOWN>
 __global__ void __launch_bounds__(256, 2)
 skinny_experts(const gpu_experts a, const portion c, uint32_t nwarp)
@@ -376,64 +305,19 @@ skinny_experts(const gpu_experts a, const portion c, uint32_t nwarp)
     }
 }
 
-/* A block: 8 tiles by the up to 64 pairs of an item. */
-template <int FORM, bool ZEROS, bool DOWN>
-__global__ void __launch_bounds__(TALL_THREADS)
-tall_experts(const gpu_experts a, const portion c)
-{
-    typedef tall<1, 8, 8, 1, 1> shape;
-    GPU_DYNAMIC_SHARED(shared);
-    if ((int32_t)blockIdx.y >= *a.group.nitem)
-        return;
-    const int4 item = a.group.item[blockIdx.y];
-    const gpu_matrix &w = DOWN ? a.down : a.up;
-    const uint32_t mine = blockIdx.x * shape::tiles + threadIdx.x / 32;
-    uint32_t tile[1] = {mine < w.ntile ? mine : w.ntile - 1};
-    product p = item_product(a, c, item, DOWN);
-    float sum[1][8][4] = {};
-    tall_product<FORM, 1, 8, 8, 1, 1, ZEROS>(p, tile, shared, sum);
-    if (!DOWN)
-        clear_tail(a, item);
-    if (mine >= w.ntile)
-        return;
-    const uint32_t g = threadIdx.x % 32 / 4, x0 = threadIdx.x % 4 * 2;
-    UNROLL for (int i = 0; i < 16; i++) {
-        uint32_t x = x0 + i / 2 * 8 + i % 2;
-        if (x >= p.m)
-            continue;
-        float lower = sum[0][i / 2][i % 2], upper = sum[0][i / 2][2 + i % 2];
-        if (DOWN) {
-            put_partial(a, item, mine * 16 + g, x, lower);
-            put_partial(a, item, mine * 16 + g + 8, x, upper);
-        } else {
-            put_hidden(a, c, item, mine * 8 + g, x, lower, upper);
-        }
-    }
-}
-
 template <int FORM, bool ZEROS, bool DOWN>
 static cudaError_t launch_products(const gpu_experts &a, const portion &c, uint32_t items,
                                    uint32_t size, cudaStream_t stream)
 {
     const gpu_matrix &w = DOWN ? a.down : a.up;
-    if (size < MANY) {
-        uint32_t nblock = w.cols / 64, nwarp = 8;
-        while (nwarp > 1 && nblock <= nwarp / 2 * ahead<FORM>::blocks)
-            nwarp /= 2;
-        dim3 grid((w.ntile + 8 / nwarp - 1) / (8 / nwarp), items);
-        if (size == FEW)
-            GPU_LAUNCH((skinny_experts<FORM, 1, ZEROS, DOWN>), grid, 256, 0, stream, a, c, nwarp);
-        else
-            GPU_LAUNCH((skinny_experts<FORM, 2, ZEROS, DOWN>), grid, 256, 0, stream, a, c, nwarp);
-        return cudaGetLastError();
-    }
-    const uint32_t bytes = tall<1, 8, 8, 1, 1>::shared;
-    cudaError_t e = cudaFuncSetAttribute(tall_experts<FORM, ZEROS, DOWN>,
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (e != cudaSuccess)
-        return e;
-    dim3 grid((w.ntile + 7) / 8, items);
-    GPU_LAUNCH((tall_experts<FORM, ZEROS, DOWN>), grid, TALL_THREADS, bytes, stream, a, c);
+    uint32_t nblock = w.cols / 64, nwarp = 8;
+    while (nwarp > 1 && nblock <= nwarp / 2 * ahead<FORM>::blocks)
+        nwarp /= 2;
+    dim3 grid((w.ntile + 8 / nwarp - 1) / (8 / nwarp), items);
+    if (size == FEW)
+        GPU_LAUNCH((skinny_experts<FORM, 1, ZEROS, DOWN>), grid, 256, 0, stream, a, c, nwarp);
+    else
+        GPU_LAUNCH((skinny_experts<FORM, 2, ZEROS, DOWN>), grid, 256, 0, stream, a, c, nwarp);
     return cudaGetLastError();
 }
 
@@ -442,6 +326,8 @@ static cudaError_t products(const gpu_experts &a, const portion &c, uint32_t ite
                             cudaStream_t stream)
 {
     const gpu_matrix &w = DOWN ? a.down : a.up;
+    if (size == MANY)
+        return experts_tall(&a, &c, items, DOWN, stream);
     if (w.form == TN_FORM_F16)
         return launch_products<TN_FORM_F16, false, DOWN>(a, c, items, size, stream);
     if (w.form == TN_FORM_W8G)
