@@ -215,35 +215,70 @@ static void product(const cpu_kernels *ker, const weight *w, const float *x, uin
     act_close(&a);
 }
 
+/* All codes and all zeros alike, with the largest inputs: the widest sums there are. Zeros past
+ * 15 occur in files (a stored 15, plus one) or are nonsense that must still come out exact. */
+static void check_code_extremes(const cpu_kernels *ker, uint32_t kind, uint32_t code,
+                                uint32_t zero, bool largest, uint32_t m)
+{
+    const recipe o = {kind, 64, TN_FORM_ZEROS, 0, 24, 256, f16_value, true};
+    weight w;
+    weight_open(&w, &o);
+    memset(w.codes, code == 0 ? 0x00 : 0xff, w.n * row_size(&w.f));
+    memset(w.zero, (int)zero, w.n * w.ngroup);
+    pack(&w, &o);
+    float *x = normal_rows(m, w.k), *y = take(m * w.n * sizeof *y);
+    for (uint64_t i = 0; largest && i < m * w.k; i++)
+        x[i] = i < 2 * w.k ? 127.0f : -127.0f;
+    for (int quant = 0; quant < 2; quant++) {
+        check_product(ker, &w, x, m, quant, 2e-5);
+        product(ker, &w, x, m, quant, y);
+        uint64_t wrong = 0;
+        for (uint64_t i = 0; zero == code && i < m * w.n; i++)
+            wrong += y[i] != 0.0f;
+        CHECK(wrong == 0, "codes equal zeros: %d sums are not 0", (int)wrong);
+    }
+    free(x);
+    free(y);
+    weight_close(&w);
+}
+
 static void test_code_extremes(const cpu_kernels *ker)
 {
-    static const uint8_t bytes[] = {0x00, 0xff};
-    for (uint32_t kind = TN_FORM_W4G; kind <= TN_FORM_W8G; kind++)
-        for (uint32_t z = 0; z < 3; z++)
-            for (uint32_t c = 0; c < 2; c++)
-                for (uint32_t ones = 0; ones < 2; ones++) {
-                    const recipe o = {kind, 64, TN_FORM_ZEROS, 0, 24, 256, f16_value, true};
-                    weight w;
-                    weight_open(&w, &o);
-                    uint32_t top = kind == TN_FORM_W4G ? 15 : 255, code = c * top;
-                    memset(w.codes, bytes[c], w.n * row_size(&w.f));
-                    memset(w.zero, z == 2 ? (int)code : (int)(z * top), w.n * w.ngroup);
-                    pack(&w, &o);
-                    float *x = normal_rows(3, w.k), *y = take(3 * w.n * sizeof *y);
-                    for (uint64_t i = 0; ones && i < 3 * w.k; i++)  /* largest sums */
-                        x[i] = i < 2 * w.k ? 127.0f : -127.0f;
-                    for (int quant = 0; quant < 2; quant++) {
-                        check_product(ker, &w, x, 3, quant, 2e-5);
-                        product(ker, &w, x, 3, quant, y);
-                        uint64_t wrong = 0;
-                        for (uint64_t i = 0; z == 2 && i < 3 * w.n; i++)
-                            wrong += y[i] != 0.0f;
-                        CHECK(wrong == 0, "codes equal zeros: %d sums are not 0", (int)wrong);
-                    }
-                    free(x);
-                    free(y);
-                    weight_close(&w);
-                }
+    static const uint32_t four_bits[] = {0, 8, 15, 16, 17, 255}, eight_bits[] = {0, 128, 255};
+    for (uint32_t c = 0; c < 2; c++)
+        for (uint32_t m = 3; m <= 35; m += 16)
+            for (int largest = 0; largest < 2; largest++) {
+                for (size_t z = 0; z < sizeof four_bits / sizeof four_bits[0]; z++)
+                    check_code_extremes(ker, TN_FORM_W4G, c * 15, four_bits[z], largest, m);
+                for (size_t z = 0; z < sizeof eight_bits / sizeof eight_bits[0]; z++)
+                    check_code_extremes(ker, TN_FORM_W8G, c * 255, eight_bits[z], largest, m);
+            }
+}
+
+/* Every height of a prompt's tiles, blocks past one unpacking, passes past one, and rows so
+ * wide that few tiles fit. */
+static void test_many_tokens(const cpu_kernels *ker)
+{
+    static const struct { uint64_t k; uint32_t first, last, step; } all[] = {
+        {96, 14, 50, 1}, {1056, 16, 31, 5}, {2080, 60, 62, 1}, {128, 285, 293, 2},
+        {64, 590, 600, 5}, {20480, 16, 40, 8},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        for (int zeros = 0; zeros < 2; zeros++) {
+            const recipe o = {TN_FORM_W4G, 32, zeros ? TN_FORM_ZEROS : 0, 0, 20, all[i].k,
+                              f16_value, true};
+            weight w;
+            weight_open(&w, &o);
+            if (zeros)
+                w.zero[17 * w.ngroup + 1] = 99; /* the second strip takes the other road */
+            pack(&w, &o);
+            for (uint32_t m = all[i].first; m <= all[i].last; m += all[i].step) {
+                float *x = normal_rows(m, w.k);
+                check_product(ker, &w, x, m, true, 2e-5);
+                free(x);
+            }
+            weight_close(&w);
+        }
 }
 
 static void test_scale_extremes(const cpu_kernels *ker)
@@ -328,7 +363,7 @@ static void test_not_finite(const cpu_kernels *ker)
     static const uint32_t kinds[] = {TN_FORM_W4G, TN_FORM_W8G, TN_FORM_F16};
     for (int q = 0; q < 3; q++)
         for (int b = 0; b < 3; b++)
-            for (uint32_t m = 1; m <= 9; m += 4) {
+            for (uint32_t m = 1; m <= 21; m += 4) {
                 const recipe o = {kinds[q], q < 2 ? 32 : 0, 0, 0, 40, 128, f16_value, true};
                 weight w;
                 weight_open(&w, &o);
@@ -879,6 +914,7 @@ static void test_level(const cpu_kernels *ker)
     test_no_rows(ker);
     test_rounding(ker);
     test_code_extremes(ker);
+    test_many_tokens(ker);
     test_scale_extremes(ker);
     test_unit_vectors(ker);
     test_not_finite(ker);

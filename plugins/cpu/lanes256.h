@@ -16,6 +16,7 @@
 #define VECS 2          /* vectors that hold the 16 rows of a strip */
 #define TILE 6          /* most tokens that share one unpacking of a block */
 #define TILE_FLOATS 5   /* the same for fp32 activations */
+#define TALL 6          /* the same where codes were unpacked before */
 #define QUERIES 6       /* most queries of attention that read a key or value together */
 
 typedef __m256 vf;
@@ -94,9 +95,13 @@ WIDE vf f_load_bf16(const uint16_t *p)
     vi u = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
 }
+WIDE vi i_load_u8(const uint8_t *p)   /* bytes to dwords */
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
 WIDE vf f_load_u8(const uint8_t *p)
 {
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+    return _mm256_cvtepi32_ps(i_load_u8(p));
 }
 WIDE void f_store_f16(uint16_t *p, vf a)
 {
@@ -165,7 +170,14 @@ WIDE vi i_copy(const void *p)   /* one dword to all lanes */
 WIDE vi i_zero(void) { return _mm256_setzero_si256(); }
 WIDE vi i_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
 WIDE vi i_add64(vi a, vi b) { return _mm256_add_epi64(a, b); }
+/* 32 bytes, x + 128: signed to unsigned. */
+WIDE void block_to_unsigned(uint8_t *to, const int8_t *from)
+{
+    __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)from);
+    _mm256_storeu_si256((__m256i *)(void *)to, _mm256_xor_si256(x, _mm256_set1_epi8(-128)));
+}
 WIDE vi i_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
+WIDE vi i_sub8(vi a, vi b) { return _mm256_sub_epi8(a, b); }
 WIDE vi i_and(vi a, vi b) { return _mm256_and_si256(a, b); }
 WIDE vi i_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
 #define i_right(a, n) _mm256_srli_epi32(a, n)
@@ -206,6 +218,7 @@ WIDE void i_store_bytes(int8_t *p, const vi v[4])
 #define TILE_BYTES TILE
 WIDE vi dot4(vi acc, vi w, vi x) { return _mm256_dpbusd_avx_epi32(acc, w, x); }
 WIDE vi dot4_end(vi acc) { return acc; }
+WIDE vi dot4_negative(vi acc) { return _mm256_sub_epi32(_mm256_setzero_si256(), acc); }
 #else
 #define BYTES_ARE_WHOLE 0
 #define TILE_BYTES 4        /* tokens a tile of W8G: two sums each */
@@ -216,12 +229,15 @@ WIDE vi dot4(vi acc, vi w, vi x)
     return acc;
 }
 WIDE vi dot4_end(vi acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
+WIDE vi dot4_negative(vi acc) { return _mm256_sub_epi16(_mm256_setzero_si256(), acc); }
 /* low + 16 high */
 WIDE vi dot4_join(vi low, vi high)
 {
     return i_add(dot4_end(low), _mm256_madd_epi16(high, _mm256_set1_epi16(16)));
 }
 #endif
+/* The same sum with the signs changed over: x (u8) times w (s8, |w| <= 16), from any start. */
+WIDE vi dot4_signed(vi acc, vi x, vi w) { return dot4(acc, x, w); }
 
 #define fetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 

@@ -14,6 +14,7 @@
 #define VECS 1
 #define TILE 8
 #define TILE_FLOATS 8
+#define TALL 12
 #define QUERIES 12
 
 typedef __m512 vf;
@@ -80,9 +81,13 @@ WIDE vf f_load_bf16(const uint16_t *p)
     vi u = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(u, 16));
 }
+WIDE vi i_load_u8(const uint8_t *p)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
 WIDE vf f_load_u8(const uint8_t *p)
 {
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+    return _mm512_cvtepi32_ps(i_load_u8(p));
 }
 WIDE void f_store_f16(uint16_t *p, vf a)
 {
@@ -155,7 +160,13 @@ WIDE vi i_copy(const void *p)
 WIDE vi i_zero(void) { return _mm512_setzero_si512(); }
 WIDE vi i_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 WIDE vi i_add64(vi a, vi b) { return _mm512_add_epi64(a, b); }
+WIDE void block_to_unsigned(uint8_t *to, const int8_t *from)
+{
+    __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)from);
+    _mm256_storeu_si256((__m256i *)(void *)to, _mm256_xor_si256(x, _mm256_set1_epi8(-128)));
+}
 WIDE vi i_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
+WIDE vi i_sub8(vi a, vi b) { return _mm512_sub_epi8(a, b); }
 WIDE vi i_and(vi a, vi b) { return _mm512_and_si512(a, b); }
 WIDE vi i_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
 #define i_right(a, n) _mm512_srli_epi32(a, n)
@@ -193,6 +204,7 @@ WIDE void i_store_bytes(int8_t *p, const vi v[2])
 #define TILE_BYTES TILE
 WIDE vi dot4(vi acc, vi w, vi x) { return _mm512_dpbusd_epi32(acc, w, x); }
 WIDE vi dot4_end(vi acc) { return acc; }
+WIDE vi dot4_negative(vi acc) { return _mm512_sub_epi32(_mm512_setzero_si512(), acc); }
 #else
 #define BYTES_ARE_WHOLE 0
 #define TILE_BYTES TILE
@@ -203,11 +215,13 @@ WIDE vi dot4(vi acc, vi w, vi x)
     return acc;
 }
 WIDE vi dot4_end(vi acc) { return _mm512_madd_epi16(acc, _mm512_set1_epi16(1)); }
+WIDE vi dot4_negative(vi acc) { return _mm512_sub_epi16(_mm512_setzero_si512(), acc); }
 WIDE vi dot4_join(vi low, vi high)
 {
     return i_add(dot4_end(low), _mm512_madd_epi16(high, _mm512_set1_epi16(16)));
 }
 #endif
+WIDE vi dot4_signed(vi acc, vi x, vi w) { return dot4(acc, x, w); }
 
 #define fetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 

@@ -118,7 +118,7 @@ static void multiply_units(const cpu_program *p, const cpu_linear *l, uint64_t u
 static void multiply_pairs(const cpu_program *p, const cpu_linear *l, uint64_t u0, uint64_t u1,
                            uint64_t row0, uint64_t row1, uint32_t rows, uint32_t worker)
 {
-    const uint64_t half = CPU_WIDE / 2, most = 64;
+    const uint64_t half = CPU_WIDE / 2, most = 128;
     float *gate = p->worker[worker].wide, *up = gate + half;
     for (uint64_t r = row0; r < row1; r += most) {
         uint64_t m = row1 - r < most ? row1 - r : most;

@@ -226,7 +226,7 @@ typedef struct cpu_worker {
     uint8_t *straight;            /* [straight_size] strips of an expert without a slot */
 } cpu_worker;
 
-#define CPU_WIDE 16384u           /* 64 KiB: gate and up of a tile stay in the cache */
+#define CPU_WIDE 32768u           /* 128 KiB: gate and up of a tile stay in the cache */
 #define CPU_QUERIES 64u           /* most of a tile of attention */
 #define CPU_QUERIES_MANY 60u      /* what a tile of many rows has: vector levels take 6 or 12 */
 #define CPU_SEGMENT 1024u         /* columns of logits that are looked at together */

@@ -320,6 +320,8 @@ WIDE void tile_floats(const int mt, const uint32_t kind, const cpu_matrix *w,
     }
 }
 
+#include "wide_tall.h"
+
 /* ------------------------------------------------------------------------ multiply */
 
 /* A tile: tokens [i0, i0 + mt) of one strip, into out [mt][16]. */
@@ -433,25 +435,56 @@ static void multiply_region(const region *g, tile_call call, uint64_t height)
     }
 }
 
+/* A pass of many tokens over 4-bit strips, see wide_tall.h. */
+static void tall_region(const region *g, tile_call call)
+{
+    uint64_t nblock = g->w->cols / CPU_BLOCK;
+    tall_input input[TALL_INPUTS / sizeof(tall_input)];
+    float sum[TALL_ROWS * CPU_STRIP];
+    const tall_pass p = {g->w, g->a, g->i0, g->m, (g->m + TALL - 1) / TALL, nblock, input, sum};
+    tall_inputs(&p);
+    for (uint64_t s = g->strip0; s < g->strip1; s++) {
+        const uint8_t *strip = g->w->data + s * g->w->strip_size;
+        uint64_t r0 = s * CPU_STRIP, left = g->w->n - r0;
+        if (!zeros_fit(g->w, strip)) {
+            region one = *g;
+            one.strip0 = s;
+            one.strip1 = s + 1;
+            multiply_region(&one, call, TILE);
+            continue;
+        }
+        tall_strip(&p, strip);
+        write_tile(sum, g->m, left < CPU_STRIP ? left : CPU_STRIP, g->y + g->i0 * g->ldy + r0,
+                   g->ldy, g->add);
+    }
+}
+
 /* Two blockings: tokens, so that their inputs stay in the second cache while all strips pass;
  * and strips, so that a few stay in the first while those tokens pass. */
 static void wide_multiply(const cpu_matrix *w, const cpu_act *a, uint32_t m, uint64_t strip0,
                           uint64_t strip1, bool quant, float *y, uint64_t ldy, bool add)
 {
     tile_call call = call_for(w->kind, quant);
-    uint64_t height = !quant ? TILE_FLOATS : w->kind == TN_FORM_W4G ? TILE : TILE_BYTES;
+    bool nibbles = quant && w->kind == TN_FORM_W4G;
+    uint64_t tall = nibbles && m >= TALL_LEAST ? tall_most(w) * TALL : 0;
+    uint64_t height = !quant ? TILE_FLOATS : nibbles ? TILE : TILE_BYTES;
     uint64_t row_size = w->cols * (quant ? 1 : 4), most = NEAR_SIZE / row_size;
     uint64_t few = NEAREST_SIZE / w->strip_size > 1 ? NEAREST_SIZE / w->strip_size : 1;
     if (most < height)
         most = height;
+    if (tall != 0)
+        most = tall;
     uint64_t nchunk = (m + most - 1) / most, i0 = 0;
     for (uint64_t c = 0; c < nchunk; c++) {
         uint64_t ni = (m - i0) / (nchunk - c);
-        for (uint64_t s = strip0; s < strip1; s += few) {
-            uint64_t end = s + few < strip1 ? s + few : strip1;
-            const region g = {w, a, s, end, i0, ni, y, ldy, add};
+        region g = {w, a, strip0, strip1, i0, ni, y, ldy, add};
+        for (uint64_t s = strip0; tall == 0 && s < strip1; s += few) {
+            g.strip0 = s;
+            g.strip1 = s + few < strip1 ? s + few : strip1;
             multiply_region(&g, call, height);
         }
+        if (tall != 0)
+            tall_region(&g, call);
         i0 += ni;
     }
 }
