@@ -91,6 +91,7 @@ static void barrier(team *t)
 
 static void share(team *t, uint32_t number)
 {
+    static _Alignas(64) uint8_t room[THREADS][CPU_TALL_BYTES];
     const plan *p = t->plan;
     if (p->nlist == 0) {
         size_t part = p->size / t->nthread / 64 * 64;
@@ -101,7 +102,9 @@ static void share(team *t, uint32_t number)
     for (uint32_t i = 0; i < p->nlist; i++) {
         const product *x = &p->list[i];
         uint64_t n = x->w->nstrip, a = n * number / t->nthread, b = n * (number + 1) / t->nthread;
-        p->ker->multiply(x->w, x->a, p->m, a, b, x->quant, x->y, x->w->n, false);
+        cpu_act mine = *x->a;
+        mine.tall = room[number];
+        p->ker->multiply(x->w, &mine, p->m, a, b, x->quant, x->y, x->w->n, false);
         if (x->wait)
             barrier(t);
     }

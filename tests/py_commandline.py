@@ -249,7 +249,7 @@ def flags():
 
 
 def completes(server):
-    body = b'{"prompt": "The quick", "max_tokens": 4, "temperature": 0}'
+    body = b'{"prompt": "The quick brown fox jumps over the lazy dog, again and again", "max_tokens": 4, "temperature": 0}'
     r = urllib.request.Request(server.url + "/v1/completions", body,
                                {"Content-Type": "application/json"})
     return urllib.request.urlopen(r, timeout=30).read().split(b'"text":')[1].split(b',"logprobs"')[0]
@@ -297,6 +297,9 @@ def surroundings():
                      preexec_fn=lambda: resource.setrlimit(*enough)) == golden
         soft = resource.RLIMIT_NOFILE, (16, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
         assert lives(preexec_fn=lambda: resource.setrlimit(*soft)) == golden  # raised
+    with check("R20: stacks of 64 KiB"):
+        small = resource.RLIMIT_STACK, (64 << 10, 64 << 10)
+        assert lives(preexec_fn=lambda: resource.setrlimit(*small)) == golden
     with check("I12, a neighbour: without standard files"):
         def close_all():
             for fd in range(3):

@@ -41,7 +41,7 @@ static void check_product(const cpu_kernels *ker, const weight *w, const float *
     CHECK(spilt == 0, "%d values past n written", (int)spilt);
     for (uint32_t i = 0; i < m; i++) {           /* alone, strip by strip, added to 1 */
         cpu_act one = {a.cols, a.x + i * a.cols, a.q + i * a.cols,
-                       a.scale + i * (a.cols / 32), a.sum + i * (a.cols / 32)};
+                       a.scale + i * (a.cols / 32), a.sum + i * (a.cols / 32), NULL};
         for (uint64_t r = 0; r < n; r++)
             again[r] = 1.0f;
         for (uint64_t s = 0; s < p->nstrip; s++)

@@ -41,7 +41,6 @@ typedef struct cpu_matrix {
     uint8_t *data;
     const int32_t *perm;  /* [cols], -1 = padding; NULL: column j multiplies input j.
                              Memory of the device, filled by cpu_matrix_perm */
-    float *scratch;       /* unused */
     uint64_t ngroup;      /* W4G, W8G: groups a row */
     uint64_t zero_at;     /* byte offsets inside a strip */
     uint64_t code_at;
@@ -56,7 +55,11 @@ typedef struct cpu_act {
     int8_t *q;            /* [m, cols] rint(x / scale) in [-127, 127] */
     float *scale;         /* [m, cols / 32] max |x| / 127 */
     float *sum;           /* [m, cols / 32] sum of q in the block, as float */
+    void *tall;           /* CPU_TALL_BYTES of the caller's own, begun on 64, that multiply may
+                             use; NULL: many tokens go the way of few */
 } cpu_act;
+
+#define CPU_TALL_BYTES (432u << 10)
 
 /* One run of cached tokens of one KV head against a set of query rows (online softmax).
  * v: [ntoken, dim]; k: strips of 16 tokens, [dim][16] each, the last one whole with anything

@@ -439,9 +439,8 @@ static void multiply_region(const region *g, tile_call call, uint64_t height)
 static void tall_region(const region *g, tile_call call)
 {
     uint64_t nblock = g->w->cols / CPU_BLOCK;
-    tall_input input[TALL_INPUTS / sizeof(tall_input)];
-    float sum[TALL_ROWS * CPU_STRIP];
-    const tall_pass p = {g->w, g->a, g->i0, g->m, (g->m + TALL - 1) / TALL, nblock, input, sum};
+    tall_room *room = g->a->tall;
+    const tall_pass p = {g->w, g->a, g->i0, g->m, (g->m + TALL - 1) / TALL, nblock, room};
     tall_inputs(&p);
     for (uint64_t s = g->strip0; s < g->strip1; s++) {
         const uint8_t *strip = g->w->data + s * g->w->strip_size;
@@ -454,7 +453,7 @@ static void tall_region(const region *g, tile_call call)
             continue;
         }
         tall_strip(&p, strip);
-        write_tile(sum, g->m, left < CPU_STRIP ? left : CPU_STRIP, g->y + g->i0 * g->ldy + r0,
+        write_tile(room->sum, g->m, left < CPU_STRIP ? left : CPU_STRIP, g->y + g->i0 * g->ldy + r0,
                    g->ldy, g->add);
     }
 }
@@ -466,7 +465,8 @@ static void wide_multiply(const cpu_matrix *w, const cpu_act *a, uint32_t m, uin
 {
     tile_call call = call_for(w->kind, quant);
     bool nibbles = quant && w->kind == TN_FORM_W4G;
-    uint64_t tall = nibbles && m >= TALL_LEAST ? tall_most(w) * TALL : 0;
+    bool many = nibbles && m >= TALL_LEAST && a->tall != NULL;
+    uint64_t tall = many ? tall_most(w) * TALL : 0;
     uint64_t height = !quant ? TILE_FLOATS : nibbles ? TILE : TILE_BYTES;
     uint64_t row_size = w->cols * (quant ? 1 : 4), most = NEAR_SIZE / row_size;
     uint64_t few = NEAREST_SIZE / w->strip_size > 1 ? NEAREST_SIZE / w->strip_size : 1;

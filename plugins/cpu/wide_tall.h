@@ -34,13 +34,20 @@ typedef struct tall_input {
     float scale[TALL];
 } tall_input;
 
+/* What a pass needs; its memory comes from the caller, since stacks may be small. */
+typedef struct tall_room {
+    tall_block block[TALL_BLOCKS];
+    float sum[TALL_ROWS * CPU_STRIP];   /* [m, 16] of one strip */
+    tall_input input[TALL_INPUTS / sizeof(tall_input)];
+} tall_room;
+_Static_assert(sizeof(tall_room) <= CPU_TALL_BYTES, "a pass fits its memory");
+
 /* Tokens [i0, i0 + m) in `ntile` tiles of nearly equal height, `nblock` blocks each. */
 typedef struct tall_pass {
     const cpu_matrix *w;
     const cpu_act *a;
     uint64_t i0, m, ntile, nblock;
-    tall_input *input;           /* [ntile, nblock] */
-    float *sum;                  /* [m, 16] of one strip */
+    tall_room *room;             /* its inputs: [ntile, nblock] */
 } tall_pass;
 
 static uint64_t tall_begin(const tall_pass *p, uint64_t tile)
@@ -52,7 +59,7 @@ static uint64_t tall_begin(const tall_pass *p, uint64_t tile)
 
 static void tall_inputs(const tall_pass *p)
 {
-    tall_input *to = p->input;
+    tall_input *to = p->room->input;
     for (uint64_t i = 0; i < p->ntile; i++, to += p->nblock) {
         uint64_t begin = tall_begin(p, i), end = tall_begin(p, i + 1);
         for (uint64_t t = begin; t < end; t++) {
@@ -175,17 +182,17 @@ static __attribute__((noinline)) void tall_tile(uint64_t mt, const tall_block *w
     }
 }
 
-/* All tokens of the pass against one strip, into p->sum. */
+/* All tokens of the pass against one strip, into the room's sums. */
 static void tall_strip(const tall_pass *p, const uint8_t *strip)
 {
-    tall_block block[TALL_BLOCKS];
+    tall_block *block = p->room->block;
     for (uint64_t b0 = 0; b0 < p->nblock; b0 += TALL_BLOCKS) {
         uint64_t b1 = b0 + TALL_BLOCKS < p->nblock ? b0 + TALL_BLOCKS : p->nblock;
         unpack(p->w, strip, b0, b1, block);
         for (uint64_t i = 0; i < p->ntile; i++) {
             uint64_t begin = tall_begin(p, i);
-            tall_tile(tall_begin(p, i + 1) - begin, block, p->input + i * p->nblock + b0, b1 - b0,
-                      b0 == 0, p->sum + begin * CPU_STRIP);
+            tall_tile(tall_begin(p, i + 1) - begin, block, p->room->input + i * p->nblock + b0,
+                      b1 - b0, b0 == 0, p->room->sum + begin * CPU_STRIP);
         }
     }
 }
