@@ -138,13 +138,11 @@ static tn_status miss_plain(const tn_view *v, const tn_slice *p, const char *nam
     static const char *const suffix[] = {"qweight", "weight_packed"};
     char other[NAME_SIZE];
     tn_tensor t;
-    for (size_t i = 0; i < 2 && (v->quant == NULL || p->second); i++) {
+    for (size_t i = 0; i < 2 && v->quant == NULL; i++) {
         snprintf(other, sizeof other, "%s.%s", p->module, suffix[i]);
         if (v->find(v, other, &t))
-            return tn_fail(err, TN_DATA, "model %s: tensor %s is there instead of %s; expected %s",
-                           v->dir, other, name, p->second
-                           ? "plain weights in a draft_path" : "a quantization_config that says how it "
-                           "is quantized");
+            return tn_fail(err, TN_DATA, "model %s: tensor %s is there instead of %s; expected a "
+                           "quantization_config that says how it is quantized", v->dir, other, name);
     }
     return tn_fail(err, TN_DATA, "model %s: tensor %s is missing; expected it for a %s", v->dir,
                    name, p->bare ? "vector of the model" : "matrix of the model");
@@ -183,6 +181,11 @@ static uint64_t share_of(const tn_slice *p, uint64_t bytes)
 static const tn_view *view_of(const tn_loader *l, const tn_slice *p)
 {
     return p->second ? l->second : l->view;
+}
+
+const tn_quant_ref *tn_loader_quant(const tn_loader *l, const tn_slice *p)
+{
+    return p->second ? l->second_q : l->q;
 }
 
 static tn_status plain_form(const tn_loader *l, const tn_slice *p, tn_form *f, tn_err *err)
@@ -253,26 +256,28 @@ static tn_status slice_form(const tn_loader *l, uint32_t role, const tn_source *
     p->quantized = false;
     if (l->dummy != NULL)
         return tn_dummy_form(l->dummy, role, p, s->col0, s->col1, f, err);
-    if (l->q == NULL || p->bare || p->second)
+    const tn_quant_ref *q = tn_loader_quant(l, p);
+    if (q == NULL || p->bare)
         return plain_form(l, p, f, err);
     tn_module m = module_of(p);
     tn_rect r = rect_of(s, p);
     *f = (tn_form){.size = sizeof *f};
-    tn_status st = l->q->table->form_of(l->q->self, l->view, &m, &r, f, err);
+    tn_status st = q->table->form_of(q->self, view_of(l, p), &m, &r, f, err);
     if (st == TN_NOINPUT) /* not of its format: plain, or missing */
         return plain_form(l, p, f, err);
     p->quantized = true;
-    return st == TN_OK ? check_form(l->q, &m, &r, f, err) : st;
+    return st == TN_OK ? check_form(q, &m, &r, f, err) : st;
 }
 
 static tn_status add_form(const tn_loader *l, tn_weight_spec *w, const tn_source *s, uint32_t i,
                           const tn_form *f, tn_err *err)
 {
     const tn_slice *p = &s->slice[i];
+    const tn_quant_ref *q = tn_loader_quant(l, p);
     if (f->kind == TN_FORM_PRIVATE && (s->nslice > 1 || p->row1 - p->row0 != p->n))
         return tn_fail(err, TN_UNSUPPORTED, "model %s: module %s: plugin %s hands it over in a "
                        "private form, but its rows must be told apart; expected a neutral form",
-                       l->view->dir, p->module, l->q->name);
+                       view_of(l, p)->dir, p->module, q->name);
     if (i == 0) {
         w->form = *f;
         w->form.file_bytes = 0;
@@ -284,9 +289,9 @@ static tn_status add_form(const tn_loader *l, tn_weight_spec *w, const tn_source
     w->form.rows = w->n;
     w->form.file_bytes += share_of(p, f->file_bytes);
     if (p->quantized) {
-        w->quant_self = l->q->self;
-        w->multiply = l->q->table->multiply;
-        w->nmultiply = l->q->table->nmultiply;
+        w->quant_self = q->self;
+        w->multiply = q->table->multiply;
+        w->nmultiply = q->table->nmultiply;
     }
     return TN_OK;
 }
@@ -297,7 +302,8 @@ static tn_status read_perm(const tn_loader *l, const tn_source *s, const tn_slic
     tn_module m = module_of(p);
     tn_rect r = rect_of(s, p);
     tn_block out = {.size = sizeof out, .perm = perm};
-    return l->q->table->read(l->q->self, l->view, &m, &r, p->row0, p->row0 + 1, &out, err);
+    const tn_quant_ref *q = tn_loader_quant(l, p);
+    return q->table->read(q->self, view_of(l, p), &m, &r, p->row0, p->row0 + 1, &out, err);
 }
 
 /* The rows of a weight share one permutation of its columns (plugin.h). Act-order files keep one
@@ -399,7 +405,7 @@ static tn_status plain_rows(const row_source *r, const tn_slice *p, uint64_t row
 static tn_status slice_rows(const row_source *r, const tn_slice *p, uint64_t row0, uint64_t row1,
                             tn_block *out, tn_err *err)
 {
-    const tn_quant_ref *q = r->l->q;
+    const tn_quant_ref *q = tn_loader_quant(r->l, p);
     if (r->l->dummy != NULL) {
         tn_dummy_rows(r->l->dummy, &r->spec->form, p, r->src->col0, row0, row1, out);
         return TN_OK;
@@ -408,7 +414,7 @@ static tn_status slice_rows(const row_source *r, const tn_slice *p, uint64_t row
         return plain_rows(r, p, row0, row1, out, err);
     tn_module m = module_of(p);
     tn_rect rect = rect_of(r->src, p);
-    return q->table->read(q->self, r->l->view, &m, &rect, row0, row1, out, err);
+    return q->table->read(q->self, view_of(r->l, p), &m, &rect, row0, row1, out, err);
 }
 
 /* The destination of rows from `rows` on; the permutation is the same for every row. */

@@ -32,6 +32,7 @@ typedef struct tn_loader {
     const tn_view *view;     /* borrowed */
     const tn_view *second;   /* borrowed; the folder of the drafting module, or NULL */
     const tn_quant_ref *q;   /* borrowed, NULL: plain */
+    const tn_quant_ref *second_q; /* the same for `second` */
     const tn_dummy *dummy;   /* borrowed; not NULL: no file is read, its numbers are served */
     tn_draft *draft;         /* borrowed; forms are written into its weights */
     uint32_t requant_head, requant_dense; /* 0 or TN_FORM_W8G */
@@ -42,6 +43,8 @@ typedef struct tn_loader {
                                 and mapped ones are only looked at when strict */
 } tn_loader;
 
+/* The quantization of the folder that a slice lies in; NULL: plain. */
+const tn_quant_ref *tn_loader_quant(const tn_loader *l, const tn_slice *p);
 /* Fills in the form of every weight and checks shapes. */
 tn_status tn_loader_forms(tn_loader *l, tn_err *err);
 /* Packs everything; device order: compile and reserve came before. `progress` may be NULL. */

@@ -52,8 +52,9 @@ void tn_loader_print(const tn_loader *l, const tn_device *device, void *program,
                      w->form.flags & TN_FORM_PERM ? "p" : "");
         snprintf(shape, sizeof shape, "%llu x %llu", (unsigned long long)w->n,
                  (unsigned long long)w->k);
-        bool plain = !l->draft->source[i].slice[0].quantized;
-        const char *owner = l->dummy != NULL ? "dummy" : plain ? "core" : l->q->name;
+        const tn_slice *first = &l->draft->source[i].slice[0];
+        const char *owner = l->dummy != NULL ? "dummy" : !first->quantized ? "core"
+                            : tn_loader_quant(l, first)->name;
         tn_buf_printf(out, "%-52s %-12s %-20s %-10s %12llu %12llu\n", w->name, form, shape,
                       owner, (unsigned long long)w->form.file_bytes,
                       (unsigned long long)packed_bytes(device, program, i));

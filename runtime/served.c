@@ -58,6 +58,17 @@ static void find_dtype(tn_served *s, const tn_view *v)
                tn_st_dtype_name(s->conf.dtype));
 }
 
+/* The plugin that reads a folder's quantized weights; NULL for a plain one. */
+static tn_status pick_quant(const tn_served_setup *setup, const tn_view *v, const char *wanted,
+                            const tn_quant_ref **out, tn_err *err)
+{
+    uint32_t q = TN_NONE;
+    tn_status st = tn_loader_pick(v, setup->quant, setup->nquant, wanted, &q, err);
+    if (st == TN_OK)
+        *out = q != TN_NONE ? &setup->quant[q] : NULL;
+    return st;
+}
+
 static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *err)
 {
     const tn_model_settings *m = s->settings;
@@ -85,15 +96,11 @@ static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *
         return tn_dummy_open(v, &s->conf, &s->dummy, err);
     if (st != TN_OK)
         return st;
-    uint32_t q = TN_NONE;
-    st = tn_loader_pick(v, setup->quant, setup->nquant, m->quant, &q, err);
-    if (st == TN_OK)
-        s->quant = q != TN_NONE ? &setup->quant[q] : NULL;
-    return st;
+    return pick_quant(setup, v, m->quant, &s->quant, err);
 }
 
 /* Where the drafting module lies, if drafts are wanted; without one the model runs all the same. */
-static tn_status open_drafting(tn_served *s, tn_err *err)
+static tn_status open_drafting(tn_served *s, const tn_served_setup *setup, tn_err *err)
 {
     const tn_model_settings *m = s->settings;
     tn_status st = TN_OK;
@@ -102,6 +109,8 @@ static tn_status open_drafting(tn_served *s, tn_err *err)
         return TN_OK;
     if (m->draft_path[0] != 0)
         st = tn_ckpt_open(m->draft_path, m->allow_links ? TN_CKPT_FOLLOW : 0, &s->second, err);
+    if (st == TN_OK && s->second != NULL)
+        st = pick_quant(setup, tn_ckpt_view(s->second), "auto", &s->second_quant, err);
     if (st != TN_OK)
         return st;
     if (tn_graph_can_draft(tn_ckpt_view(s->second != NULL ? s->second : s->ckpt)))
@@ -215,6 +224,7 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
     s->loader = (tn_loader){.view = v, .q = s->quant, .draft = &s->draft,
                             .dummy = m->dummy ? &s->dummy : NULL, .mapped = m->mapped,
                             .second = s->second != NULL ? tn_ckpt_view(s->second) : NULL,
+                            .second_q = s->second_quant,
                             .strict = m->strict_weights,
                             .requant_head = m->head_int8 ? TN_FORM_W8G : 0,
                             .requant_dense = m->dense_int8 ? TN_FORM_W8G : 0};
@@ -419,7 +429,7 @@ tn_status tn_served_open(const tn_served_setup *setup, tn_served *out, tn_err *e
     if (st == TN_OK)
         st = open_files(s, setup, err);
     if (st == TN_OK)
-        st = open_drafting(s, err);
+        st = open_drafting(s, setup, err);
     if (st == TN_OK)
         st = open_device(s, setup, err);
     if (st == TN_OK)

@@ -47,6 +47,7 @@ typedef struct tn_served {
     tn_draft draft;
     bool has_draft;
     const tn_quant_ref *quant;         /* NULL: a plain checkpoint */
+    const tn_quant_ref *second_quant;  /* the same for the drafting module's folder */
     const tn_device_ref *device;
     void *dev, *program;
     tn_device_info info;

@@ -64,7 +64,7 @@ static const tn_option model_options[] = {
     NUM(INT, "snapshot_interval", "2048", 0, 1048576,
         "Prompt tokens between such snapshots; 0 keeps them at the ends of turns only."),
     NUM(INT, "drafts", "0", 0, 4, "Tokens drafted ahead by the model's own MTP module, if it has one."),
-    OPT(PATH, "draft_path", "", "A folder that brings the MTP module in plain weights, where path lacks it."),
+    OPT(PATH, "draft_path", "", "A folder that brings the MTP module, plain or quantized, where path lacks it."),
     OPT(TEXT, "speculative_config", "", "The two keys before as other servers take them: a JSON object "
         "with method (mtp, qwen3_next_mtp), num_speculative_tokens and model."),
     OPT(BOOL, "allow_links", "no", "Follow links out of the model's folder (a hub's cache)."),

@@ -153,14 +153,24 @@ for number, (name, trunk, module, how, nwarn) in enumerate(CASES):
         assert forms["mtp.fc"].startswith("f16" if module == large else "w4g"), forms
         same_with_drafts(path, nwarn)
 
-with check("drafts change nothing: a plain module of another folder; a quantized one is refused"):
+with check("drafts change nothing: a module of another folder, plain or quantized in its own way"):
     bare, _ = join("bare", gptq, gptq, desc_act=True, change=also_drafting)
     save_file({n: v for n, v in load_file(bare + "/model.safetensors").items() if not n.startswith("mtp.")},
               bare + "/model.safetensors", metadata={"format": "pt"})
     same_with_drafts(bare, 0, "--draft-path", join("second", large, large)[0])
-    r = run("complete", bare, "--config", ini, "--drafts", "1", "--draft-path", join("third", gptq, gptq)[0],
-            "--prompt", "x")
-    assert r.returncode == 65 and "mtp.fc.qweight is there instead of mtp.fc.weight" in r.stderr, r
+    for number, module in enumerate((gptq, packed)):
+        second, _ = join(f"third{number}", module, module, change=also_drafting if module == gptq else all_said)
+        same_with_drafts(bare, 0, "--draft-path", second)
+        r = run("serve", bare, "--config", ini, "--drafts", "2", "--draft-path", second, "--print-tensors")
+        owner = {line.split()[0]: line.split()[5] for line in r.stdout.splitlines() if line.startswith("mtp.")}
+        assert owner["mtp.fc"] == ("gptq" if module == gptq else "awq"), owner
+
+with check("a quantized module of a folder that does not say how is refused"):
+    told = json.load(open(second + "/config.json"))
+    del told["quantization_config"]
+    json.dump(told, open(second + "/config.json", "w"))
+    r = run("complete", bare, "--config", ini, "--drafts", "1", "--draft-path", second, "--prompt", "x")
+    assert r.returncode == 65 and "mtp.fc.weight_packed is there instead of mtp.fc.weight" in r.stderr, r
 
 shutil.rmtree(folder)
 check.finish()
