@@ -91,7 +91,7 @@ static void barrier(team *t)
 
 static void share(team *t, uint32_t number)
 {
-    static _Alignas(64) uint8_t room[THREADS][CPU_TALL_BYTES];
+    static _Alignas(64) uint8_t room[THREADS][CPU_ROOM_BYTES];
     const plan *p = t->plan;
     if (p->nlist == 0) {
         size_t part = p->size / t->nthread / 64 * 64;
@@ -103,7 +103,7 @@ static void share(team *t, uint32_t number)
         const product *x = &p->list[i];
         uint64_t n = x->w->nstrip, a = n * number / t->nthread, b = n * (number + 1) / t->nthread;
         cpu_act mine = *x->a;
-        mine.tall = room[number];
+        mine.room = room[number];
         p->ker->multiply(x->w, &mine, p->m, a, b, x->quant, x->y, x->w->n, false);
         if (x->wait)
             barrier(t);
@@ -374,6 +374,7 @@ static void bench_attention(const cpu_kernels *ker, uint32_t dim, uint32_t rows,
         k[i] = v[i] = (uint16_t)(0x3000u + i % 1000);
     for (uint32_t i = 0; i < nq * dim; i++)
         q[i] = sinf((float)i);
+    static _Alignas(64) uint8_t room[CPU_ROOM_BYTES];
     double best = 1e9;
     for (uint32_t r = 0; r < rounds; r++) {
         double t0 = seconds();
@@ -383,7 +384,7 @@ static void bench_attention(const cpu_kernels *ker, uint32_t dim, uint32_t rows,
             for (uint32_t i = 0; i < nq; i++)
                 limit[i] = 32;
             cpu_attend a = {nq, dim, 32, q, k + t * dim, v + t * dim, first, limit,
-                            0.125f, 0.0f, m, l, acc};
+                            0.125f, 0.0f, m, l, acc, room};
             ker->attend_f16(&a);
         }
         best = fmin(best, seconds() - t0);

@@ -299,7 +299,7 @@ static void act_open(cpu_act *a, uint64_t cols, uint64_t m)
     a->q = take(m * cols);
     a->scale = take(m * cols / CPU_BLOCK * sizeof *a->scale);
     a->sum = take(m * cols / CPU_BLOCK * sizeof *a->sum);
-    a->tall = take(CPU_TALL_BYTES);
+    a->room = take(CPU_ROOM_BYTES);
 }
 
 static void act_close(cpu_act *a)
@@ -308,7 +308,7 @@ static void act_close(cpu_act *a)
     free(a->q);
     free(a->scale);
     free(a->sum);
-    free(a->tall);
+    free(a->room);
 }
 
 /* The input that packed column j sees, as prepared or as given. */

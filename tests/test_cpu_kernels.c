@@ -756,6 +756,7 @@ static void queries_close(queries *s)
 static void run_attention(const cpu_kernels *ker, const cache *c, queries *s, uint32_t i0,
                           uint32_t i1)
 {
+    static _Alignas(64) uint8_t room[CPU_ROOM_BYTES];
     int32_t *first = take((i1 - i0) * 4 + 4), *limit = take((i1 - i0) * 4 + 4);
     for (uint32_t i = i0; i < i1; i++) {
         s->m[i] = -INFINITY;
@@ -773,7 +774,7 @@ static void run_attention(const cpu_kernels *ker, const cache *c, queries *s, ui
                         .q = s->q + i0 * c->dim, .k = cache_at(c, c->k, t0),
                         .v = cache_at(c, c->v, t0), .first = first, .limit = limit,
                         .scale = 0.125f, .softcap = s->softcap, .m = s->m + i0, .l = s->l + i0,
-                        .acc = s->acc + i0 * c->dim};
+                        .acc = s->acc + i0 * c->dim, .room = room};
         (c->dtype == TN_F32 ? ker->attend_f32
          : c->dtype == TN_F16 ? ker->attend_f16 : ker->attend_bf16)(&a);
     }

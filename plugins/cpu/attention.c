@@ -115,7 +115,7 @@ static void walk_block(const cpu_program *p, const item *i, cpu_worker *w, int32
                     .q = i->query, .k = cpu_cache_k(c, block, i->head),
                     .v = cpu_cache_v(c, block, i->head), .first = w->first, .limit = w->limit,
                     .scale = i->a->scale, .softcap = i->a->softcap, .m = s->max, .l = s->sum,
-                    .acc = s->acc};
+                    .acc = s->acc, .room = w->room};
     for (uint32_t q = 0; q < i->nquery; q++) {
         int32_t pos = p->pos[i->tile->row0 + (int32_t)(q / i->t->group)];
         w->limit[q] = clamp(pos + 1 - base, 0, n);

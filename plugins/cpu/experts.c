@@ -251,7 +251,7 @@ static void up_strips(cpu_program *p, const experts *e, uint32_t x, uint64_t s0,
     for (uint64_t i = e->begin[x]; i < e->begin[x + 1]; i += most) {
         uint64_t m = e->begin[x + 1] - i < most ? e->begin[x + 1] - i : most;
         cpu_act some = cpu_act_at(set, &all, i);
-        some.tall = p->worker[worker].tall;
+        some.room = p->worker[worker].room;
         expert_strips(p, e, e->up, x, set, &some, m, s0, s1, gate, ld, worker);
         expert_strips(p, e, e->up, x, set, &some, m, up0 + s0, up0 + s1, up, ld, worker);
         for (uint64_t j = 0; j < m; j++)
@@ -297,7 +297,7 @@ static void down_strips(cpu_program *p, const experts *e, uint64_t s0, uint64_t 
     float *y = p->worker[worker].pair;
     for (uint32_t x = 0; x < *e->nactive; x++) {
         cpu_act some = cpu_act_at(set, &all, e->begin[x]);
-        some.tall = p->worker[worker].tall;
+        some.room = p->worker[worker].room;
         expert_strips(p, e, e->down, x, set, &some, e->begin[x + 1] - e->begin[x], s0, s1,
                       y + e->begin[x] * ld, ld, worker);
     }

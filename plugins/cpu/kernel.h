@@ -55,11 +55,11 @@ typedef struct cpu_act {
     int8_t *q;            /* [m, cols] rint(x / scale) in [-127, 127] */
     float *scale;         /* [m, cols / 32] max |x| / 127 */
     float *sum;           /* [m, cols / 32] sum of q in the block, as float */
-    void *tall;           /* CPU_TALL_BYTES of the caller's own, begun on 64, that multiply may
+    void *room;           /* CPU_ROOM_BYTES of the caller's own, begun on 64, that multiply may
                              use; NULL: many tokens go the way of few */
 } cpu_act;
 
-#define CPU_TALL_BYTES (432u << 10)
+#define CPU_ROOM_BYTES (432u << 10)
 
 /* One run of cached tokens of one KV head against a set of query rows (online softmax).
  * v: [ntoken, dim]; k: strips of 16 tokens, [dim][16] each, the last one whole with anything
@@ -73,6 +73,7 @@ typedef struct cpu_attend {
     float scale, softcap;     /* softcap 0: none */
     float *m, *l;             /* [nquery] */
     float *acc;               /* [nquery, dim] */
+    void *room;               /* as in cpu_act */
 } cpu_attend;
 
 typedef struct cpu_kernels {

@@ -90,7 +90,7 @@ void cpu_linear_strips(const cpu_program *p, const cpu_linear *l, uint32_t i, ui
     const cpu_set *set = &l->set[part->set];
     cpu_act all = ready_set(p, l, part->set, rows, worker);
     cpu_act some = cpu_act_at(set, &all, row0);
-    some.tall = p->worker[worker].tall;
+    some.room = p->worker[worker].room;
     if (part->bias != NULL)
         put_bias(part, s0, s1, y, ldy, row1 - row0, add);
     cpu_strips(p, part->w, 0, set, &some, row1 - row0, s0, s1, y, ldy, add || part->bias != NULL);

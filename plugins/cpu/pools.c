@@ -195,7 +195,7 @@ static void place_worker(cpu_program *p, cursor *c, cpu_worker *w)
     uint64_t queries = (uint64_t)CPU_QUERIES * p->dim_max;
     *w = (cpu_worker){.row = place(c, p->row_floats, 4)};
     w->wide = place(c, CPU_WIDE, 4);
-    w->tall = place(c, CPU_TALL_BYTES, 1);
+    w->room = place(c, CPU_ROOM_BYTES, 1);
     w->act = place(c, p->act_row_size, 1);
     w->query = place(c, queries, 4);
     w->acc = place(c, queries, 4);

@@ -216,7 +216,7 @@ typedef struct cpu_worker {
     _Alignas(64) uint64_t ticket; /* where the next shared-out loop begins counting */
     float *row;                   /* one normed row */
     float *wide;                  /* CPU_WIDE floats */
-    void *tall;                   /* CPU_TALL_BYTES for products of many rows */
+    void *room;                   /* CPU_ROOM_BYTES for a kernel that has many rows */
     uint8_t *act;                 /* one row of activations, all sets of a LINEAR */
     float *query, *acc, *part;    /* attention, [CPU_QUERIES, dim] each */
     float *max, *sum;             /* [2 * CPU_QUERIES] */

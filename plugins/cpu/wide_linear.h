@@ -439,7 +439,7 @@ static void multiply_region(const region *g, tile_call call, uint64_t height)
 static void tall_region(const region *g, tile_call call)
 {
     uint64_t nblock = g->w->cols / CPU_BLOCK;
-    tall_room *room = g->a->tall;
+    tall_room *room = g->a->room;
     const tall_pass p = {g->w, g->a, g->i0, g->m, (g->m + TALL - 1) / TALL, nblock, room};
     tall_inputs(&p);
     for (uint64_t s = g->strip0; s < g->strip1; s++) {
@@ -465,7 +465,7 @@ static void wide_multiply(const cpu_matrix *w, const cpu_act *a, uint32_t m, uin
 {
     tile_call call = call_for(w->kind, quant);
     bool nibbles = quant && w->kind == TN_FORM_W4G;
-    bool many = nibbles && m >= TALL_LEAST && a->tall != NULL;
+    bool many = nibbles && m >= TALL_LEAST && a->room != NULL;
     uint64_t tall = many ? tall_most(w) * TALL : 0;
     uint64_t height = !quant ? TILE_FLOATS : nibbles ? TILE : TILE_BYTES;
     uint64_t row_size = w->cols * (quant ? 1 : 4), most = NEAR_SIZE / row_size;

@@ -40,7 +40,7 @@ typedef struct tall_room {
     float sum[TALL_ROWS * CPU_STRIP];   /* [m, 16] of one strip */
     tall_input input[TALL_INPUTS / sizeof(tall_input)];
 } tall_room;
-_Static_assert(sizeof(tall_room) <= CPU_TALL_BYTES, "a pass fits its memory");
+_Static_assert(sizeof(tall_room) <= CPU_ROOM_BYTES, "a pass fits its memory");
 
 /* Tokens [i0, i0 + m) in `ntile` tiles of nearly equal height, `nblock` blocks each. */
 typedef struct tall_pass {
