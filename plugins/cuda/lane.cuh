@@ -25,11 +25,78 @@
 #ifdef TN_CUDASIM
 #define GPU_LAUNCH(kernel, grid, block, shared, stream, ...)                                   \
     cudasim_launch(grid, block, shared, stream, [=] { kernel(__VA_ARGS__); })
+#define GPU_LAUNCH_EARLY GPU_LAUNCH
 #define GPU_DYNAMIC_SHARED(name) uint8_t *name = cudasim_shared()
 #else
 #define GPU_LAUNCH(kernel, grid, block, shared, stream, ...)                                   \
     kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
+#define GPU_LAUNCH_EARLY(kernel, grid, block, shared, stream, ...)                             \
+    launch_early<kernel>(grid, block, shared, stream, __VA_ARGS__)
 #define GPU_DYNAMIC_SHARED(name) extern __shared__ __align__(128) uint8_t name[]
+#endif
+
+/* -------------------------------------------------------------------------- early launches */
+
+/* On sm_90 and later a kernel of GPU_LAUNCH_EARLY may begin while the one before it runs, as
+ * soon as all blocks of that have called start_next or are gone. So it
+ *
+ *     calls wait_for_earlier, in every thread, before it reads or writes anything that another
+ *     kernel of the step writes or reads; it returns when the kernel before is done to its last
+ *     store. What is constant (weights) may be loaded before;
+ *     calls start_next after that, never before it: so whoever begins early knows that all
+ *     kernels but the one right before him are done, and may read what those left, too.
+ *
+ * A kernel of GPU_LAUNCH between them waits and makes wait as ever. */
+LANE void wait_for_earlier()
+{
+#if !defined(TN_CUDASIM) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+LANE void start_next()
+{
+#if !defined(TN_CUDASIM) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+#ifndef TN_CUDASIM
+#define EARLY_DEVICES 64
+
+/* Whether the code of this kernel that runs on the current card knows of early launches:
+ * 1 no, 2 yes. Two threads that ask at once find the same. */
+template <auto KERNEL>
+static inline int early_of(int device)
+{
+    static unsigned char known[EARLY_DEVICES];
+    if (device < 0 || device >= EARLY_DEVICES)
+        return 1;
+    int k = __atomic_load_n(&known[device], __ATOMIC_RELAXED);
+    if (k == 0) {
+        cudaFuncAttributes a;
+        k = cudaFuncGetAttributes(&a, KERNEL) == cudaSuccess && a.ptxVersion >= 90 ? 2 : 1;
+        __atomic_store_n(&known[device], (unsigned char)k, __ATOMIC_RELAXED);
+    }
+    return k;
+}
+
+template <auto KERNEL, typename... A>
+static inline void launch_early(dim3 grid, dim3 block, size_t shared, cudaStream_t stream, A... a)
+{
+    int device = -1;
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t c = {};
+    c.gridDim = grid;
+    c.blockDim = block;
+    c.dynamicSmemBytes = shared;
+    c.stream = stream;
+    c.attrs = &early;
+    c.numAttrs = cudaGetDevice(&device) == cudaSuccess && early_of<KERNEL>(device) == 2 ? 1 : 0;
+    cudaLaunchKernelEx(&c, KERNEL, a...);
+}
 #endif
 
 /* -------------------------------------------------------------------------------- numbers */
@@ -250,6 +317,16 @@ LANE void copy_wait()
 {
 #if !defined(TN_CUDASIM) && __CUDA_ARCH__ >= 800
     asm volatile("cp.async.wait_group %0;" :: "n"(left) : "memory");
+#endif
+}
+
+/* What will be read soon, into the second-level cache. */
+LANE void fetch_ahead(const void *p)
+{
+#ifndef TN_CUDASIM
+    asm volatile("prefetch.global.L2 [%0];" :: "l"(p));
+#else
+    (void)p;
 #endif
 }
 

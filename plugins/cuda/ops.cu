@@ -10,6 +10,8 @@
 __global__ void rotary_kernel(const double *inv_freq, uint32_t half, double scale, float2 *cs,
                               const gpu_step s)
 {
+    wait_for_earlier();
+    start_next();
     uint32_t row = blockIdx.x;
     if (row >= s.count[GPU_TOKENS])
         return;
@@ -25,7 +27,7 @@ extern "C" cudaError_t gpu_rotary(const double *inv_freq, uint32_t dims, double 
                                   const gpu_step *s, const gpu_shape *n, cudaStream_t stream)
 {
     const gpu_step step = *s;
-    GPU_LAUNCH(rotary_kernel, n->rows, 64, 0, stream, inv_freq, dims / 2, scale, (float2 *)cs,
+    GPU_LAUNCH_EARLY(rotary_kernel, n->rows, 64, 0, stream, inv_freq, dims / 2, scale, (float2 *)cs,
                step);
     return cudaGetLastError();
 }
@@ -35,6 +37,8 @@ extern "C" cudaError_t gpu_rotary(const double *inv_freq, uint32_t dims, double 
 __global__ void embed_kernel(const gpu_matrix w, uint32_t first, float scale, const gpu_span out,
                              const gpu_step s)
 {
+    wait_for_earlier();
+    start_next();
     uint32_t row = blockIdx.x;
     if (row >= s.count[GPU_TOKENS])
         return;
@@ -52,13 +56,15 @@ extern "C" cudaError_t gpu_embed(const gpu_matrix *w, uint32_t first, float scal
 {
     const gpu_step step = *s;
     const gpu_matrix m = *w;
-    GPU_LAUNCH(embed_kernel, rows_most, ROW_THREADS, 0, stream, m, first, scale, out, step);
+    GPU_LAUNCH_EARLY(embed_kernel, rows_most, ROW_THREADS, 0, stream, m, first, scale, out, step);
     return cudaGetLastError();
 }
 
 __global__ void pick_kernel(const gpu_span in, const gpu_span out, uint32_t width,
                             const gpu_step s)
 {
+    wait_for_earlier();
+    start_next();
     if (blockIdx.x >= s.count[GPU_OUTS])
         return;
     uint32_t row = (uint32_t)s.out[blockIdx.x].row;
@@ -70,17 +76,21 @@ extern "C" cudaError_t gpu_pick(gpu_span in, gpu_span out, uint32_t width, const
                                 uint32_t rows_most, cudaStream_t stream)
 {
     const gpu_step step = *s;
-    GPU_LAUNCH(pick_kernel, rows_most, ROW_THREADS, 0, stream, in, out, width, step);
+    GPU_LAUNCH_EARLY(pick_kernel, rows_most, ROW_THREADS, 0, stream, in, out, width, step);
     return cudaGetLastError();
 }
 
 /* ---------------------------------------------------------------------------------- norm */
+
+#define NORM_FOURS 4           /* fours of columns that a thread keeps in registers */
 
 /* One block a row and piece. */
 __global__ void norm_kernel(const gpu_norm a, const gpu_step s)
 {
     __shared__ float room[33];
     uint32_t row = blockIdx.x, from = blockIdx.y * a.width;
+    wait_for_earlier();
+    start_next();
     if (row >= s.count[a.rows])
         return;
     float sum = 0;
@@ -95,13 +105,50 @@ __global__ void norm_kernel(const gpu_norm a, const gpu_step s)
     }
 }
 
+/* The same with everything in registers, read once, the weights before the wait. */
+__global__ void norm_fours(const gpu_norm a, const gpu_step s)
+{
+    __shared__ float room[33];
+    const uint32_t row = blockIdx.x, from = blockIdx.y * a.width, each = blockDim.x * 4;
+    float4 x[NORM_FOURS], w[NORM_FOURS];
+    UNROLL for (uint32_t i = 0; i < NORM_FOURS; i++) {
+        uint32_t c = i * each + threadIdx.x * 4;
+        w[i] = x[i] = make_float4(0, 0, 0, 0);
+        if (c < a.width && a.w != NULL)
+            w[i] = *(const float4 *)(a.w + c);
+    }
+    wait_for_earlier();
+    start_next();
+    bool there = row < s.count[a.rows];
+    UNROLL for (uint32_t i = 0; i < NORM_FOURS; i++)
+        if (i * each + threadIdx.x * 4 < a.width)
+            x[i] = span_get_four(a.in, row, from + i * each + threadIdx.x * 4);
+    if (!there)
+        return;
+    float sum = 0;
+    UNROLL for (uint32_t i = 0; i < NORM_FOURS; i++)
+        sum += x[i].x * x[i].x + x[i].y * x[i].y + x[i].z * x[i].z + x[i].w * x[i].w;
+    float factor = rsqrtf(block_sum(sum, room) / (float)a.width + a.eps);
+    UNROLL for (uint32_t i = 0; i < NORM_FOURS; i++) {
+        uint32_t c = i * each + threadIdx.x * 4;
+        if (c < a.width)
+            span_put_four(a.out, row, from + c,
+                          norm_four(x[i], factor, w[i], a.w != NULL ? a.offset : 1.0f));
+    }
+}
+
 extern "C" cudaError_t gpu_do_norm(const gpu_norm *a, const gpu_step *s, uint32_t rows_most,
                                    cudaStream_t stream)
 {
     const gpu_step step = *s;
     const gpu_norm args = *a;
+    uint32_t threads = a->width >= 1024 ? 512 : 128;
     dim3 grid(rows_most, a->groups > 0 ? a->groups : 1);
-    GPU_LAUNCH(norm_kernel, grid, a->width >= 1024 ? 512 : 128, 0, stream, args, step);
+    if (span_has_fours(a->in, a->width) && span_has_fours(a->out, a->width) &&
+        (uintptr_t)a->w % 16 == 0 && a->width <= threads * 4 * NORM_FOURS)
+        GPU_LAUNCH_EARLY(norm_fours, grid, threads, 0, stream, args, step);
+    else
+        GPU_LAUNCH_EARLY(norm_kernel, grid, threads, 0, stream, args, step);
     return cudaGetLastError();
 }
 
@@ -110,6 +157,8 @@ extern "C" cudaError_t gpu_do_norm(const gpu_norm *a, const gpu_step *s, uint32_
 __global__ void act_mul_kernel(const gpu_span a, const gpu_span b, const gpu_span out,
                                uint32_t width, uint32_t act, uint32_t rows, const gpu_step s)
 {
+    wait_for_earlier();
+    start_next();
     if (blockIdx.x >= s.count[rows])
         return;
     for (uint32_t c = threadIdx.x; c < width; c += blockDim.x)
@@ -122,7 +171,7 @@ extern "C" cudaError_t gpu_act_mul(gpu_span a, gpu_span b, gpu_span out, uint32_
                                    uint32_t rows_most, cudaStream_t stream)
 {
     const gpu_step step = *s;
-    GPU_LAUNCH(act_mul_kernel, rows_most, ROW_THREADS, 0, stream, a, b, out, width, act, rows,
+    GPU_LAUNCH_EARLY(act_mul_kernel, rows_most, ROW_THREADS, 0, stream, a, b, out, width, act, rows,
                step);
     return cudaGetLastError();
 }
@@ -131,6 +180,8 @@ __global__ void mix_kernel(const gpu_span in, const gpu_span gate, const gpu_spa
                            uint32_t width, float scale, uint32_t add, uint32_t rows,
                            const gpu_step s)
 {
+    wait_for_earlier();
+    start_next();
     uint32_t row = blockIdx.x;
     if (row >= s.count[rows])
         return;
@@ -147,7 +198,7 @@ extern "C" cudaError_t gpu_mix(gpu_span in, gpu_span gate, gpu_span out, uint32_
                                uint32_t rows_most, cudaStream_t stream)
 {
     const gpu_step step = *s;
-    GPU_LAUNCH(mix_kernel, rows_most, ROW_THREADS, 0, stream, in, gate, out, width, scale, add,
+    GPU_LAUNCH_EARLY(mix_kernel, rows_most, ROW_THREADS, 0, stream, in, gate, out, width, scale, add,
                rows, step);
     return cudaGetLastError();
 }
@@ -155,6 +206,8 @@ extern "C" cudaError_t gpu_mix(gpu_span in, gpu_span gate, gpu_span out, uint32_
 __global__ void prepare_kernel(const gpu_span in, const int32_t *perm, uint32_t k, uint32_t cols,
                                __half *out, uint32_t rows, const gpu_step s)
 {
+    wait_for_earlier();
+    start_next();
     uint32_t row = blockIdx.x;
     if (row >= s.count[rows])
         return;
@@ -170,7 +223,7 @@ extern "C" cudaError_t gpu_prepare(gpu_span in, const int32_t *perm, uint32_t k,
                                    uint32_t rows_most, cudaStream_t stream)
 {
     const gpu_step step = *s;
-    GPU_LAUNCH(prepare_kernel, rows_most, ROW_THREADS, 0, stream, in, perm, k, cols,
+    GPU_LAUNCH_EARLY(prepare_kernel, rows_most, ROW_THREADS, 0, stream, in, perm, k, cols,
                (__half *)out, rows, step);
     return cudaGetLastError();
 }
@@ -180,6 +233,8 @@ extern "C" cudaError_t gpu_prepare(gpu_span in, const int32_t *perm, uint32_t k,
 /* One warp a row. */
 __global__ void route_kernel(const gpu_route a, const gpu_step s)
 {
+    wait_for_earlier();
+    start_next();
     uint32_t row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     if (row < s.count[a.rows])
         route_row(a, row);
@@ -191,6 +246,6 @@ extern "C" cudaError_t gpu_do_route(const gpu_route *a, const gpu_step *s, uint3
     const gpu_step step = *s;
     const gpu_route args = *a;
     uint32_t warps = rows_most > 64 ? 4 : 1;
-    GPU_LAUNCH(route_kernel, (rows_most + warps - 1) / warps, warps * 32, 0, stream, args, step);
+    GPU_LAUNCH_EARLY(route_kernel, (rows_most + warps - 1) / warps, warps * 32, 0, stream, args, step);
     return cudaGetLastError();
 }
