@@ -433,6 +433,8 @@ LANE void join_warps(sums<HD, NQ> &sum, const attend_args &a, const tn_seq &q, c
 template <int HD, int NQ>
 __global__ void __launch_bounds__(WARPS * 32, 2) attend_short(const attend_args a)
 {
+    wait_for_earlier();
+    start_next();
     __shared__ __align__(16) uint32_t query[NQ * HD / 2];
     __shared__ __align__(16) float room[WARPS * NQ * sizes<HD, NQ>::JROW];
     __shared__ peaks<NQ> p;
@@ -499,6 +501,8 @@ LANE void weigh_splits(const attend_args &a, uint64_t slot, uint32_t used, float
 template <int HD>
 __global__ void __launch_bounds__(JOIN_THREADS) join_splits(const attend_args a)
 {
+    wait_for_earlier();
+    start_next();
     constexpr uint32_t LANES = HD / 4, GROUPS = JOIN_THREADS / LANES;
     static_assert(GROUPS * JOIN_AHEAD >= SPLITS_MAX, "every split has a place");
     __shared__ float weight[SPLITS_MAX];
@@ -600,9 +604,9 @@ static void launch_short(const attend_args *args, cudaStream_t stream)
 {
     attend_args a = *args;
     dim3 grid(a.splits, a.kv_heads * tiles_of(&a), a.seqs + 1);
-    GPU_LAUNCH((attend_short<HD, NQ>), grid, dim3(WARPS * 32), 0, stream, a);
+    GPU_LAUNCH_EARLY((attend_short<HD, NQ>), grid, dim3(WARPS * 32), 0, stream, a);
     if (a.splits > 1)
-        GPU_LAUNCH((join_splits<HD>), dim3(a.seq_rows * a.q_heads, a.seqs), dim3(JOIN_THREADS), 0,
+        GPU_LAUNCH_EARLY((join_splits<HD>), dim3(a.seq_rows * a.q_heads, a.seqs), dim3(JOIN_THREADS), 0,
                    stream, a);
 }
 

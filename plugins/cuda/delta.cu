@@ -50,6 +50,20 @@ LANE bool own_channel(const delta_args &d, uint32_t head, uint32_t t, uint32_t *
     return t - 2 * K < d.a.v_dim;
 }
 
+/* What the convolution will want of the thread's channel. */
+template <int K, int V>
+LANE void fetch_channel(const delta_args &d, const delta_seq &q, uint32_t head)
+{
+    uint32_t channel;
+    if (threadIdx.x >= 2 * K + V || !own_channel<K, V>(d, head, threadIdx.x, &channel))
+        return;
+    fetch_ahead(d.a.w_conv + (uint64_t)channel * (d.a.state.keep + 1));
+    if (q.in != NULL)
+        for (uint32_t j = 0; j < d.a.state.keep; j++)
+            fetch_ahead(q.in + delta_columns_at(d.a.state) + (uint64_t)j * d.a.state.width +
+                        channel);
+}
+
 template <int K, int V>
 struct step_room {
     float conv[2 * K + V];        /* q, k, v of the row */
@@ -128,11 +142,16 @@ __global__ void __launch_bounds__(THREADS, TAPS == 4 ? 2 : 1) step_kernel(delta_
     delta_seq mine;
     if (!delta_open(d, blockIdx.y, &mine) ||
         (mine.prompt && mine.npending == 0 && mine.in == mine.out)) {
+        wait_for_earlier();
+        start_next();
         clear_padding(d, head);
         return;
     }
-    float4 s[ROWS][PIECES];
+    fetch_channel<K, V>(d, mine, head);
+    float4 s[ROWS][PIECES];      /* states are left by earlier steps */
     delta_load<PIECES, ROWS>(s, mine.in != NULL ? mine.in + at : NULL, v0, STEP, k_dim, v_dim);
+    wait_for_earlier();
+    start_next();
     clear_padding(d, head);
     if (t == 0)
         room.seq = mine;
@@ -209,9 +228,9 @@ static void step_launch(const delta_args &d, const gpu_shape *n, cudaStream_t st
 {
     dim3 grid(d.a.v_heads, n->seqs > 0 ? n->seqs : 1);
     if (d.a.state.keep < 4)
-        GPU_LAUNCH((step_kernel<K, V, 4, EXACT>), grid, THREADS, 0, stream, d);
+        GPU_LAUNCH_EARLY((step_kernel<K, V, 4, EXACT>), grid, THREADS, 0, stream, d);
     else
-        GPU_LAUNCH((step_kernel<K, V, 8, EXACT>), grid, THREADS, 0, stream, d);
+        GPU_LAUNCH_EARLY((step_kernel<K, V, 8, EXACT>), grid, THREADS, 0, stream, d);
 }
 
 extern "C" int gpu_delta_offered(uint32_t k_dim, uint32_t v_dim, uint32_t keep)

@@ -11,10 +11,12 @@
  * 1,024 pairs, places, pairs. The choice of an impossible expert is dropped: it gets no place. */
 #include "experts.cuh"
 #include "route.cuh"
+#include "skinny.cuh"
 
 #define CHUNK 1024u            /* pairs that are counted together */
 #define FEW 8u                 /* pairs an item, skinny */
 #define SOME 16u               /* the same with two groups of 8 */
+#define EXPERTS 1024u          /* most of them */
 #define GROUP_THREADS 512u
 #define ROUTED_ROWS 16u         /* most rows whose experts the grouping block chooses itself */
 
@@ -110,58 +112,91 @@ LANE int32_t open_experts(const gpu_experts &a, int32_t e, int32_t count, uint32
     return at;
 }
 
-LANE void forget_places(const gpu_experts &a, const portion &c, uint32_t n)
+/* Where grouping by one block keeps a chunk. */
+struct chunk_room {
+    __align__(16) int32_t ids[CHUNK];
+    int32_t count[EXPERTS];       /* then each expert's first place */
+    int32_t scan[33];
+    choice_room choice[GROUP_THREADS / 32];
+};
+
+/* Pairs before pair i that chose what it chose. */
+LANE int32_t rank_of(const int32_t *ids, uint32_t i)
 {
-    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x)
-        if (expert_of(a, c, i) < 0)
-            a.group.place[i] = -1;
+    const int32_t e = ids[i];
+    int32_t rank = 0;
+    for (uint32_t j = 0; j < i; j += 4) {
+        int4 four = *(const int4 *)(ids + j);
+        rank += four.x == e;
+        rank += four.y == e && j + 1 < i;
+        rank += four.z == e && j + 2 < i;
+        rank += four.w == e && j + 3 < i;
+    }
+    return rank;
 }
 
-/* All of one chunk, by one block. */
-LANE void group_chunk(const gpu_experts &a, const gpu_step &s, const portion &c, uint32_t size,
-                      int32_t *ids, int32_t *room)
+/* All of one chunk, by one block; its ids are in the room, behind a barrier. */
+LANE void group_chunk(const gpu_experts &a, uint32_t n, uint32_t size, chunk_room *r)
 {
-    uint32_t n = pairs_here(a, s, c);
     int32_t first = 0, nitem = 0;
-    load_ids(a, c, 0, n, ids);
+    for (uint32_t e = threadIdx.x; e < a.up.nexpert; e += blockDim.x)
+        r->count[e] = 0;
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x)
+        if (r->ids[i] >= 0)
+            atomicAdd(&r->count[r->ids[i]], 1);
+    __syncthreads();
     for (uint32_t e0 = 0; e0 < a.up.nexpert; e0 += blockDim.x) {
-        int32_t e = (int32_t)(e0 + threadIdx.x);
-        int32_t count = e < (int32_t)a.up.nexpert ? count_of(ids, n, e) : 0;
-        int32_t at = open_experts(a, e, count, size, room, &first, &nitem);
-        if (count > 0)
-            place_pairs(a.group, ids, n, 0, e, at);
+        uint32_t e = e0 + threadIdx.x;
+        int32_t count = e < a.up.nexpert ? r->count[e] : 0;
+        int32_t at = open_experts(a, (int32_t)e, count, size, r->scan, &first, &nitem);
+        if (e < a.up.nexpert)
+            r->count[e] = at;
     }
-    forget_places(a, c, n);
     if (threadIdx.x == 0) {
         a.group.begin[a.up.nexpert] = first;
         *a.group.nitem = nitem;
     }
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) {
+        int32_t at = r->ids[i] >= 0 ? r->count[r->ids[i]] + rank_of(r->ids, i) : -1;
+        a.group.place[i] = at;
+        if (at >= 0)
+            a.group.pair[at] = (int32_t)i;
+    }
 }
 
-__global__ void group_few(const gpu_experts a, const gpu_step s, const portion c, uint32_t size)
+__global__ void __launch_bounds__(GROUP_THREADS)
+group_few(const gpu_experts a, const gpu_step s, const portion c, uint32_t size)
 {
-    __shared__ int32_t ids[CHUNK], room[33];
-    group_chunk(a, s, c, size, ids, room);
+    __shared__ chunk_room r;
+    wait_for_earlier();
+    start_next();
+    uint32_t n = pairs_here(a, s, c);
+    load_ids(a, c, 0, n, r.ids);
+    group_chunk(a, n, size, &r);
 }
 
-/* With the choice of the experts before it, a warp a row. (All threads ranking one row's scores
- * against each other took 16 us where this takes 9.) One row's pairs need no order: each is an
- * item. */
+/* With the choice of the experts before it, a warp a row. One row's pairs need no order: each is
+ * an item. */
 __global__ void __launch_bounds__(GROUP_THREADS)
 route_few(const gpu_experts a, const gpu_step s, const portion c, uint32_t size)
 {
-    __shared__ int32_t ids[CHUNK], room[33];
-    const uint32_t rows = pairs_here(a, s, c) / a.ntop;
+    __shared__ chunk_room r;
+    wait_for_earlier();
+    start_next();
+    const uint32_t n = pairs_here(a, s, c), rows = n / a.ntop;
     for (uint32_t row = threadIdx.x / 32; row < rows; row += GROUP_THREADS / 32)
-        route_row(a.route, row);
+        route_row(a.route, row, r.ids + row * a.ntop,
+                  &r.choice[threadIdx.x / 32]);
     __syncthreads();
     if (rows != 1) {
-        group_chunk(a, s, c, size, ids, room);
+        group_chunk(a, n, size, &r);
         return;
     }
     if (threadIdx.x < a.ntop) {
         int4 item;
-        item.x = expert_of(a, c, threadIdx.x);
+        item.x = r.ids[threadIdx.x];
         item.y = (int)threadIdx.x;
         item.z = 1;
         item.w = 0;
@@ -228,7 +263,7 @@ static cudaError_t launch_group(const gpu_experts &a, const gpu_step &s, const p
                                 cudaStream_t stream)
 {
     if (a.routes && pairs <= CHUNK && pairs / a.ntop <= ROUTED_ROWS && a.ntop <= GROUP_THREADS) {
-        GPU_LAUNCH(route_few, 1, GROUP_THREADS, 0, stream, a, s, c, size);
+        GPU_LAUNCH_EARLY(route_few, 1, GROUP_THREADS, 0, stream, a, s, c, size);
         return cudaGetLastError();
     }
     if (a.routes && c.row0 == 0) {
@@ -237,7 +272,7 @@ static cudaError_t launch_group(const gpu_experts &a, const gpu_step &s, const p
             return e;
     }
     if (pairs <= CHUNK) {
-        GPU_LAUNCH(group_few, 1, GROUP_THREADS, 0, stream, a, s, c, size);
+        GPU_LAUNCH_EARLY(group_few, 1, GROUP_THREADS, 0, stream, a, s, c, size);
         return cudaGetLastError();
     }
     uint32_t nchunk = (pairs + CHUNK - 1) / CHUNK;
@@ -271,54 +306,91 @@ __global__ void gather_kernel(const gpu_experts a, const gpu_step s, const porti
 
 /* ------------------------------------------------------------------------------- products */
 
-template <int FORM, int NT, bool ZEROS, bool DOWN>
+/* An item by some tiles. What the second product multiplies is known before the first is done:
+ * the items are those of the kernel before that. */
+template <int FORM, int NT, bool ZEROS, int HOW, int T, bool DOWN>
 __global__ void __launch_bounds__(256, 2)
-skinny_experts(const gpu_experts a, const portion c, uint32_t nwarp)
+skinny_experts(const gpu_experts a, const portion c, uint32_t log)
 {
-    __shared__ float room[8 * NT * 128];
-    if ((int32_t)blockIdx.y >= *a.group.nitem)
-        return;
-    const int4 item = a.group.item[blockIdx.y];
+    __shared__ float room[8 * T * NT * 128];
+    __shared__ float weight[NT * 8];
+    constexpr uint32_t U = ahead<FORM>::blocks;
     const gpu_matrix &w = DOWN ? a.down : a.up;
-    const uint32_t seat = threadIdx.x / 32 / nwarp, warp0 = seat * nwarp;
-    uint32_t tile = blockIdx.x * (8 / nwarp) + seat;
-    bool there = tile < w.ntile;
-    product p = item_product(a, c, item, DOWN);
-    float sum[NT][4] = {};
-    skinny_share<FORM, NT, ZEROS>(p, there ? tile : 0, threadIdx.x / 32 % nwarp, nwarp, sum);
-    leave_sums<NT>(sum, room);
-    __syncthreads();
-    const uint32_t threads = nwarp * 32, me = threadIdx.x % threads;
-    if (!DOWN)
-        clear_tail(a, item);
+    const uint32_t warp = threadIdx.x / 32, nwarp = 1u << log;
+    const uint32_t seat = warp >> log, first = warp & (nwarp - 1);
+    const uint32_t tile0 = (blockIdx.x * (8 >> log) + seat) * T;
+    if (!DOWN) {
+        wait_for_earlier();
+        start_next();
+    }
+    const int4 item = a.group.item[blockIdx.y]; /* there is one, if only of an earlier step */
+    const bool there = (int32_t)blockIdx.y < *a.group.nitem;
+    product p;
+    tile_place at[T];
+    share<FORM, HOW, ZEROS, T, U> loads;
+    if (there) {
+        p = item_product(a, c, item, DOWN);
+        UNROLL for (int i = 0; i < T; i++)
+            at[i] = place_of<FORM>(p, tile0 + i < w.ntile ? tile0 + i : w.ntile - 1);
+        load_share<FORM, HOW, ZEROS, T, U>(p, at, first * U, &loads);
+    }
+    if (DOWN) {
+        wait_for_earlier();
+        start_next();
+    }
     if (!there)
         return;
-    if (DOWN) {
-        for (uint32_t v = me; v < 16 * p.m; v += threads)
-            put_partial(a, item, tile * 16 + v % 16, v / 16,
-                        meet_sums<NT>(room, warp0, nwarp, v % 16, v / 16));
-    } else {
-        for (uint32_t v = me; v < 8 * p.m; v += threads)
-            put_hidden(a, c, item, tile * 8 + v % 8, v / 8,
-                       meet_sums<NT>(room, warp0, nwarp, v % 8, v / 8),
-                       meet_sums<NT>(room, warp0, nwarp, v % 8 + 8, v / 8));
+    if (!DOWN && threadIdx.x < p.m)
+        weight[threadIdx.x] = pair_weight(a, c, item, threadIdx.x);
+    float sum[T][NT][4] = {};
+    use_shares<FORM, HOW, ZEROS, T, NT, U>(p, at, &loads, first, nwarp, sum);
+    leave_sums<T, NT>(sum, room);
+    __syncthreads();
+    if (!DOWN)
+        clear_tail(a, item);
+    const uint32_t threads = nwarp * 32, each = (DOWN ? 16 : 8) * p.m;
+    for (uint32_t v = threadIdx.x & (threads - 1); v < each * T; v += threads) {
+        const uint32_t i = v / each, r = v % (DOWN ? 16 : 8), n = v % each / (DOWN ? 16 : 8);
+        const uint32_t tile = tile0 + i;
+        if (tile >= w.ntile)
+            return;
+        float x = meet_sums<T, NT>(room, seat * nwarp, nwarp, i, r, n);
+        if (DOWN)
+            put_partial(a, item, tile * 16 + r, n, x);
+        else
+            put_weighted(a, item, tile * 8 + r, n, x,
+                         meet_sums<T, NT>(room, seat * nwarp, nwarp, i, r + 8, n), weight[n]);
     }
 }
 
-template <int FORM, bool ZEROS, bool DOWN>
+template <int FORM, bool ZEROS, int HOW, bool DOWN>
 static cudaError_t launch_products(const gpu_experts &a, const portion &c, uint32_t items,
                                    uint32_t size, cudaStream_t stream)
 {
+    constexpr int T = FORM == TN_FORM_W4G && HOW != SCALE_32 ? 2 : 1;
     const gpu_matrix &w = DOWN ? a.down : a.up;
-    uint32_t nblock = w.cols / 64, nwarp = 8;
-    while (nwarp > 1 && nblock <= nwarp / 2 * ahead<FORM>::blocks)
-        nwarp /= 2;
-    dim3 grid((w.ntile + 8 / nwarp - 1) / (8 / nwarp), items);
+    uint32_t nwarp = warps_a_tile(w.cols, ahead<FORM>::blocks, 8), most = 8 / nwarp * (size == FEW ? T : 1);
+    dim3 grid((w.ntile + most - 1) / most, items);
     if (size == FEW)
-        GPU_LAUNCH((skinny_experts<FORM, 1, ZEROS, DOWN>), grid, 256, 0, stream, a, c, nwarp);
+        GPU_LAUNCH_EARLY((skinny_experts<FORM, 1, ZEROS, HOW, T, DOWN>), grid, 256, 0, stream, a,
+                         c, log_of(nwarp));
     else
-        GPU_LAUNCH((skinny_experts<FORM, 2, ZEROS, DOWN>), grid, 256, 0, stream, a, c, nwarp);
+        GPU_LAUNCH_EARLY((skinny_experts<FORM, 2, ZEROS, HOW, 1, DOWN>), grid, 256, 0, stream, a,
+                         c, log_of(nwarp));
     return cudaGetLastError();
+}
+
+template <int FORM, bool ZEROS, bool DOWN>
+static cudaError_t choose_scales(const gpu_experts &a, const portion &c, uint32_t items,
+                                 uint32_t size, cudaStream_t stream)
+{
+    int how = scales_of(DOWN ? a.down : a.up);
+    if (how == SCALE_QUAD)
+        return launch_products<FORM, ZEROS, SCALE_QUAD, DOWN>(a, c, items, size, stream);
+    if (how == SCALE_64 && FORM == TN_FORM_W4G)
+        return launch_products<FORM, ZEROS, FORM == TN_FORM_W4G ? SCALE_64 : SCALE_32, DOWN>(
+            a, c, items, size, stream);
+    return launch_products<FORM, ZEROS, SCALE_32, DOWN>(a, c, items, size, stream);
 }
 
 template <bool DOWN>
@@ -329,13 +401,12 @@ static cudaError_t products(const gpu_experts &a, const portion &c, uint32_t ite
     if (size == MANY)
         return experts_tall(&a, &c, items, DOWN, stream);
     if (w.form == TN_FORM_F16)
-        return launch_products<TN_FORM_F16, false, DOWN>(a, c, items, size, stream);
+        return launch_products<TN_FORM_F16, false, SCALE_64, DOWN>(a, c, items, size, stream);
     if (w.form == TN_FORM_W8G)
-        return w.zero != NULL
-                   ? launch_products<TN_FORM_W8G, true, DOWN>(a, c, items, size, stream)
-                   : launch_products<TN_FORM_W8G, false, DOWN>(a, c, items, size, stream);
-    return w.zero != NULL ? launch_products<TN_FORM_W4G, true, DOWN>(a, c, items, size, stream)
-                          : launch_products<TN_FORM_W4G, false, DOWN>(a, c, items, size, stream);
+        return w.zero != NULL ? choose_scales<TN_FORM_W8G, true, DOWN>(a, c, items, size, stream)
+                              : choose_scales<TN_FORM_W8G, false, DOWN>(a, c, items, size, stream);
+    return w.zero != NULL ? choose_scales<TN_FORM_W4G, true, DOWN>(a, c, items, size, stream)
+                          : choose_scales<TN_FORM_W4G, false, DOWN>(a, c, items, size, stream);
 }
 
 /* -------------------------------------------------------------------------------- combine */
@@ -364,41 +435,100 @@ __global__ void combine_kernel(const gpu_experts a, const gpu_step s, const port
 
 #define COMBINE_THREADS 512
 #define COMBINE_PLACES 64
+#define COMBINE_AHEAD 10          /* partial sums that a thread has on their way */
 
-/* A block a row: sums, the shared part, and the norm of the whole. */
+/* What the sums of a row are added to. */
+typedef struct combining {
+    uint64_t row;
+    float factor;                 /* of the shared part */
+} combining;
+
+LANE void add_four(float4 *sum, float4 x, float factor)
+{
+    sum->x += factor * x.x, sum->y += factor * x.y;
+    sum->z += factor * x.z, sum->w += factor * x.w;
+}
+
+/* Columns n .. n + 3 of the row, in the order of pair_sum. */
+LANE float4 combine_four(const gpu_combine &k, const gpu_experts &a, const combining &c,
+                         const int32_t *place, uint32_t n)
+{
+    float4 sum = make_float4(0, 0, 0, 0), before = sum, mix = sum, x[COMBINE_AHEAD];
+    if (a.add)
+        before = span_get_four(a.out, c.row, n);
+    if (k.mix.data != NULL)
+        mix = span_get_four(k.mix, c.row, n);
+    for (uint32_t j0 = 0; j0 < a.ntop; j0 += COMBINE_AHEAD) {
+        UNROLL for (uint32_t j = 0; j < COMBINE_AHEAD; j++) {
+            int32_t at = j0 + j < a.ntop ? place[j0 + j] : -1;
+            x[j] = make_float4(0, 0, 0, 0);
+            if (at >= 0)
+                x[j] = *(const float4 *)(a.partial + (uint64_t)at * a.down.n + n);
+        }
+        UNROLL for (uint32_t j = 0; j < COMBINE_AHEAD; j++)
+            add_four(&sum, x[j], 1.0f);
+    }
+    add_four(&sum, before, 1.0f);
+    add_four(&sum, mix, c.factor);
+    return sum;
+}
+
+LANE float combine_one(const gpu_combine &k, const gpu_experts &a, const combining &c,
+                       const int32_t *place, uint32_t n)
+{
+    float x = pair_sum(a, place, n);
+    if (a.add)
+        x += span_get(a.out, c.row, n);
+    if (k.mix.data != NULL)
+        x += c.factor * span_get(k.mix, c.row, n);
+    return x;
+}
+
+/* A block a row: sums, the shared part, and the norm of the whole. FOURS: columns by fours, one
+ * four a thread, from memory once. */
+template <bool FOURS>
 __global__ void __launch_bounds__(COMBINE_THREADS)
 combine_all(const gpu_combine k, const gpu_experts a, const gpu_step s)
 {
     __shared__ float room[33];
     __shared__ int32_t place[COMBINE_PLACES];
-    const uint32_t row = blockIdx.x;
+    const uint32_t row = blockIdx.x, mine = threadIdx.x * 4;
+    const bool kept = a.ntop <= COMBINE_PLACES;
+    const int32_t *from = a.group.place + row * a.ntop;
+    float4 w = make_float4(0, 0, 0, 0), x = w;
+    if (FOURS && k.norm.w != NULL && mine < a.down.n)
+        w = *(const float4 *)(k.norm.w + mine);
+    if (kept && threadIdx.x < a.ntop) /* left by the grouping, two kernels before */
+        place[threadIdx.x] = from[threadIdx.x];
+    wait_for_earlier();
+    start_next();
     if (row >= s.count[a.rows])
         return;
-    const int32_t *from = a.group.place + row * a.ntop; /* read once, not before every sum */
-    if (a.ntop <= COMBINE_PLACES) {
-        if (threadIdx.x < a.ntop)
-            place[threadIdx.x] = from[threadIdx.x];
-        from = place;
-        __syncthreads();
-    }
-    float factor = k.scale, squares = 0;
+    __syncthreads();
+    combining c = {row, k.scale};
     if (k.mix.data != NULL && k.gate.data != NULL)
-        factor *= 1.0f / (1.0f + __expf(-span_get(k.gate, row, 0)));
-    for (uint32_t n = threadIdx.x; n < a.down.n; n += COMBINE_THREADS) {
-        float x = pair_sum(a, from, n);
-        if (a.add)
-            x += span_get(a.out, row, n);
-        if (k.mix.data != NULL)
-            x += factor * span_get(k.mix, row, n);
-        span_put(a.out, row, n, x);
-        squares += x * x;
+        c.factor *= 1.0f / (1.0f + __expf(-span_get(k.gate, row, 0)));
+    from = kept ? place : from;
+    float squares = 0;
+    if (FOURS && mine < a.down.n) {
+        x = combine_four(k, a, c, from, mine);
+        span_put_four(a.out, row, mine, x);
+        squares = x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+    }
+    for (uint32_t n = threadIdx.x; !FOURS && n < a.down.n; n += COMBINE_THREADS) {
+        float y = combine_one(k, a, c, from, n);
+        span_put(a.out, row, n, y);
+        squares += y * y;
     }
     if (k.norm.out.data == NULL)
         return;
     float scale = rsqrtf(block_sum(squares, room) / (float)a.down.n + k.norm.eps);
-    for (uint32_t n = threadIdx.x; n < a.down.n; n += COMBINE_THREADS) {
-        float w = k.norm.w != NULL ? k.norm.w[n] + k.norm.offset : 1.0f;
-        span_put(k.norm.out, row, n, span_get(a.out, row, n) * scale * w);
+    if (FOURS && mine < a.down.n)
+        span_put_four(k.norm.out, row, mine,
+                      norm_four(x, scale, w, k.norm.w != NULL ? k.norm.offset : 1.0f));
+    for (uint32_t n = threadIdx.x; !FOURS && n < a.down.n; n += COMBINE_THREADS) {
+        float v = k.norm.w != NULL ? k.norm.w[n] + k.norm.offset : 1.0f;
+        span_put(k.norm.out, row, n, span_get(a.out, row, n) * scale * v);
     }
 }
 
@@ -408,7 +538,17 @@ extern "C" cudaError_t gpu_do_combine(const gpu_combine *a, const gpu_step *s,
     const gpu_combine args = *a;
     const gpu_experts experts = *a->experts;
     const gpu_step step = *s;
-    GPU_LAUNCH(combine_all, rows_most, COMBINE_THREADS, 0, stream, args, experts, step);
+    const uint32_t n = experts.down.n;
+    bool fours = n <= 4 * COMBINE_THREADS && span_has_fours(experts.out, n) &&
+                 (args.mix.data == NULL || span_has_fours(args.mix, n)) &&
+                 (args.norm.out.data == NULL || span_has_fours(args.norm.out, n)) &&
+                 (uintptr_t)args.norm.w % 16 == 0 && (uintptr_t)experts.partial % 16 == 0;
+    if (fours)
+        GPU_LAUNCH_EARLY((combine_all<true>), rows_most, COMBINE_THREADS, 0, stream, args,
+                         experts, step);
+    else
+        GPU_LAUNCH_EARLY((combine_all<false>), rows_most, COMBINE_THREADS, 0, stream, args,
+                         experts, step);
     return cudaGetLastError();
 }
 

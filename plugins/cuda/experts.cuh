@@ -52,17 +52,27 @@ LANE product item_product(const gpu_experts &a, const portion &c, const int4 &it
     return p;
 }
 
+/* The routing weight of the i-th pair of an item. */
+LANE float pair_weight(const gpu_experts &a, const portion &c, const int4 &item, uint32_t i)
+{
+    uint32_t pair = (uint32_t)a.group.pair[(uint32_t)item.y + i];
+    return span_get(a.weights, c.row0 + pair / a.ntop, pair % a.ntop);
+}
+
 /* Row n of gate and up for the i-th pair of an item. */
+LANE void put_weighted(const gpu_experts &a, const int4 &item, uint32_t n, uint32_t i, float gate,
+                       float up, float weight)
+{
+    if (n < a.width)
+        ((__half *)a.hidden)[(uint64_t)((uint32_t)item.y + i) * a.down.cols + n] =
+            to_half(activate(gate, a.act) * up * weight);
+}
+
 LANE void put_hidden(const gpu_experts &a, const portion &c, const int4 &item, uint32_t n,
                      uint32_t i, float gate, float up)
 {
-    uint32_t at = (uint32_t)item.y + i;
-    if (n >= a.width)
-        return;
-    uint32_t pair = (uint32_t)a.group.pair[at];
-    float weight = span_get(a.weights, c.row0 + pair / a.ntop, pair % a.ntop);
-    ((__half *)a.hidden)[(uint64_t)at * a.down.cols + n] =
-        to_half(activate(gate, a.act) * up * weight);
+    if (n < a.width)
+        put_weighted(a, item, n, i, gate, up, pair_weight(a, c, item, i));
 }
 
 /* Columns of hidden behind the width multiply zeros, but not NaN. */

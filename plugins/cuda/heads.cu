@@ -75,6 +75,8 @@ LANE uint64_t cache_place(const heads_args &h, uint32_t row, int32_t pos, uint32
  * fp32, rounded once to the span and once to the cache. */
 __global__ void __launch_bounds__(WARPS * 32) do_heads(const heads_args h)
 {
+    wait_for_earlier();
+    start_next();
     __shared__ float normed[WARPS][DIM_MAX];
     const gpu_heads &a = h.a;
     uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, dim = a.head_dim;
@@ -142,7 +144,7 @@ extern "C" cudaError_t gpu_do_heads(const gpu_heads *a, const gpu_step *s, const
     heads_args h = {*a, s->count, s->row_seq, s->pos, s->block, s->seq};
     if (a->dims == 0)
         h.a.cs = NULL;
-    GPU_LAUNCH((do_heads), dim3((unsigned)((warps + WARPS - 1) / WARPS)), dim3(WARPS * 32), 0,
+    GPU_LAUNCH_EARLY((do_heads), dim3((unsigned)((warps + WARPS - 1) / WARPS)), dim3(WARPS * 32), 0,
                stream, h);
     return cudaGetLastError();
 }

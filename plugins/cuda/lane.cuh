@@ -115,6 +115,18 @@ LANE __half2 half2_of(uint32_t u)
     return h;
 }
 
+/* (w & mask) | bits, as one instruction: compilers make two of it. */
+LANE uint32_t masked_onto(uint32_t w, uint32_t mask, uint32_t bits)
+{
+#ifdef TN_CUDASIM
+    return (w & mask) | bits;
+#else
+    uint32_t u;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(u) : "r"(w), "r"(mask), "r"(bits));
+    return u;
+#endif
+}
+
 /* Two numbers as halves side by side, a in the low half; beyond +-65504: the greatest half. */
 LANE uint32_t pack_halves(float a, float b)
 {

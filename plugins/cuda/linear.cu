@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* linear.cu - LINEAR: skinny up to 16 rows; tall.cu beyond. */
+/* linear.cu - LINEAR up to 16 rows; tall.cu beyond. */
 #include "linear.cuh"
-#include "matmul.cuh"
-
-#define SKINNY_THREADS 256
-#define SKINNY_ROWS 16u        /* most rows */
+#include "skinny.cuh"
 
 /* The part that tile `tile` of all parts belongs to, and its tile there. */
 LANE uint32_t part_of(const gpu_linear &a, uint32_t *tile)
@@ -17,94 +14,165 @@ LANE uint32_t part_of(const gpu_linear &a, uint32_t *tile)
     return i;
 }
 
-/* ---------------------------------------------------------------------------------- skinny */
+/* What a block of sums is written from, one value a turn: row r of a tile for row i of x. */
+typedef struct result_place {
+    uint32_t part, tile, r, i, side; /* side: which of the warp's tiles */
+    bool pair;
+} result_place;
 
-template <int FORM, int NT, bool ZEROS>
-__global__ void __launch_bounds__(SKINNY_THREADS, 2)
-skinny_kernel(const gpu_linear a, const gpu_step s, uint32_t nwarp)
+/* Place `v` of the T tiles from `tile0` on that the warps of a seat share; false: none. */
+template <int T>
+LANE bool find_result(const gpu_linear &a, uint32_t tile0, uint32_t all, uint32_t m, uint32_t v,
+                      result_place *p)
 {
-    __shared__ float room[8 * NT * 128];
-    const uint32_t warp = threadIdx.x / 32, seat = warp / nwarp;
-    const uint32_t row0 = blockIdx.y * NT * 8, m = s.count[a.rows];
-    uint32_t tile = blockIdx.x * (8 / nwarp) + seat, all = 0;
+    p->side = v / (16 * m);
+    p->tile = tile0 + p->side;
+    if (p->side >= T || p->tile >= all)
+        return false;
+    p->part = part_of(a, &p->tile);
+    p->r = v % 16;
+    p->i = v / 16 % m;
+    p->pair = a.part[p->part].act != 0;
+    return !p->pair || p->r < 8;
+}
+
+/* WARPS warps: as many seats as fit in of 2^log warps, which share T tiles. */
+template <int FORM, int NT, bool ZEROS, int HOW, int T, int U, int WARPS>
+__global__ void __launch_bounds__(WARPS * 32, WARPS == 8 ? 2 : 1)
+skinny_kernel(const gpu_linear a, const gpu_step s, uint32_t log, uint32_t all)
+{
+    __shared__ float room[WARPS * T * NT * 128];
+    const uint32_t warp = threadIdx.x / 32, nwarp = 1u << log;
+    const uint32_t seat = warp >> log, first = warp & (nwarp - 1);
+    const uint32_t tile0 = (blockIdx.x * (WARPS >> log) + seat) * T, row0 = blockIdx.y * NT * 8;
+    tile_place at[T];
+    product p;
+    UNROLL for (int i = 0; i < T; i++) {
+        uint32_t tile = tile0 + i < all ? tile0 + i : all - 1;
+        p = product_of(a.part[part_of(a, &tile)].w, 0);
+        at[i] = place_of<FORM>(p, tile);
+    }
+    share<FORM, HOW, ZEROS, T, U> loads;
+    load_share<FORM, HOW, ZEROS, T, U>(p, at, first * U, &loads);
+    wait_for_earlier();
+    start_next();
+    const uint32_t m = s.count[a.rows];
     if (row0 >= m)
         return;
-    for (uint32_t i = 0; i < a.npart; i++)
-        all += a.part[i].w.ntile;
-    bool there = tile < all;
-    if (!there)
-        tile = 0;
-    const gpu_linear_part &part = a.part[part_of(a, &tile)];
-    product p = product_of(part.w, 0);
     p.x = (const __half *)a.x + (uint64_t)row0 * a.ldx;
     p.ldx = a.ldx;
     p.k = a.k;
     p.m = m - row0 < NT * 8 ? m - row0 : NT * 8;
-    float c[NT][4] = {};
-    skinny_share<FORM, NT, ZEROS>(p, tile, warp % nwarp, nwarp, c);
-    leave_sums<NT>(c, room);
+    const uint32_t threads = nwarp * 32, me = threadIdx.x & (threads - 1);
+    result_place to;
+    float before = 0;             /* what the first result is added to: it need not wait */
+    if (a.add && find_result<T>(a, tile0, all, p.m, me, &to))
+        before = sum_before(a, a.part[to.part], to.tile, to.r, row0 + to.i);
+    float c[T][NT][4] = {};
+    use_shares<FORM, HOW, ZEROS, T, NT, U>(p, at, &loads, first, nwarp, c);
+    leave_sums<T, NT>(c, room);
     __syncthreads();
-    const uint32_t threads = nwarp * 32, me = threadIdx.x % threads, warp0 = seat * nwarp;
-    if (!there)
-        return;
-    if (part.act) {
-        for (uint32_t v = me; v < 8 * p.m; v += threads)
-            put_pair(part, tile, v % 8, row0 + v / 8,
-                     meet_sums<NT>(room, warp0, nwarp, v % 8, v / 8),
-                     meet_sums<NT>(room, warp0, nwarp, v % 8 + 8, v / 8));
-        return;
+    for (uint32_t v = me; v < 16 * T * p.m; v += threads) {
+        if (!find_result<T>(a, tile0, all, p.m, v, &to))
+            continue;
+        const gpu_linear_part &part = a.part[to.part];
+        float sum = meet_sums<T, NT>(room, seat * nwarp, nwarp, to.side, to.r, to.i);
+        if (to.pair) {
+            put_pair(part, to.tile, to.r, row0 + to.i, sum,
+                     meet_sums<T, NT>(room, seat * nwarp, nwarp, to.side, to.r + 8, to.i));
+            continue;
+        }
+        if (a.add && v != me)
+            before = sum_before(a, part, to.tile, to.r, row0 + to.i);
+        put_sum_on(part, to.tile, to.r, row0 + to.i, sum, before);
     }
-    for (uint32_t v = me; v < 16 * p.m; v += threads)
-        put_sum(a, part, tile, v % 16, row0 + v / 16,
-                meet_sums<NT>(room, warp0, nwarp, v % 16, v / 16));
 }
 
-/* Warps that share a tile's columns: as many as there are shares worth a turn. */
-static uint32_t warps_a_tile(uint32_t nblock, uint32_t blocks)
+static uint32_t tiles_of(const gpu_linear *a)
 {
-    uint32_t n = 8;
-    while (n > 1 && nblock <= n / 2 * blocks)
-        n /= 2;
-    return n;
-}
-
-template <int FORM, int NT, bool ZEROS>
-static void launch_skinny(const gpu_linear *a, const gpu_step *s, uint32_t rows,
-                          cudaStream_t stream)
-{
-    const gpu_linear args = *a;
-    const gpu_step step = *s;
-    uint32_t tiles = 0, nwarp = warps_a_tile(a->part[0].w.cols / 64, ahead<FORM>::blocks);
+    uint32_t tiles = 0;
     for (uint32_t i = 0; i < a->npart; i++)
         tiles += a->part[i].w.ntile;
-    uint32_t seats = 8 / nwarp;
-    dim3 grid((tiles + seats - 1) / seats, (rows + NT * 8 - 1) / (NT * 8));
-    GPU_LAUNCH((skinny_kernel<FORM, NT, ZEROS>), grid, SKINNY_THREADS, 0, stream, args, step,
-               nwarp);
+    return tiles;
+}
+
+template <int FORM, int NT, bool ZEROS, int HOW, int T, int WARPS>
+static cudaError_t launch(const gpu_linear *a, const gpu_step *s, uint32_t rows, uint32_t tiles,
+                          cudaStream_t stream)
+{
+    constexpr int U = NT > 2 ? ahead<FORM>::blocks / 2 : ahead<FORM>::blocks;
+    const gpu_linear args = *a;
+    const gpu_step step = *s;
+    uint32_t nwarp = warps_a_tile(a->part[0].w.cols, U, WARPS), block = WARPS / nwarp * T;
+    dim3 grid((tiles + block - 1) / block, (rows + NT * 8 - 1) / (NT * 8));
+    GPU_LAUNCH_EARLY((skinny_kernel<FORM, NT, ZEROS, HOW, T, U, WARPS>), grid, WARPS * 32, 0, stream,
+                     args, step, log_of(nwarp), tiles);
+    return cudaGetLastError();
+}
+
+/* Blocks of 16 warps where the columns are many and the tiles too few for two blocks of 8 on
+ * every multiprocessor; two tiles a warp where enough blocks remain. */
+template <int FORM, int NT, bool ZEROS, int HOW>
+static cudaError_t choose_shape(const gpu_linear *a, const gpu_step *s, uint32_t rows,
+                                uint32_t nsm, cudaStream_t stream)
+{
+    constexpr int MOST = FORM == TN_FORM_W4G && HOW != SCALE_32 ? 2 : 1;
+    constexpr int T = NT == 1 ? MOST : 1; /* registers */
+    uint32_t tiles = tiles_of(a), cols = a->part[0].w.cols;
+    if (FORM != TN_FORM_W8G && HOW != SCALE_32 && tiles <= 2 * MOST * nsm &&
+        warps_a_tile(cols, ahead<FORM>::blocks, 16) == 16)
+        return launch<FORM, NT, ZEROS, HOW, T, FORM == TN_FORM_W8G ? 8 : 16>(a, s, rows, tiles,
+                                                                             stream);
+    if (tiles >= nsm * 2 * (8 / warps_a_tile(cols, ahead<FORM>::blocks, 8)))
+        return launch<FORM, NT, ZEROS, HOW, T, 8>(a, s, rows, tiles, stream);
+    return launch<FORM, NT, ZEROS, HOW, 1, 8>(a, s, rows, tiles, stream);
+}
+
+template <int FORM, bool ZEROS, int HOW>
+static cudaError_t choose_rows(const gpu_linear *a, const gpu_step *s, uint32_t rows,
+                               uint32_t nsm, cudaStream_t stream)
+{
+    return rows <= 8 ? choose_shape<FORM, 1, ZEROS, HOW>(a, s, rows, nsm, stream)
+                     : choose_shape<FORM, 2, ZEROS, HOW>(a, s, rows, nsm, stream);
+}
+
+/* Up to 64 rows of few 16-bit weights: a block reads all of x, so more tiles are dearer here than
+ * in tall blocks. */
+static cudaError_t choose_many(const gpu_linear *a, const gpu_step *s, uint32_t rows,
+                               cudaStream_t stream)
+{
+    uint32_t tiles = tiles_of(a);
+    return rows <= 32 ? launch<TN_FORM_F16, 4, false, SCALE_64, 1, 8>(a, s, rows, tiles, stream)
+                      : launch<TN_FORM_F16, 8, false, SCALE_64, 1, 8>(a, s, rows, tiles, stream);
 }
 
 template <int FORM, bool ZEROS>
-static cudaError_t choose(const gpu_linear *a, const gpu_step *s, uint32_t rows,
-                          cudaStream_t stream)
+static cudaError_t choose_scales(const gpu_linear *a, const gpu_step *s, uint32_t rows,
+                                 uint32_t nsm, cudaStream_t stream)
 {
-    if (rows <= 8)
-        launch_skinny<FORM, 1, ZEROS>(a, s, rows, stream);
-    else
-        launch_skinny<FORM, 2, ZEROS>(a, s, rows, stream);
-    return cudaGetLastError();
+    int how = scales_of(a->part[0].w);
+    if (how == SCALE_QUAD)
+        return choose_rows<FORM, ZEROS, SCALE_QUAD>(a, s, rows, nsm, stream);
+    if (how == SCALE_64 && FORM == TN_FORM_W4G)
+        return choose_rows<FORM, ZEROS, FORM == TN_FORM_W4G ? SCALE_64 : SCALE_32>(a, s, rows,
+                                                                                   nsm, stream);
+    return choose_rows<FORM, ZEROS, SCALE_32>(a, s, rows, nsm, stream);
 }
 
 extern "C" cudaError_t gpu_do_linear(const gpu_linear *a, const gpu_step *s, uint32_t rows_most,
                                      uint32_t nsm, cudaStream_t stream)
 {
     const gpu_matrix *w = &a->part[0].w;
-    if (rows_most > SKINNY_ROWS)
+    if (rows_most > (w->form == TN_FORM_F16 ? SKINNY_ROWS_F16 : SKINNY_ROWS))
         return linear_tall(a, s, rows_most, nsm, stream);
+    if (w->form == TN_FORM_F16 && rows_most > SKINNY_ROWS)
+        return tiles_of(a) <= nsm && w->cols <= 2048 ? choose_many(a, s, rows_most, stream)
+                                                     : linear_tall(a, s, rows_most, nsm, stream);
     if (w->form == TN_FORM_F16)
-        return choose<TN_FORM_F16, false>(a, s, rows_most, stream);
+        return choose_rows<TN_FORM_F16, false, SCALE_64>(a, s, rows_most, nsm, stream);
     if (w->form == TN_FORM_W8G)
-        return w->zero != NULL ? choose<TN_FORM_W8G, true>(a, s, rows_most, stream)
-                               : choose<TN_FORM_W8G, false>(a, s, rows_most, stream);
-    return w->zero != NULL ? choose<TN_FORM_W4G, true>(a, s, rows_most, stream)
-                           : choose<TN_FORM_W4G, false>(a, s, rows_most, stream);
+        return w->zero != NULL ? choose_scales<TN_FORM_W8G, true>(a, s, rows_most, nsm, stream)
+                               : choose_scales<TN_FORM_W8G, false>(a, s, rows_most, nsm, stream);
+    return w->zero != NULL ? choose_scales<TN_FORM_W4G, true>(a, s, rows_most, nsm, stream)
+                           : choose_scales<TN_FORM_W4G, false>(a, s, rows_most, nsm, stream);
 }

@@ -102,15 +102,27 @@ LANE zeros zeros_of(uint32_t form, float g, float g8)
     return z;
 }
 
+/* The same from the two bytes of a lane, at most 64 with codes of four bits: bits put in place. */
+LANE zeros zeros_of_bytes(uint32_t both)
+{
+    const uint32_t g = both & 255, g8 = both >> 8 & 255;
+    zeros z;
+    z.low[0] = half2_of(0x64006400u + g * 0x00010001u);
+    z.low[1] = half2_of(0x64006400u + g8 * 0x00010001u);
+    z.high[0] = half2_of(0xd400d400u + g * 0x00100010u);
+    z.high[1] = half2_of(0xd400d400u + g8 * 0x00100010u);
+    return z;
+}
+
 /* Eight four-bit codes of one row, less their zero, as four pairs of halves. */
 LANE void four_bits(uint32_t w, __half2 low, __half2 high, uint32_t out[4])
 {
     const __half2 sixteenth = half2_of(0x2c002c00u);
     uint32_t w8 = w >> 8;
-    out[0] = bits_of(__hsub2(half2_of((w & 0x000f000fu) | 0x64006400u), low));
-    out[1] = bits_of(__hfma2(half2_of((w & 0x00f000f0u) | 0x64006400u), sixteenth, high));
-    out[2] = bits_of(__hsub2(half2_of((w8 & 0x000f000fu) | 0x64006400u), low));
-    out[3] = bits_of(__hfma2(half2_of((w8 & 0x00f000f0u) | 0x64006400u), sixteenth, high));
+    out[0] = bits_of(__hsub2(half2_of(masked_onto(w, 0x000f000fu, 0x64006400u)), low));
+    out[1] = bits_of(__hfma2(half2_of(masked_onto(w, 0x00f000f0u, 0x64006400u)), sixteenth, high));
+    out[2] = bits_of(__hsub2(half2_of(masked_onto(w8, 0x000f000fu, 0x64006400u)), low));
+    out[3] = bits_of(__hfma2(half2_of(masked_onto(w8, 0x00f000f0u, 0x64006400u)), sixteenth, high));
 }
 
 /* Eight codes of eight bits. */

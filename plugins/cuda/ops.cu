@@ -235,9 +235,10 @@ __global__ void route_kernel(const gpu_route a, const gpu_step s)
 {
     wait_for_earlier();
     start_next();
+    __shared__ choice_room room[4];
     uint32_t row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     if (row < s.count[a.rows])
-        route_row(a, row);
+        route_row(a, row, NULL, &room[threadIdx.x / 32]);
 }
 
 extern "C" cudaError_t gpu_do_route(const gpu_route *a, const gpu_step *s, uint32_t rows_most,

@@ -294,6 +294,8 @@ LANE void store_columns(float *row, uint32_t from, const float x[COLUMNS])
 __global__ void __launch_bounds__(MEASURE_THREADS)
 measure_columns(gpu_sample a, gpu_step s, uint32_t out0)
 {
+    wait_for_earlier();
+    start_next();
     __shared__ uint32_t room[SEGMENT];
     const uint32_t o = out0 + blockIdx.y, segment = blockIdx.x * SEGMENT;
     const uint32_t g = segment / GROUP + threadIdx.x / 32, from = g * GROUP;
@@ -585,6 +587,8 @@ LANE void judge(const gpu_step &s)
 __global__ void __launch_bounds__(PICK_THREADS)
 draw_rows(gpu_sample a, gpu_step s, uint32_t out0)
 {
+    wait_for_earlier();
+    start_next();
     __shared__ pick_room room;
     const uint32_t o = out0 + blockIdx.x, nout = s.count[GPU_OUTS];
     if (o >= nout && o > 0)
@@ -619,9 +623,9 @@ extern "C" cudaError_t gpu_do_sample(const gpu_sample *a, const gpu_step *s, con
     do {
         uint32_t rows = n->outs > out0 ? n->outs - out0 : 1;
         rows = rows < ROWS_AT_ONCE ? rows : ROWS_AT_ONCE;
-        GPU_LAUNCH((measure_columns), dim3(nsegment, rows), MEASURE_THREADS, 0, stream, sample,
+        GPU_LAUNCH_EARLY((measure_columns), dim3(nsegment, rows), MEASURE_THREADS, 0, stream, sample,
                    step, out0);
-        GPU_LAUNCH((draw_rows), dim3(rows), PICK_THREADS, 0, stream, sample, step, out0);
+        GPU_LAUNCH_EARLY((draw_rows), dim3(rows), PICK_THREADS, 0, stream, sample, step, out0);
         out0 += rows;
     } while (out0 < n->outs);
     return cudaGetLastError();

@@ -16,10 +16,16 @@ __global__ void unpack_kernel(const gpu_parcel *parcel, const gpu_step s)
             to[part][i] = words[parcel->from[part] + i];
 }
 
+/* Nothing: what follows it may begin while it runs, and then the step lies there already. */
+__global__ void begin_kernel()
+{
+}
+
 extern "C" cudaError_t gpu_unpack(const gpu_parcel *parcel, const gpu_step *s,
                                   cudaStream_t stream)
 {
     const gpu_step step = *s;
     GPU_LAUNCH(unpack_kernel, 16, 256, 0, stream, parcel, step);
+    GPU_LAUNCH(begin_kernel, 1, 32, 0, stream);
     return cudaGetLastError();
 }
