@@ -104,6 +104,8 @@ static void share(team *t, uint32_t number)
         uint64_t n = x->w->nstrip, a = n * number / t->nthread, b = n * (number + 1) / t->nthread;
         cpu_act mine = *x->a;
         mine.room = room[number];
+        if (i == 0 || p->list[i - 1].wait)
+            cpu_room_forget(mine.room); /* its inputs are new */
         p->ker->multiply(x->w, &mine, p->m, a, b, x->quant, x->y, x->w->n, false);
         if (x->wait)
             barrier(t);

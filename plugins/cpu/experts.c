@@ -263,6 +263,7 @@ static void up_strips(cpu_program *p, const experts *e, uint32_t x, uint64_t s0,
 static void do_up(cpu_program *p, const experts *e, uint32_t worker)
 {
     uint64_t strips = e->a->width / CPU_STRIP, runs = (strips + UP_STRIPS - 1) / UP_STRIPS, n;
+    cpu_room_forget(p->worker[worker].room);
     while (cpu_claim(p, worker, *e->nactive * runs, &n)) {
         uint64_t s0 = n % runs * UP_STRIPS, s1 = s0 + UP_STRIPS;
         up_strips(p, e, (uint32_t)(n / runs), s0, s1 < strips ? s1 : strips, worker);
@@ -295,6 +296,7 @@ static void down_strips(cpu_program *p, const experts *e, uint64_t s0, uint64_t 
     const cpu_set *set = &e->plan->down;
     cpu_act all = down_acts(e);
     float *y = p->worker[worker].pair;
+    cpu_room_forget(p->worker[worker].room);
     for (uint32_t x = 0; x < *e->nactive; x++) {
         cpu_act some = cpu_act_at(set, &all, e->begin[x]);
         some.room = p->worker[worker].room;

@@ -26,6 +26,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 
 #define CPU_STRIP 16u
 #define CPU_BLOCK 32u
@@ -59,7 +60,15 @@ typedef struct cpu_act {
                              use; NULL: many tokens go the way of few */
 } cpu_act;
 
-#define CPU_ROOM_BYTES (432u << 10)
+#define CPU_ROOM_BYTES (448u << 10)
+
+/* In a room multiply remembers which inputs it laid out last: whoever changes activations, or
+ * uses a room for the first time, makes it forget. */
+#define CPU_ROOM_MEMORY 64u
+static inline void cpu_room_forget(void *room)
+{
+    memset(room, 0, CPU_ROOM_MEMORY);
+}
 
 /* One run of cached tokens of one KV head against a set of query rows (online softmax).
  * v: [ntoken, dim]; k: strips of 16 tokens, [dim][16] each, the last one whole with anything

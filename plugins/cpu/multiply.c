@@ -15,6 +15,7 @@
 #define BAND_BYTES (384u << 10)   /* of activations a band of rows */
 #define RUN_BYTES (48u << 10)     /* of weights a claimed run of strips, about */
 #define BAND_LEAST 16u            /* rows; fewer waste the unpacking of weights */
+#define PAIR_ROWS 264u            /* of gate and up at a time, and so a band */
 
 /* ---------------------------------------------------------------------------- making ready */
 
@@ -49,6 +50,7 @@ static uint64_t laid_out(uint64_t rows)
 void cpu_linear_ready(cpu_program *p, const cpu_linear *l, uint32_t rows, uint32_t worker)
 {
     uint64_t from, to;
+    cpu_room_forget(p->worker[worker].room);
     if (rows == 1) {
         bool store = l->norm_formed && worker == 0;
         ready_row(p, l, p->worker[worker].act, 1, 0, input_row(p, l, 0, worker, store));
@@ -119,7 +121,7 @@ static void multiply_units(const cpu_program *p, const cpu_linear *l, uint64_t u
 static void multiply_pairs(const cpu_program *p, const cpu_linear *l, uint64_t u0, uint64_t u1,
                            uint64_t row0, uint64_t row1, uint32_t rows, uint32_t worker)
 {
-    const uint64_t half = CPU_WIDE / 2, most = 128;
+    const uint64_t half = CPU_WIDE / 2, most = PAIR_ROWS;
     float *gate = p->worker[worker].wide, *up = gate + half;
     for (uint64_t r = row0; r < row1; r += most) {
         uint64_t m = row1 - r < most ? row1 - r : most;
@@ -152,6 +154,8 @@ static uint64_t band_rows(const cpu_linear *l, uint64_t rows)
     const cpu_set *last = &l->set[l->nset - 1];
     uint64_t most = BAND_BYTES / (last->before + last->row_size);
     most = most < BAND_LEAST ? BAND_LEAST : most;
+    if (l->act != 0 && most > PAIR_ROWS)
+        most = PAIR_ROWS;
     uint64_t bands = (rows + most - 1) / most;
     return (rows + bands - 1) / bands;
 }

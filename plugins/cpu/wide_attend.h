@@ -406,13 +406,15 @@ WIDE void attend_half(const cpu_attend *a, const uint32_t dtype)
     uint64_t strips = ((uint64_t)a->ntoken + CPU_STRIP - 1) / CPU_STRIP * CPU_STRIP;
     uint64_t nk = strips * a->dim, nv = (uint64_t)a->ntoken * a->dim;
     if (a->nquery < TILES_MANY * QUERIES || a->room == NULL ||
-        (nk + nv) * sizeof(float) > CPU_ROOM_BYTES) {
+        (nk + nv) * sizeof(float) > CPU_ROOM_BYTES - CPU_ROOM_MEMORY) {
         attend(a, dtype);
         return;
     }
     cpu_attend b = *a;
-    b.k = run_part(dtype, a->k, nk, a->room);
-    b.v = run_part(dtype, a->v, nv, (float *)a->room + nk);
+    float *room = (float *)a->room + CPU_ROOM_MEMORY / sizeof(float);
+    cpu_room_forget(a->room);
+    b.k = run_part(dtype, a->k, nk, room);
+    b.v = run_part(dtype, a->v, nv, room + nk);
     wide_attend_f32(&b);
 }
 

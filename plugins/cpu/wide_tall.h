@@ -16,7 +16,7 @@
 #include "kernel.h"
 
 #define TALL_LEAST 16u           /* tokens from which unpacking once pays */
-#define TALL_ROWS 288u           /* most tokens of a pass; a multiple of TALL */
+#define TALL_ROWS 528u           /* most tokens of a pass; a multiple of TALL */
 #define TALL_BLOCKS 32u          /* blocks unpacked at a time: 20 KiB */
 #define TALL_INPUTS (384u << 10) /* bytes of inputs a pass */
 #define TALL_ZERO 16u            /* the largest zero that the lanes bear */
@@ -36,11 +36,14 @@ typedef struct tall_input {
 
 /* What a pass needs; its memory comes from the caller, since stacks may be small. */
 typedef struct tall_room {
+    const int8_t *q;                    /* inputs that are laid out: rows [i0, i0 + m) of q */
+    uint64_t cols, i0, m;
     tall_block block[TALL_BLOCKS];
     float sum[TALL_ROWS * CPU_STRIP];   /* [m, 16] of one strip */
     tall_input input[TALL_INPUTS / sizeof(tall_input)];
 } tall_room;
 _Static_assert(sizeof(tall_room) <= CPU_ROOM_BYTES, "a pass fits its memory");
+_Static_assert(offsetof(tall_room, block) <= CPU_ROOM_MEMORY, "a forgetful room forgets all");
 
 /* Tokens [i0, i0 + m) in `ntile` tiles of nearly equal height, `nblock` blocks each. */
 typedef struct tall_pass {
@@ -59,7 +62,14 @@ static uint64_t tall_begin(const tall_pass *p, uint64_t tile)
 
 static void tall_inputs(const tall_pass *p)
 {
-    tall_input *to = p->room->input;
+    tall_room *room = p->room;
+    if (room->q == p->a->q && room->cols == p->w->cols && room->i0 == p->i0 && room->m == p->m)
+        return;
+    room->q = p->a->q;
+    room->cols = p->w->cols;
+    room->i0 = p->i0;
+    room->m = p->m;
+    tall_input *to = room->input;
     for (uint64_t i = 0; i < p->ntile; i++, to += p->nblock) {
         uint64_t begin = tall_begin(p, i), end = tall_begin(p, i + 1);
         for (uint64_t t = begin; t < end; t++) {
