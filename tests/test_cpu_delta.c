@@ -2,6 +2,7 @@
 /* test_cpu_delta.c - Gated DeltaNet of the cpu device, row after row and in chunks, against the
  * same in double precision: gates at their ends, keys that are all the same, every length of a
  * tail, and 100,000 rows one behind the other. */
+#include "kernel.h"
 #include "step_script.h"
 
 #include <math.h>
@@ -366,11 +367,85 @@ static void test_drift(void **state)
     }
 }
 
+/* ------------------------------------------------------------------- the rule's kernel */
+
+#define SIDE 160u
+
+/* Deterministic, in (-1, 1). */
+static float shaken(uint32_t *state)
+{
+    *state = *state * 1664525u + 1013904223u;
+    return (float)(int32_t)*state * 0x1p-31f;
+}
+
+static void double_rule(const cpu_rule *r, double *s, double *o)
+{
+    double u[SIDE] = {0};
+    for (uint32_t i = 0; i < r->rows; i++)
+        for (uint32_t j = 0; j < r->cols; j++) {
+            s[i * r->cols + j] *= r->slow ? 1.0 + (double)r->fade : (double)r->fade;
+            u[j] += s[i * r->cols + j] * r->k[i];
+        }
+    for (uint32_t j = 0; j < r->cols; j++) {
+        u[j] = r->beta * (r->v[j] - u[j]);
+        o[j] = 0.0;
+    }
+    for (uint32_t i = 0; i < r->rows; i++)
+        for (uint32_t j = 0; j < r->cols; j++) {
+            s[i * r->cols + j] += r->k[i] * u[j];
+            o[j] += s[i * r->cols + j] * r->q[i];
+        }
+}
+
+/* Every level, every remainder of a vector; what lies behind the last column stays. */
+static void hold_rule(const cpu_kernels *ker, uint32_t rows, uint32_t cols, bool slow)
+{
+    static float s[SIDE * SIDE + 1], q[SIDE], k[SIDE], v[SIDE], o[SIDE + 1];
+    static double ds[SIDE * SIDE], want[SIDE];
+    uint32_t state = rows * 1000 + cols;
+    for (uint32_t i = 0; i < rows * cols; i++)
+        ds[i] = s[i] = shaken(&state);
+    for (uint32_t i = 0; i < SIDE; i++) {
+        q[i] = shaken(&state) * 0.1f;
+        k[i] = shaken(&state) * 0.1f;
+        v[i] = shaken(&state);
+    }
+    s[rows * cols] = o[cols] = 77.0f;
+    const cpu_rule r = {.s = s, .rows = rows, .cols = cols, .q = q, .k = k, .v = v, .o = o,
+                        .slow = slow, .fade = slow ? -1e-3f : 0.25f, .beta = 0.75f};
+    for (int step = 0; step < 3; step++) {
+        ker->rule(&r);
+        double_rule(&r, ds, want);
+        for (uint32_t j = 0; j < cols; j++)
+            if (fabs(o[j] - want[j]) > 1e-5)
+                fail_msg("%s: %u x %u slow %d step %d: o[%u] %g, wanted %g", ker->name, rows, cols,
+                         slow, step, j, (double)o[j], want[j]);
+    }
+    for (uint32_t i = 0; i < rows * cols; i++)
+        if (fabs(s[i] - ds[i]) > 1e-5)
+            fail_msg("%s: %u x %u slow %d: S[%u] %g, wanted %g", ker->name, rows, cols, slow, i,
+                     (double)s[i], ds[i]);
+    assert_true(s[rows * cols] == 77.0f && o[cols] == 77.0f);
+}
+
+static void test_rule(void **state)
+{
+    static const uint32_t side[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 128, 131};
+    const cpu_kernels *ker;
+    (void)state;
+    for (uint32_t l = 0; (ker = cpu_kernels_at(l)) != NULL; l++)
+        for (size_t c = 0; c < sizeof side / sizeof side[0]; c++)
+            for (uint32_t rows = 1; rows <= 129; rows += 64)
+                for (int slow = 0; slow < 2; slow++)
+                    hold_rule(ker, rows, side[c], slow);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lengths), cmocka_unit_test(test_option),
         cmocka_unit_test(test_spoilt_row), cmocka_unit_test(test_drift),
+        cmocka_unit_test(test_rule),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -30,7 +30,6 @@
 #include <math.h>
 
 #define NORM_EPS 1e-6f            /* of the l2 norms, inside the root */
-#define BLOCK 16u                 /* columns of S that are taken together */
 
 uint32_t cpu_delta_floats(const cpu_program *p, const tn_op_delta *a)
 {
@@ -106,50 +105,15 @@ static void scale_to_unit(float *x, uint32_t n, float factor)
         x[i] *= factor;
 }
 
-/* One step of the rule for n columns of S, from s on; leaves o. A block of columns is small
- * enough to stay in the first-level cache between the two walks down its rows. */
-static inline void rule_block(const cpu_delta *h, float *restrict s, const float *restrict v,
-                              uint32_t n, bool slow, float fade, float beta, float *restrict o)
-{
-    const uint32_t rows = h->a->k_dim, ld = h->a->v_dim;
-    float u[BLOCK] = {0}, out[BLOCK] = {0};
-    for (uint32_t i = 0; i < rows; i++)
-        for (uint32_t j = 0; j < n; j++) {
-            float x = s[(uint64_t)i * ld + j];
-            x = slow ? x + x * fade : x * fade;
-            s[(uint64_t)i * ld + j] = x;
-            u[j] += x * h->k[i];
-        }
-    for (uint32_t j = 0; j < n; j++)
-        u[j] = beta * (v[j] - u[j]);
-    for (uint32_t i = 0; i < rows; i++)
-        for (uint32_t j = 0; j < n; j++) {
-            float x = s[(uint64_t)i * ld + j] + h->k[i] * u[j];
-            s[(uint64_t)i * ld + j] = x;
-            out[j] += x * h->q[i];
-        }
-    for (uint32_t j = 0; j < n; j++)
-        o[j] = out[j];
-}
-
-/* Slow or fast as a constant of the loops, like the width of a block. */
-static inline void rule_blocks(const cpu_delta *h, bool slow, float fade, float beta)
-{
-    uint32_t dim = h->a->v_dim, j = 0;
-    for (; j + BLOCK <= dim; j += BLOCK)
-        rule_block(h, h->s + j, h->v + j, BLOCK, slow, fade, beta, h->o + j);
-    if (j < dim)
-        rule_block(h, h->s + j, h->v + j, dim - j, slow, fade, beta, h->o + j);
-}
-
 /* Where half or more is forgotten, exp(g) is the number that fp32 holds better. */
-static void rule(const cpu_delta *h, cpu_delta_gates gates)
+static void rule(const cpu_program *p, const cpu_delta *h, cpu_delta_gates gates)
 {
     const float half = -0.6931472f;
-    if (gates.g > half)
-        rule_blocks(h, true, expm1f(gates.g), gates.beta);
-    else
-        rule_blocks(h, false, expf(gates.g), gates.beta);
+    const bool slow = gates.g > half;
+    const cpu_rule r = {.s = h->s, .rows = h->a->k_dim, .cols = h->a->v_dim, .q = h->q, .k = h->k,
+                        .v = h->v, .o = h->o, .slow = slow,
+                        .fade = slow ? expm1f(gates.g) : expf(gates.g), .beta = gates.beta};
+    p->k->rule(&r);
 }
 
 cpu_delta_gates cpu_delta_take(const cpu_program *p, const cpu_delta *h, int32_t row, float *q,
@@ -188,7 +152,7 @@ void cpu_delta_put(const cpu_program *p, const cpu_delta *h, int32_t row, float 
 /* Takes row `r` into S; leaves what the row reads in h->o. */
 static void do_row(const cpu_program *p, const cpu_delta *h, int32_t r)
 {
-    rule(h, cpu_delta_take(p, h, r, h->q, h->k, h->v));
+    rule(p, h, cpu_delta_take(p, h, r, h->q, h->k, h->v));
 }
 
 /* All rows of the step. Drafts are settled row after row, so they are taken so too; a single

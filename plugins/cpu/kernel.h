@@ -85,6 +85,20 @@ typedef struct cpu_attend {
     void *room;               /* as in cpu_act */
 } cpu_attend;
 
+/* One step of the gated delta rule on a head's state S [rows, cols], in place:
+ *   S *= decay; u = beta (v - S^T k); S += k u^T; o = S^T q
+ * `slow`: fade is decay - 1, which fp32 holds better near 1; else fade is decay. Sums run down
+ * the rows in order, a chain per column. Source: Yang et al., arXiv 2412.06464. */
+typedef struct cpu_rule {
+    float *s;
+    uint32_t rows, cols;
+    const float *q, *k;       /* [rows] */
+    const float *v;           /* [cols] */
+    float *o;                 /* [cols], apart from all others */
+    bool slow;
+    float fade, beta;
+} cpu_rule;
+
 typedef struct cpu_kernels {
     const char *name;         /* "scalar", "avx2", "avxvnni", "avx512", "avx512vnni" */
 
@@ -113,6 +127,7 @@ typedef struct cpu_kernels {
     void (*attend_f32)(const cpu_attend *a);
     void (*attend_f16)(const cpu_attend *a);
     void (*attend_bf16)(const cpu_attend *a);
+    void (*rule)(const cpu_rule *r);
     void (*to_f16)(const float *x, uint32_t n, uint16_t *out);
     void (*to_bf16)(const float *x, uint32_t n, uint16_t *out);
     /* First of equals; passes over NaN; n >= 1, -inf at 0 when there is nothing above it. */

@@ -14,6 +14,7 @@
 #include "wide_linear.h"
 #include "wide_vector.h"
 #include "wide_attend.h"
+#include "wide_rule.h"
 #include "wide_table.h"
 
 extern const cpu_kernels cpu_level_avx512vnni;

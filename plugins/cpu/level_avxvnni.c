@@ -12,6 +12,7 @@
 #include "wide_linear.h"
 #include "wide_vector.h"
 #include "wide_attend.h"
+#include "wide_rule.h"
 #include "wide_table.h"
 
 extern const cpu_kernels cpu_level_avxvnni;

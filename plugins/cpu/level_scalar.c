@@ -382,6 +382,31 @@ static void scalar_attend_bf16(const cpu_attend *a)
     attend(a, TN_BF16);
 }
 
+/* ------------------------------------------------------------------------ delta rule */
+
+static void scalar_rule(const cpu_rule *r)
+{
+    const uint32_t n = r->cols;
+    for (uint32_t j = 0; j < n; j++)
+        r->o[j] = 0.0f;
+    for (uint32_t i = 0; i < r->rows; i++)
+        for (uint32_t j = 0; j < n; j++) {
+            float *s = &r->s[(uint64_t)i * n + j];
+            *s = r->slow ? *s + *s * r->fade : *s * r->fade;
+            r->o[j] += *s * r->k[i];       /* what S knows of k */
+        }
+    for (uint32_t j = 0; j < n; j++)
+        r->o[j] = r->beta * (r->v[j] - r->o[j]);
+    for (uint32_t i = 0; i < r->rows; i++)
+        for (uint32_t j = 0; j < n; j++)
+            r->s[(uint64_t)i * n + j] += r->k[i] * r->o[j];
+    for (uint32_t j = 0; j < n; j++)
+        r->o[j] = 0.0f;
+    for (uint32_t i = 0; i < r->rows; i++)
+        for (uint32_t j = 0; j < n; j++)
+            r->o[j] += r->s[(uint64_t)i * n + j] * r->q[i];
+}
+
 extern const cpu_kernels cpu_level_scalar;
 const cpu_kernels cpu_level_scalar = {
     .name = "scalar",
@@ -396,6 +421,7 @@ const cpu_kernels cpu_level_scalar = {
     .attend_f32 = scalar_attend_f32,
     .attend_f16 = scalar_attend_f16,
     .attend_bf16 = scalar_attend_bf16,
+    .rule = scalar_rule,
     .to_f16 = scalar_to_f16,
     .to_bf16 = scalar_to_bf16,
     .max = scalar_max,

@@ -219,19 +219,6 @@ typedef struct span {
     uint32_t n;
 } span;
 
-WIDE vf part_load(const float *p, uint32_t n)
-{
-    return n == LANES ? f_load(p) : f_load_n(p, n);
-}
-
-WIDE void part_store(float *p, uint32_t n, vf v)
-{
-    if (n == LANES)
-        f_store(p, v);
-    else
-        f_store_n(p, n, v);
-}
-
 WIDE vf value_load(const uint32_t dtype, const uint8_t *row, const int v, uint32_t n)
 {
     return n == LANES ? cache_load(dtype, row + (size_t)v * LANES * cache_size(dtype))

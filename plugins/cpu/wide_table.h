@@ -20,6 +20,7 @@ extern void cpu_scalar_row(const cpu_matrix *w, uint64_t r, float *out);
         .attend_f32 = wide_attend_f32,   \
         .attend_f16 = wide_attend_f16,   \
         .attend_bf16 = wide_attend_bf16, \
+        .rule = wide_rule,               \
         .to_f16 = wide_to_f16,           \
         .to_bf16 = wide_to_bf16,         \
         .max = wide_max,                 \

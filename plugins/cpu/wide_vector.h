@@ -11,6 +11,20 @@
 
 #include <math.h>
 
+/* The first n lanes of memory; all when n is LANES. */
+WIDE vf part_load(const float *p, uint32_t n)
+{
+    return n == LANES ? f_load(p) : f_load_n(p, n);
+}
+
+WIDE void part_store(float *p, uint32_t n, vf v)
+{
+    if (n == LANES)
+        f_store(p, v);
+    else
+        f_store_n(p, n, v);
+}
+
 /* e^x. NaN stays NaN, +inf gives +inf, what is below the smallest subnormal gives 0. */
 WIDE vf f_exp(vf x)
 {
