@@ -34,7 +34,7 @@ extern "C" {
 
 /* Same major: compatible. A plugin's minor may not be newer than the core's. */
 #define TN_ABI_MAJOR 1u
-#define TN_ABI_MINOR 1u
+#define TN_ABI_MINOR 2u
 #define TN_NONE 0xffffffffu   /* "no such index" in every uint32_t index below */
 
 #if defined(__GNUC__)
@@ -182,8 +182,7 @@ typedef struct tn_host {
                            uint32_t depth_max, tn_json_doc **doc, tn_err *err);
     const tn_json *(*json_root)(void *ctx, const tn_json_doc *doc);
     void (*json_close)(void *ctx, tn_json_doc *doc);
-    /* [any] Nanoseconds of the monotonic clock. */
-    uint64_t (*clock)(void *ctx);
+    uint64_t (*clock)(void *ctx); /* [any] Nanoseconds of the monotonic clock. */
     const tn_front_host *front;  /* frontends only, else NULL */
 } tn_host;
 
@@ -437,13 +436,11 @@ typedef struct tn_rope {
 
 /* One paged cache (one per attention layer) and one kind of state (one per DeltaNet layer). */
 typedef struct tn_cache_spec {
-    uint32_t size, heads;    /* KV heads on this rank */
-    uint32_t k_dim, v_dim;
+    uint32_t size, heads, k_dim, v_dim; /* KV heads on this rank */
 } tn_cache_spec;
 
 typedef struct tn_state_spec {
-    uint32_t size, heads;    /* Hv: state f32 [heads, k_dim, v_dim] */
-    uint32_t k_dim, v_dim;
+    uint32_t size, heads, k_dim, v_dim; /* Hv: state f32 [heads, k_dim, v_dim] */
     uint32_t conv_width;     /* channels through the convolution */
     uint32_t conv_keep;      /* columns kept: kernel - 1 */
 } tn_state_spec;
@@ -794,6 +791,10 @@ typedef struct tn_device {
     void (*mem_give)(void *dev, void *p);
     tn_status (*mem_copy)(void *dev, void *to, const void *from, uint64_t size, tn_err *err);
     void *(*stream)(void *dev);                                  /* NULL on host devices */
+    /* For `tenon doctor`: facts such as driver, links and clocks, one put each; `key` is
+     * [a-z][a-z0-9_]*, `text` one line. [control], since 1.2. */
+    tn_status (*report)(void *dev, void (*put)(void *ctx, const char *key, const char *text),
+                        void *ctx, tn_err *err);
 } tn_device;
 
 /* --------------------------------------------------------------------------- communicator */
