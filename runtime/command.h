@@ -23,6 +23,7 @@ int tn_cmd_eval(int argc, char *const *argv);
 int tn_cmd_bench(int argc, char *const *argv);
 int tn_cmd_import(int argc, char *const *argv);
 int tn_cmd_quantize(int argc, char *const *argv);
+int tn_cmd_doctor(int argc, char *const *argv);
 int tn_cmd_session(int argc, char *const *argv);
 int tn_cmd_plugin(int argc, char *const *argv);
 

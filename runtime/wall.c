@@ -102,10 +102,21 @@ static tn_status check_twice(const tn_wall *w, const char *name, const char *ori
     return TN_OK;
 }
 
-static void set_aside(tn_wall *w, guest *g, const tn_err *why)
+void tn_wall_set_lenient(tn_wall *w)
+{
+    w->lenient = true;
+}
+
+static bool may_spare(const tn_wall *w, const guest *g, tn_status st)
+{
+    return (!g->required || w->lenient) && st != TN_OS;
+}
+
+static void set_aside(tn_wall *w, guest *g, tn_status st, const tn_err *why)
 {
     g->away = strdup(why->text);
     g->pub.away = g->away ? g->away : "out of memory";
+    g->pub.fault = st;
     tn_log_put(w->log, TN_LOG_WARN, "core", NULL, "plugin %s set aside: %s", g->name,
                why->text);
 }
@@ -121,14 +132,14 @@ tn_status tn_wall_load(tn_wall *w, const char *name, const char *file, bool requ
     if (st != TN_OK)
         return st;
     st = tn_guest_load(g, file, origin, &why);
-    if (st != TN_OK && (required || st == TN_OS)) {
+    if (st != TN_OK && !may_spare(w, g, st)) {
         tn_guest_drop(g);
         if (err != NULL)
             *err = why;
         return st;
     }
     if (st != TN_OK)
-        set_aside(w, g, &why);
+        set_aside(w, g, st, &why);
     w->guest[w->n++] = g;
     return TN_OK;
 }
@@ -271,16 +282,16 @@ static tn_status bring_up(tn_wall *w, guest *g, tn_err *err)
     if (st != TN_OK)
         return st;
     st = probe_one(w, g, &why);
-    if (st != TN_OK && !g->required && st != TN_OS) {
-        set_aside(w, g, &why);
-        return TN_OK;
+    bool spare = st != TN_OK && may_spare(w, g, st);
+    if (st == TN_OK) {
+        st = init_one(w, g, &why);
+        spare = st != TN_OK && w->lenient;
     }
-    if (st != TN_OK) {
-        if (err != NULL)
-            *err = why;
-        return st;
-    }
-    return init_one(w, g, err);
+    if (spare)
+        set_aside(w, g, st, &why);
+    else if (st != TN_OK && err != NULL)
+        *err = why;
+    return spare ? TN_OK : st;
 }
 
 tn_status tn_wall_init_kind(tn_wall *w, uint32_t kind, tn_err *err)

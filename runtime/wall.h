@@ -34,6 +34,7 @@ typedef struct tn_guest {
     bool up;                   /* init succeeded, stop has not been called */
     bool live;                 /* start succeeded */
     const char *away;          /* why it was set aside (required = no), or NULL */
+    tn_status fault;           /* with `away`: what a required one would have failed with */
     void *self;                /* while up */
     const tn_quant *quant;     /* one of these four, by kind */
     const tn_device *device;
@@ -51,6 +52,8 @@ void tn_wall_close(tn_wall *w);
 
 /* Seconds one call of the life cycle may take; 30 unless set, 0: no limit. */
 void tn_wall_set_patience(tn_wall *w, uint32_t seconds);
+/* Whatever is wrong with a plugin sets it aside, required or not. Before load. */
+void tn_wall_set_lenient(tn_wall *w);
 /* What frontends get: host->front, and what tn_wall_user(ctx) answers. Before init. */
 void tn_wall_set_front(tn_wall *w, const tn_front_host *front, void *user);
 /* The user pointer behind the ctx that a tn_front_host call is given. */

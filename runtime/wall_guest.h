@@ -44,6 +44,7 @@ struct tn_wall {
     const tn_front_host *front;
     void *user;
     uint32_t patience;
+    bool lenient;
     char **folder;              /* owned */
     uint32_t nfolder;
     struct guest **guest;       /* owned, in the order of loading */

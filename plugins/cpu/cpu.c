@@ -381,6 +381,7 @@ static const tn_device device = {
     .mem_give = device_mem_give,
     .mem_copy = device_mem_copy,
     .stream = device_stream,
+    .report = cpu_report,
 };
 
 const tn_plugin tn_plugin_entry = {

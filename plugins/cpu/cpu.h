@@ -32,4 +32,8 @@ void cpu_region_close(cpu_region *r);
  * the cgroup's where that is less. */
 void cpu_memory(uint64_t *total, uint64_t *free);
 
+/* report.c: what a doctor may want to know of the processor and its memory. */
+tn_status cpu_report(void *dev, void (*put)(void *ctx, const char *key, const char *text),
+                     void *ctx, tn_err *err);
+
 #endif

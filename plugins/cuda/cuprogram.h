@@ -8,6 +8,7 @@
  *     cupools.c    the memory
  *     custep.c     a step: staging, graphs, results
  *     cublocks.c   blocks and states in and out
+ *     cureport.c   what a doctor asks
  *
  * Compile takes no memory of the card. All device memory of a program is four blocks: weights,
  * workspace, cache, states; commands point into them, so they are made after reserve. */
@@ -192,6 +193,10 @@ uint64_t cu_state_size(const cu_program *p);
 tn_status cu_state_move(cu_program *p, int32_t slot, void *data, bool read, tn_err *err);
 tn_status cu_peek(cu_program *p, uint32_t buffer, uint32_t row0, uint32_t nrow, float *out,
                   tn_err *err);
+
+/* cureport.c */
+tn_status cu_report(void *dev, void (*put)(void *ctx, const char *key, const char *text),
+                    void *ctx, tn_err *err);
 
 static inline uint64_t cu_round(uint64_t n, uint64_t unit)
 {

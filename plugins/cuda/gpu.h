@@ -75,6 +75,8 @@ typedef struct gpu_parcel {
     uint32_t words[GPU_PARCEL_PARTS];
 } gpu_parcel;
 cudaError_t gpu_unpack(const gpu_parcel *parcel, const gpu_step *s, cudaStream_t stream);
+/* Which code the current card runs, 90 for sm_90, and for which architecture it was written. */
+cudaError_t gpu_code(int *binary, int *ptx);
 
 /* ----------------------------------------------------------------------------------- pack.cu */
 

@@ -29,3 +29,14 @@ extern "C" cudaError_t gpu_unpack(const gpu_parcel *parcel, const gpu_step *s,
     GPU_LAUNCH(begin_kernel, 1, 32, 0, stream);
     return cudaGetLastError();
 }
+
+extern "C" cudaError_t gpu_code(int *binary, int *ptx)
+{
+    cudaFuncAttributes a;
+    cudaError_t e = cudaFuncGetAttributes(&a, unpack_kernel);
+    if (e != cudaSuccess)
+        return e;
+    *binary = a.binaryVersion;
+    *ptx = a.ptxVersion;
+    return cudaSuccess;
+}

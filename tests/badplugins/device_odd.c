@@ -113,8 +113,33 @@ static tn_status wait_for(void *program, uint64_t number, uint32_t poll, const t
     return TN_OK;
 }
 
+static tn_status report(void *dev, void (*put)(void *ctx, const char *key, const char *text),
+                        void *ctx, tn_err *err)
+{
+    static char longest[4096];
+    if (is_odd("report_crash"))
+        abort();
+    put(ctx, "plain", "as it is");
+    if (!is_odd("report"))
+        return TN_OK;
+    memset(longest, 'x', sizeof longest - 1);
+    put(ctx, NULL, NULL);
+    put(ctx, "\"key\"\x1b[2J", "\"\\\r\n\x80\x1b[2J");
+    put(ctx, longest, longest);
+    return TN_OK;
+}
+
+static tn_status probe(const tn_host *h, tn_err *err)
+{
+    if (strcmp(h->opt_text(h->ctx, "odd"), "probe") == 0)
+        return tn_fail(err, TN_UNAVAILABLE, "odd: no card was found");
+    return TN_OK;
+}
+
 static tn_status init(const tn_host *h, void **self, tn_err *err)
 {
+    if (strcmp(h->opt_text(h->ctx, "odd"), "init") == 0)
+        return tn_fail(err, TN_NOPERM, "odd: may not");
     snprintf(it.odd, sizeof it.odd, "%s", h->opt_text(h->ctx, "odd"));
     *self = &it;
     return TN_OK;
@@ -132,11 +157,12 @@ static const tn_option options[] = {
 static const tn_device table = {
     .size = sizeof(tn_device), .open = open_device, .close = close_device, .info = info,
     .compile = compile, .reserve = reserve, .pack = pack, .release = release, .run = run,
-    .wait = wait_for,
+    .wait = wait_for, .report = report,
 };
 
 const tn_plugin tn_plugin_entry = {
     .abi_major = TN_ABI_MAJOR, .abi_minor = TN_ABI_MINOR, .size = sizeof(tn_plugin),
     .kind = TN_KIND_DEVICE, .name = "odd", .version = "1", .summary = "A device for tests.",
-    .options = options, .noption = 1, .table = &table, .init = init, .stop = stop,
+    .options = options, .noption = 1, .table = &table, .probe = probe,
+    .init = init, .stop = stop,
 };

@@ -69,6 +69,7 @@ cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr a, int device);
+cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int device);
 cudaError_t cudaDriverGetVersion(int *v);
 cudaError_t cudaRuntimeGetVersion(int *v);
 cudaError_t cudaMemGetInfo(size_t *free, size_t *total);
@@ -160,6 +161,15 @@ extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 #define warpSize 32
 
+struct cudaFuncAttributes {
+    int binaryVersion, ptxVersion;
+};
+template <typename F>
+static inline cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, F *)
+{
+    *a = {90, 90};
+    return cudaSuccess;
+}
 template <typename F>
 static inline cudaError_t cudaFuncSetAttribute(F *, enum cudaFuncAttribute, int)
 {

@@ -422,9 +422,16 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr a, int device
     switch (a) {
     case cudaDevAttrMultiProcessorCount: *value = 4; break;
     case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
+    case cudaDevAttrL2CacheSize: *value = 1 << 20; break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = SHARED_MAX - 1024; break;
     default: *value = 0; break;
     }
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int device)
+{
+    snprintf(id, (size_t)size, "0000:%02x:00.0", 1 + device);
     return cudaSuccess;
 }
 
