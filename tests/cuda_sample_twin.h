@@ -29,6 +29,7 @@ struct head {
 
 struct answer {
     tn_result r;
+    int32_t usual;                 /* r.token as the definition alone has it */
     std::vector<int32_t> also;     /* tokens that rounding may put in the place of r.token */
     std::vector<int32_t> top;
     std::vector<double> top_logprob;
@@ -75,14 +76,33 @@ static bool twin_finite(const std::vector<float> &x)
     return some;
 }
 
-/* Best first, of equals the lower id; nothing at -inf. */
+/* The n best of these, best first, of equals the lower id. */
 template <typename T>
-static std::vector<int32_t> twin_sort(const std::vector<T> &x)
+static std::vector<int32_t> twin_best(const std::vector<T> &x, std::vector<int32_t> id, size_t n)
+{
+    n = n < id.size() ? n : id.size();
+    std::partial_sort(id.begin(), id.begin() + (long)n, id.end(), [&](int32_t a, int32_t b) {
+        return x[a] > x[b] || (x[a] == x[b] && a < b);
+    });
+    id.resize(n);
+    return id;
+}
+
+/* All that are not at -inf. */
+template <typename T>
+static std::vector<int32_t> twin_some(const std::vector<T> &x)
 {
     std::vector<int32_t> id;
     for (size_t i = 0; i < x.size(); i++)
         if (x[i] > -INFINITY)
             id.push_back((int32_t)i);
+    return id;
+}
+
+template <typename T>
+static std::vector<int32_t> twin_sort(const std::vector<T> &x)
+{
+    std::vector<int32_t> id = twin_some(x);
     std::stable_sort(id.begin(), id.end(), [&](int32_t a, int32_t b) { return x[a] > x[b]; });
     return id;
 }
@@ -131,23 +151,34 @@ static std::vector<float> twin_changed(const ask &a, std::vector<float> z)
     return z;
 }
 
-/* What may be drawn, best first. `bend` moves the mass that top_p asks for. */
+/* The k-th greatest of z. */
+static float twin_kth(const std::vector<float> &z, size_t k)
+{
+    std::vector<float> some;
+    for (float v : z)
+        if (v > -INFINITY)
+            some.push_back(v);
+    std::nth_element(some.begin(), some.begin() + (long)k - 1, some.end(),
+                     [](float a, float b) { return a > b; });
+    return some[k - 1];
+}
+
+/* What may be drawn, best first where top_p cuts. `bend` moves the mass that top_p asks for. */
 static std::vector<int32_t> twin_left(const gpu_out &w, const std::vector<float> &z,
                                       const std::vector<double> &v, double bend)
 {
-    std::vector<int32_t> id = twin_sort(v), left;
+    std::vector<int32_t> id = twin_some(v), left;
     double kth = -INFINITY, all = 0, before = 0;
-    if (w.top_k > 0 && (size_t)w.top_k <= id.size()) {
-        std::vector<int32_t> by_z = twin_sort(z);
-        kth = z[by_z[w.top_k - 1]];
-    }
+    if (w.top_k > 0 && (size_t)w.top_k <= id.size())
+        kth = twin_kth(z, (size_t)w.top_k);
     for (int32_t i : id)
         if (z[i] >= kth && (!(w.min_p > 0) || v[i] >= std::log((double)w.min_p)))
             left.push_back(i);
-    for (int32_t i : left)
-        all += std::exp(v[i]);
     if (!(w.top_p < 1))
         return left;
+    std::stable_sort(left.begin(), left.end(), [&](int32_t a, int32_t b) { return v[a] > v[b]; });
+    for (int32_t i : left)
+        all += std::exp(v[i]);
     id.clear();
     for (int32_t i : left) {
         if (before >= all * w.top_p + all * bend && !id.empty())
@@ -181,7 +212,7 @@ static void twin_race(const gpu_out &w, const std::vector<int32_t> &left,
 static std::vector<double> twin_values(const gpu_out &w, const std::vector<float> &z)
 {
     std::vector<double> v(z.size());
-    double top = z[twin_sort(z)[0]];
+    double top = *std::max_element(z.begin(), z.end());
     for (size_t i = 0; i < z.size(); i++)
         v[i] = z[i] > -INFINITY ? ((double)z[i] - top) / (double)w.temperature : -INFINITY;
     return v;
@@ -196,7 +227,7 @@ static void twin_draw(const ask &a, const std::vector<float> &x, answer *out)
         return;
     }
     if ((w.flags & TN_SAMPLE_GREEDY) != 0 || !(w.temperature > 0)) {
-        out->r.token = twin_sort(z)[0];
+        out->r.token = (int32_t)(std::max_element(z.begin(), z.end()) - z.begin());
         return;
     }
     std::vector<double> v = twin_values(w, z);
@@ -213,10 +244,10 @@ static void twin_draw(const ask &a, const std::vector<float> &x, answer *out)
 /* What is reported of `token`. */
 static void twin_report(const ask &a, const std::vector<float> &x, int32_t token, answer *out)
 {
-    std::vector<int32_t> id = twin_sort(x);
-    double max = x[id[0]], sum = 0;
-    for (int32_t i : id)
-        sum += std::exp((double)x[i] - max);
+    std::vector<int32_t> id = twin_best(x, twin_some(x), a.out.ntop);
+    double max = *std::max_element(x.begin(), x.end()), sum = 0;
+    for (float v : x)
+        sum += std::exp((double)v - max);
     out->r.token = token;
     out->r.logprob = (float)((double)x[token] - max - std::log(sum));
     out->r.rank = 0;
@@ -245,6 +276,7 @@ static answer twin_answer(const head &h, const ask &a, int32_t drawn)
         else
             twin_draw(a, x, &out);
     }
+    out.usual = out.r.token;
     if (out.r.token < 0) {
         out.r.flags = TN_RESULT_NONFINITE;
         out.r.logprob = NAN;
