@@ -494,9 +494,42 @@ void fx_build_llama(fixture *f, const fx_llama *m)
 
 static void host_log(void *ctx, uint32_t level, const char *text)
 {
-    (void)ctx;
+    fx_device *d = ctx;
     if (level == TN_LOG_ERROR)
         fprintf(stderr, "%s\n", text);
+    if (level <= TN_LOG_WARN) {
+        d->nwarning++;
+        snprintf(d->warning, sizeof d->warning, "%s", text);
+    }
+}
+
+static uint32_t host_metric(void *ctx, uint32_t type, const char *name, const char *help,
+                            const char *labels, const double *bounds, uint32_t nbound)
+{
+    fx_device *d = ctx;
+    (void)type;
+    (void)help;
+    (void)bounds;
+    (void)nbound;
+    if (d->nmetric == FX_METRICS)
+        return TN_NONE;
+    snprintf(d->metric[d->nmetric], sizeof d->metric[0], "%s{%s}", name, labels);
+    return d->nmetric++;
+}
+
+static void host_metric_put(void *ctx, uint32_t id, double value)
+{
+    fx_device *d = ctx;
+    if (id < d->nmetric)
+        d->value[id] += value;
+}
+
+double fx_metric(const fx_device *d, const char *name)
+{
+    for (uint32_t i = 0; i < d->nmetric; i++)
+        if (strcmp(d->metric[i], name) == 0)
+            return d->value[i];
+    return NAN;
 }
 
 static void *host_alloc(void *ctx, uint64_t size)
@@ -559,7 +592,8 @@ tn_status fx_device_try(fx_device *d, const tn_plugin *plugin, int64_t threads, 
                      .fail_at = d->fail_at, .mapped_kib = d->mapped_kib, .delta = d->delta};
     d->host = (tn_host){.size = sizeof d->host, .ctx = d, .log = host_log, .alloc = host_alloc,
                         .release = host_release, .opt_int = host_opt_int,
-                        .opt_text = host_opt_text, .clock = host_clock};
+                        .opt_text = host_opt_text, .clock = host_clock,
+                        .metric = host_metric, .metric_put = host_metric_put};
     tn_status st = plugin->init(&d->host, &d->self, err);
     if (st != TN_OK)
         return st;

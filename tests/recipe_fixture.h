@@ -78,6 +78,8 @@ typedef struct fx_llama {
 } fx_llama;
 void fx_build_llama(fixture *f, const fx_llama *m);
 
+#define FX_METRICS 128
+
 /* A device plugin brought up for a test. Options by name; others take their fallback. */
 typedef struct fx_device {
     const tn_plugin *plugin;
@@ -91,7 +93,14 @@ typedef struct fx_device {
     int64_t live;                 /* allocations not yet released */
     uint32_t mapped_kib;          /* for copies of weights placed MAPPED; set before opening */
     const char *delta;            /* the option of the plugin cpu; set before opening, or NULL */
+    uint32_t nmetric;
+    char metric[FX_METRICS][96];  /* name{labels} */
+    double value[FX_METRICS];
+    uint32_t nwarning;            /* lines of the log at TN_LOG_WARN or worse */
+    char warning[512];            /* the last of them */
 } fx_device;
+/* What a series stands at; NAN when the device never declared it. */
+double fx_metric(const fx_device *d, const char *name);
 
 /* threads and isa of the options of the plugin cpu. */
 tn_status fx_device_try(fx_device *d, const tn_plugin *plugin, int64_t threads, const char *isa,

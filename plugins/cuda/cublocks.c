@@ -178,6 +178,9 @@ tn_status cu_peek(cu_program *p, uint32_t buffer, uint32_t row0, uint32_t nrow, 
         (uint64_t)row0 + nrow > cu_rows_max(p, p->buffer[buffer].rows))
         return tn_fail(err, TN_INTERNAL, "cuda: peek at buffer %u, rows %u + %u", buffer, row0,
                        nrow);
+    if (p->buffer[buffer].skipped)
+        return tn_fail(err, TN_UNSUPPORTED, "cuda: buffer %s is never formed: its operations are "
+                       "fused, but with limits.profile they are not", p->buffer[buffer].name);
     const cu_buffer *b = &p->buffer[buffer];
     const tn_host *h = p->dev->host;
     uint64_t size = (uint64_t)nrow * b->width * b->elem;

@@ -89,6 +89,20 @@ static tn_status open_card(cu_dev *d, tn_err *err)
     return e == cudaSuccess ? TN_OK : cu_fail(err, e, "opening the card");
 }
 
+static void declare_metrics(cu_dev *d)
+{
+    const tn_host *h = d->host;
+    char labels[32];
+    d->graph_steps = d->graphs_dropped = TN_NONE;
+    if (h->metric == NULL || h->metric_put == NULL)
+        return;
+    snprintf(labels, sizeof labels, "card=\"%d\"", d->index);
+    d->graph_steps = h->metric(h->ctx, TN_METRIC_COUNTER, "cuda_graph_steps_total",
+                               "Steps that ran as a captured graph.", labels, NULL, 0);
+    d->graphs_dropped = h->metric(h->ctx, TN_METRIC_COUNTER, "cuda_graphs_dropped_total",
+                                  "Captured graphs that made room for others.", labels, NULL, 0);
+}
+
 static tn_status cuda_open(void *self, uint32_t index, void **dev, tn_err *err)
 {
     plugin *p = self;
@@ -110,6 +124,7 @@ static tn_status cuda_open(void *self, uint32_t index, void **dev, tn_err *err)
         p->host->release(p->host->ctx, d);
         return st;
     }
+    declare_metrics(d);
     *dev = d;
     return TN_OK;
 }

@@ -15,6 +15,7 @@ typedef struct lowering {
     uint32_t routed;           /* ROUTE that the EXPERTS behind it does; TN_NONE: none */
     gpu_experts *deferred;     /* experts whose sums the operation at `combine` adds up */
     uint32_t combine;
+    cu_cmd nowhere;            /* written and never read, when counting or failing */
     tn_err *err;
     tn_status st;
 } lowering;
@@ -87,11 +88,10 @@ static uint32_t rows_index(const lowering *w, uint32_t buffer)
 
 static cu_cmd *add(lowering *w, enum cu_call call)
 {
-    static cu_cmd nowhere;     /* written and never read, when counting or failing */
     cu_program *p = w->p;
     if (w->st != TN_OK || w->count) {
         p->cmd_max += w->count;
-        return &nowhere;
+        return &w->nowhere;
     }
     cu_cmd *c = &p->cmd[p->ncmd++];
     *c = (cu_cmd){.call = call, .op = w->op};
@@ -333,6 +333,7 @@ static void lower_pair(lowering *w, const tn_op_linear *a, uint32_t gate)
     *l = (gpu_linear){.rows = rows_index(w, a->in), .npart = 1};
     bool permuted = (v->spec.form.flags & TN_FORM_PERM) != 0;
     inputs(w, a->in, a->in_col, v, v->m.perm, permuted, &l->x, &l->ldx, &l->k);
+    p->buffer[act->in].skipped = true;
     l->part[0] = (gpu_linear_part){.w = v->m, .out = span(w, act->out, 0, act->width),
                                    .bias = vector(w, a->part[0].bias, v->m.n), .act = act->act};
     add(w, CU_LINEAR)->a.linear = l;
@@ -401,6 +402,7 @@ static void take_along(lowering *w, gpu_linear *l, uint32_t op, uint32_t section
     l->part[l->npart++] = (gpu_linear_part){
         .w = v->m, .out = span(w, act->out, 0, act->width),
         .bias = vector(w, a->part[0].bias, v->m.n), .act = act->act};
+    w->p->buffer[act->in].skipped = true;
     w->early[0] = op;
     w->early[1] = op + 1;
 }
@@ -839,6 +841,7 @@ tn_status cu_lower(cu_program *p, bool count, tn_err *err)
     lowering w = {.p = p, .count = count, .err = err, .st = TN_OK, .routed = TN_NONE,
                   .combine = TN_NONE, .early = {TN_NONE, TN_NONE}};
     if (!count) {
+        p->ncmd = 0;
         p->cmd = cu_take(p, p->cmd_max + 1, sizeof *p->cmd);
         if (p->cmd == NULL)
             return tn_fail(err, TN_NO_MEMORY, "cuda: no memory for %u commands", p->cmd_max);

@@ -3,7 +3,8 @@
  *
  * A weight is cut into jobs, some rows of one expert each. Worker threads pull the rows into
  * pinned memory of their own, copy them over and have them packed where they belong; while one
- * job is on its way over the bus the worker reads the next into its other buffer. */
+ * job is on its way over the bus the worker reads the next into its other buffer. On the card
+ * these buffers lie in the workspace, which nobody uses before the first step. */
 #include "cuprogram.h"
 
 #include <pthread.h>
@@ -26,8 +27,9 @@ typedef struct packing {
     uint64_t row_bytes, scale_bytes, zero_bytes; /* of one row as read */
     uint32_t rows, jobs_each, half_rows;  /* rows a job; jobs an expert; rows of one half, or all */
     uint64_t size;                 /* of a stage */
-    uint32_t *bad;                 /* on the card */
+    uint32_t *bad;                 /* on the card, behind the stages */
     _Atomic uint64_t next;
+    _Atomic uint32_t worker;       /* how many have begun */
     _Atomic int failed;
     pthread_mutex_t lock;          /* of the two below */
     tn_status st;
@@ -119,24 +121,11 @@ static void do_job(packing *k, stage *s, uint64_t j, cudaStream_t stream)
         note_cuda(k, e, "packing weights");
 }
 
-static cudaError_t open_stage(stage *s, uint64_t size)
+static cudaError_t open_stage(const cu_program *p, uint32_t i, stage *s)
 {
-    cudaError_t e = cudaHostAlloc((void **)&s->host, size, cudaHostAllocDefault);
-    if (e == cudaSuccess)
-        e = cudaMalloc((void **)&s->card, size);
-    if (e == cudaSuccess)
-        e = cudaEventCreateWithFlags(&s->done, cudaEventDisableTiming);
-    return e;
-}
-
-static void close_stage(stage *s)
-{
-    if (s->done != NULL)
-        cudaEventDestroy(s->done);
-    if (s->card != NULL)
-        cudaFree(s->card);
-    if (s->host != NULL)
-        cudaFreeHost(s->host);
+    s->host = p->stage + i * p->stage_size;
+    s->card = p->work.data + i * p->stage_size;
+    return cudaEventCreateWithFlags(&s->done, cudaEventDisableTiming);
 }
 
 static void *work(void *arg)
@@ -148,8 +137,9 @@ static void *work(void *arg)
     cudaError_t e = cudaSetDevice(k->p->dev->index);
     if (e == cudaSuccess)
         e = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    uint32_t worker = atomic_fetch_add(&k->worker, 1);
     for (uint32_t i = 0; i < 2 && e == cudaSuccess; i++)
-        e = open_stage(&s[i], k->size);
+        e = open_stage(k->p, 2 * worker + i, &s[i]);
     if (e != cudaSuccess)
         note_cuda(k, e, "memory to pack weights");
     for (uint32_t turn = 0; e == cudaSuccess && !atomic_load(&k->failed); turn ^= 1) {
@@ -160,8 +150,9 @@ static void *work(void *arg)
     }
     if (stream != NULL && (e = cudaStreamSynchronize(stream)) != cudaSuccess)
         note_cuda(k, e, "packing weights");
-    close_stage(&s[0]);
-    close_stage(&s[1]);
+    for (uint32_t i = 0; i < 2; i++)
+        if (s[i].done != NULL)
+            cudaEventDestroy(s[i].done);
     if (stream != NULL)
         cudaStreamDestroy(stream);
     return NULL;
@@ -234,8 +225,7 @@ static tn_status run_workers(packing *k, tn_err *err)
 {
     pthread_t thread[WORKERS_MAX];
     uint64_t jobs = (uint64_t)k->jobs_each * k->w->spec.nexpert;
-    uint32_t n = k->p->dev->threads < WORKERS_MAX ? k->p->dev->threads : WORKERS_MAX, started = 1;
-    n = n < jobs ? n : (uint32_t)jobs;
+    uint32_t n = k->p->nworker < jobs ? k->p->nworker : (uint32_t)jobs, started = 1;
     while (started < n && pthread_create(&thread[started], NULL, work, k) == 0)
         started++;
     work(k);                   /* the caller works too, so one thread is enough */
@@ -244,6 +234,39 @@ static tn_status run_workers(packing *k, tn_err *err)
     if (k->st != TN_OK)
         *err = k->err;
     return k->st;
+}
+
+void cu_plan_packing(cu_program *p)
+{
+    p->nworker = p->dev->threads < WORKERS_MAX ? p->dev->threads : WORKERS_MAX;
+    for (uint32_t i = 0; i < p->nweight; i++) {
+        packing k = {.p = p, .w = &p->weight[i]};
+        plan(&k);
+        p->stage_size = k.size > p->stage_size ? k.size : p->stage_size;
+    }
+    p->stage_size = cu_round(p->stage_size, 4096);
+}
+
+uint64_t cu_stages_size(const cu_program *p)
+{
+    return 2 * p->nworker * p->stage_size + 256;
+}
+
+/* Packing, and packing again once steps have run: the workspace is no longer as they left it. */
+static tn_status begin(cu_program *p, packing *k, tn_err *err)
+{
+    cudaError_t e = cudaSuccess;
+    if (p->stage == NULL)
+        e = cudaHostAlloc((void **)&p->stage, cu_stages_size(p), cudaHostAllocPortable);
+    if (e == cudaSuccess && p->cleared)
+        e = cudaStreamSynchronize(p->dev->stream);
+    p->cleared = false;
+    k->bad = (uint32_t *)(void *)(p->work.data + cu_stages_size(p) - 256);
+    if (e == cudaSuccess)
+        e = cudaMemset(k->bad, 0, sizeof *k->bad);
+    if (e == cudaSuccess)
+        e = cudaDeviceSynchronize();
+    return e == cudaSuccess ? TN_OK : cu_fail(err, e, "memory to pack weights");
 }
 
 tn_status cu_pack(cu_program *p, uint32_t index, const tn_reader *reader, tn_err *err)
@@ -257,19 +280,11 @@ tn_status cu_pack(cu_program *p, uint32_t index, const tn_reader *reader, tn_err
     if (st != TN_OK)
         return st;
     plan(&k);
-    cudaError_t e = cudaMalloc((void **)&k.bad, sizeof *k.bad);
-    if (e == cudaSuccess)
-        e = cudaMemset(k.bad, 0, sizeof *k.bad);
-    if (e == cudaSuccess)
-        e = cudaDeviceSynchronize();
-    if (e != cudaSuccess)
-        st = cu_fail(err, e, "memory to pack weights");
+    st = begin(p, &k, err);
     if (st == TN_OK)
         st = run_workers(&k, err);
     if (st == TN_OK)
         st = check_halves(p, &k, err);
-    if (k.bad != NULL)
-        cudaFree(k.bad);
     if (st == TN_OK && !w->packed) {
         w->packed = true;
         p->npacked++;

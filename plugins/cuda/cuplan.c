@@ -7,6 +7,7 @@
 
 #define ROWS_MAX 65535u          /* rows of a step: one block each in some grids */
 #define DIM_MAX 1024u
+#define USUAL_EXTRA (1u << 18)   /* words of histories and biases that go with a parcel */
 
 /* ----------------------------------------------------------------- reading the recipe */
 
@@ -245,12 +246,13 @@ static void place_step(cu_program *p)
         p->rope_at[i] = place(p, (uint64_t)l->rows_max * cu_rope(p, i)->dims * sizeof(float));
         p->freq_at[i] = place(p, cu_rope(p, i)->dims / 2 * sizeof(double));
     }
-    p->parcel_size = cu_round(sizeof(gpu_parcel), 64) + 1024 +
-                     (uint64_t)l->rows_max * 12 + (uint64_t)l->seqs_max * sizeof(tn_seq) +
-                     (uint64_t)l->blocks_max * 4 + (uint64_t)l->outs_max * sizeof(gpu_out) +
-                     p->extra_words * 4;
-    p->step_at = place(p, 2 * p->parcel_size + 4096 + (uint64_t)l->outs_max * 64 +
-                              (uint64_t)l->outs_max * l->top_max * 8);
+    uint64_t usual = l->outs_max * (vocab / 32 + 64) + USUAL_EXTRA;
+    uint64_t arrays = (uint64_t)l->rows_max * 12 + (uint64_t)l->seqs_max * sizeof(tn_seq) +
+                      (uint64_t)l->blocks_max * 4 + (uint64_t)l->outs_max * sizeof(gpu_out);
+    p->parcel_size = cu_round(sizeof(gpu_parcel), 64) + 1024 + arrays +
+                     4 * (usual < p->extra_words ? usual : p->extra_words);
+    p->step_at = place(p, p->parcel_size + arrays + p->extra_words * 4 + 4096 +
+                              (uint64_t)l->outs_max * 64 + (uint64_t)l->outs_max * l->top_max * 8);
 }
 
 /* --------------------------------------------------------------------------------- limits */
@@ -384,11 +386,13 @@ tn_status cu_program_open(cu_dev *dev, const tn_recipe *r, const tn_limits *l, c
     p->meet_at = place(p, p->meet_size);
     for (uint32_t i = 0; i < CU_EXPERT_PARTS; i++)
         p->experts_at[i] = place(p, p->experts_size[i]);
+    cu_plan_packing(p);
+    p->work_size = p->work_size + 256 > cu_stages_size(p) ? p->work_size + 256 : cu_stages_size(p);
     if (need != NULL)
         *need = (tn_need){.size = sizeof *need, .cache_dtype = TN_F16,
                           .weight_bytes = p->weight_size, .workspace_bytes = p->work_size,
                           .block_bytes = cu_block_bytes(p), .slot_bytes = cu_slot_bytes(p),
-                          .host_bytes = 2 * p->parcel_size};
+                          .host_bytes = 2 * p->parcel_size + cu_stages_size(p)};
     *out = p;
     return TN_OK;
 }

@@ -38,15 +38,24 @@ static void give(cu_memory *m)
     *m = (cu_memory){0};
 }
 
-void cu_release(cu_program *p)
+/* All that reserve took. */
+static void give_all(cu_program *p)
 {
-    const tn_host *h = p->dev->host;
-    cudaStreamSynchronize(p->dev->stream);
     cu_step_close(p);
     give(&p->weights);
     give(&p->work);
     give(&p->cache);
     give(&p->states);
+    cudaFreeHost(p->stage);
+    p->stage = NULL;
+    p->reserved = false;
+}
+
+void cu_release(cu_program *p)
+{
+    const tn_host *h = p->dev->host;
+    cudaStreamSynchronize(p->dev->stream);
+    give_all(p);
     for (cu_piece *piece = p->pieces, *next; piece != NULL; piece = next) {
         next = piece->next;
         h->release(h->ctx, piece);
@@ -172,21 +181,35 @@ static void place_all(cu_program *p)
     }
 }
 
-/* What kernels take for granted: workspace that is once zero, frequencies. */
-static tn_status fill(cu_program *p, tn_err *err)
+/* Workspace that is once zero, frequencies. Packing is over: its buffers go. */
+tn_status cu_clear(cu_program *p, tn_err *err)
 {
     cudaStream_t s = p->dev->stream;
     cudaError_t e = cudaMemsetAsync(p->work.data, 0, p->work.size, s);
-    if (e == cudaSuccess && p->states.data != NULL)
-        e = cudaMemsetAsync(p->states.data, 0, p->states.size, s);
-    if (e == cudaSuccess && p->cache.data != NULL)
-        e = cudaMemsetAsync(p->cache.data, 0, p->cache.size, s);
     for (uint32_t i = 0; e == cudaSuccess && i < p->nrope; i++)
         e = cudaMemcpyAsync(p->work.data + p->freq_at[i], cu_rope(p, i)->inv_freq,
                             cu_rope(p, i)->dims / 2 * sizeof(double), cudaMemcpyHostToDevice, s);
     if (e == cudaSuccess)
         e = cudaStreamSynchronize(s);
-    return e == cudaSuccess ? TN_OK : cu_fail(err, e, "clearing the workspace");
+    if (e != cudaSuccess)
+        return cu_fail(err, e, "clearing the workspace");
+    cudaFreeHost(p->stage);
+    p->stage = NULL;
+    p->cleared = true;
+    return TN_OK;
+}
+
+static tn_status clear_pools(cu_program *p, tn_err *err)
+{
+    cudaStream_t s = p->dev->stream;
+    cudaError_t e = cudaSuccess;
+    if (p->states.data != NULL)
+        e = cudaMemsetAsync(p->states.data, 0, p->states.size, s);
+    if (e == cudaSuccess && p->cache.data != NULL)
+        e = cudaMemsetAsync(p->cache.data, 0, p->cache.size, s);
+    if (e == cudaSuccess)
+        e = cudaStreamSynchronize(s);
+    return e == cudaSuccess ? TN_OK : cu_fail(err, e, "clearing cache and states");
 }
 
 tn_status cu_reserve(cu_program *p, const tn_pools *pools, tn_err *err)
@@ -204,19 +227,21 @@ tn_status cu_reserve(cu_program *p, const tn_pools *pools, tn_err *err)
     uint64_t states = p->nstate > 0 ? cu_slot_bytes(p) * p->nslot + p->nslot * sizeof(int32_t) : 0;
     tn_status st = take(&p->weights, p->weight_size, "the weights", err);
     if (st == TN_OK)
-        st = take(&p->work, p->work_size + 256, "the workspace", err);
+        st = take(&p->work, p->work_size, "the workspace", err);
     if (st == TN_OK)
         st = take(&p->cache, cache, "the cache", err);
     if (st == TN_OK)
         st = take(&p->states, states, "the states", err);
     if (st == TN_OK)
-        st = fill(p, err);
+        st = clear_pools(p, err);
     if (st == TN_OK) {
         place_all(p);
         st = cu_step_open(p, err);
     }
     if (st == TN_OK)
         st = cu_lower(p, false, err);
+    if (st != TN_OK)
+        give_all(p);
     p->reserved = st == TN_OK;
-    return st;                 /* what was taken goes with release */
+    return st;
 }

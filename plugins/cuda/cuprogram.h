@@ -28,6 +28,7 @@ typedef struct cu_dev {
     uint32_t major, minor;
     uint32_t threads;          /* that pack */
     bool graphs;
+    uint32_t graph_steps, graphs_dropped; /* metrics */
 } cu_dev;
 
 typedef struct cu_weight {
@@ -44,6 +45,7 @@ typedef struct cu_weight {
 typedef struct cu_buffer {
     uint32_t rows, width, stride, type, elem;
     uint64_t at;               /* in the workspace */
+    bool skipped;              /* its operations are fused: nothing is ever in it */
     const char *name;
 } cu_buffer;
 
@@ -82,17 +84,19 @@ typedef struct cu_section {
     uint32_t vocab;            /* 0: draws nothing */
 } cu_section;
 
-/* A captured step of one shape. */
+/* A captured step of one shape. The card's memory for it is in no budget, so there are few of
+ * them; the longest unused makes room. */
+#define CU_GRAPHS_MAX 64
 typedef struct cu_graph {
-    struct cu_graph *next;     /* exec NULL: this shape could not be captured */
+    uint64_t used;             /* when last, by the program's count of steps */
     uint32_t section;
     gpu_shape shape;
-    cudaGraphExec_t exec;
+    cudaGraphExec_t exec;      /* NULL: this shape could not be captured */
 } cu_graph;
 
 /* Steps take turns with two of these. */
 typedef struct cu_slot {
-    uint8_t *parcel;           /* pinned, [parcel_size] */
+    uint8_t *parcel;           /* pinned, [parcel_size]: all of a step but what does not fit */
     tn_result *result;         /* pinned */
     int32_t *top_token;
     float *top_logprob;
@@ -128,20 +132,24 @@ typedef struct cu_program {
     uint64_t experts_at[CU_EXPERT_PARTS], experts_size[CU_EXPERT_PARTS];
     uint32_t experts_rows;
     uint64_t *rope_at, *freq_at;      /* [nrope] cs, inv_freq */
-    uint64_t extra_words;
-    uint64_t parcel_size;
+    uint64_t extra_words;             /* histories, biases and masks of a step at most */
+    uint64_t parcel_size;             /* with room for the usual ones alone */
+    uint64_t stage_size;              /* of one buffer of rows on their way to be packed */
+    uint32_t nworker;                 /* that pack, each with two of them */
 
     cu_memory weights, work, cache, states;
     uint32_t nblock, nslot;
     uint64_t *cache_at, *state_at;    /* [ncache], [nstate] in their memory */
-    bool reserved;
+    bool reserved, cleared;           /* cleared: the workspace is as kernels want it first */
     uint32_t npacked;
+    uint8_t *stage;                   /* pinned, [nworker][2][stage_size], while packing */
     uint8_t *parcel;                  /* device */
     gpu_step step;
     cu_slot slot[2];
     uint32_t current;
-    cu_graph *graph;
+    cu_graph graph[CU_GRAPHS_MAX];
     uint32_t ngraph;
+    uint64_t nstep;                   /* run so far */
     cudaEvent_t *lap;                 /* with profile: [ncmd_max + 1] */
     struct cu_piece *pieces;          /* bookkeeping memory, owned */
 } cu_program;
@@ -149,6 +157,8 @@ typedef struct cu_program {
 /* cupools.c: zeroed bookkeeping memory that lives as long as the program; NULL: none. */
 void *cu_take(cu_program *p, uint64_t count, uint64_t size);
 tn_status cu_reserve(cu_program *p, const tn_pools *pools, tn_err *err);
+/* What kernels take for granted of a workspace that weights were packed through. */
+tn_status cu_clear(cu_program *p, tn_err *err);
 void cu_release(cu_program *p);
 uint64_t cu_block_bytes(const cu_program *p);
 uint64_t cu_slot_bytes(const cu_program *p);
@@ -176,7 +186,9 @@ tn_status cu_lower(cu_program *p, bool count, tn_err *err);
 bool cu_is_pair(const cu_program *p, uint32_t section_end, uint32_t op, uint32_t *gate,
                 uint32_t *up);
 
-/* cupack.c */
+/* cupack.c: workers and their buffers, which lie in the workspace until the first step. */
+void cu_plan_packing(cu_program *p);
+uint64_t cu_stages_size(const cu_program *p);
 tn_status cu_pack(cu_program *p, uint32_t w, const tn_reader *reader, tn_err *err);
 
 /* custep.c */
@@ -197,6 +209,12 @@ tn_status cu_peek(cu_program *p, uint32_t buffer, uint32_t row0, uint32_t nrow, 
 /* cureport.c */
 tn_status cu_report(void *dev, void (*put)(void *ctx, const char *key, const char *text),
                     void *ctx, tn_err *err);
+
+static inline void cu_count(const cu_dev *d, uint32_t metric, double n)
+{
+    if (metric != TN_NONE)
+        d->host->metric_put(d->host->ctx, metric, n);
+}
 
 static inline uint64_t cu_round(uint64_t n, uint64_t unit)
 {

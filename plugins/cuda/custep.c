@@ -4,14 +4,16 @@
  * Steps of few rows run as captured graphs, one for each rounded shape, made when it is first
  * wanted; larger ones call the kernels one by one. Kernels take the true counts from the
  * parcel, so a graph serves every step that its shape bounds. Two slots take turns, so that
- * the host may fill the next step while this one runs. */
+ * the host may fill the next step while this one runs.
+ *
+ * Histories of long conversations would make parcels of hundreds of megabytes. A parcel has
+ * room for the usual ones; what is more goes to the card before it, piece by piece. */
 #include "cuprogram.h"
 
 #include <stdarg.h>
 #include <stdlib.h>
 
 #define GRAPH_ROWS 256u          /* most rows of a captured step */
-#define GRAPHS_MAX 256u
 #define CONTEXT_LEAST 512u       /* contexts below share a graph */
 
 /* --------------------------------------------------------------------------------- memory */
@@ -79,9 +81,10 @@ tn_status cu_step_open(cu_program *p, tn_err *err)
 
 void cu_step_close(cu_program *p)
 {
-    for (cu_graph *g = p->graph; g != NULL; g = g->next)
-        if (g->exec != NULL)
-            cudaGraphExecDestroy(g->exec);
+    for (uint32_t i = 0; i < p->ngraph; i++)
+        if (p->graph[i].exec != NULL)
+            cudaGraphExecDestroy(p->graph[i].exec);
+    p->ngraph = 0;
     for (uint32_t i = 0; i < 2; i++) {
         cu_slot *t = &p->slot[i];
         if (t->done != NULL)
@@ -90,9 +93,11 @@ void cu_step_close(cu_program *p)
         cudaFreeHost(t->result);
         cudaFreeHost(t->top_token);
         cudaFreeHost(t->top_logprob);
+        *t = (cu_slot){.number = UINT64_MAX};
     }
     for (uint32_t i = 0; p->lap != NULL && p->lap[i] != NULL; i++)
         cudaEventDestroy(p->lap[i]);
+    p->lap = NULL;
 }
 
 /* --------------------------------------------------------------------------------- checks */
@@ -211,7 +216,7 @@ static tn_status check_outs(const cu_program *p, const tn_step *s, tn_err *err)
 
 typedef struct writer {
     uint8_t *base;
-    uint64_t at, size;
+    uint64_t at;
     gpu_parcel *parcel;
 } writer;
 
@@ -272,60 +277,94 @@ static gpu_out out_of(const tn_out *o)
     return g;
 }
 
-/* History, bias and mask behind the outs; false when there is no room. */
-static bool put_extra(writer *w, gpu_out *g, const tn_sampling *m, uint32_t vocab,
-                      uint64_t base)
+/* Histories, biases and masks on their way to s->extra: behind the parcel's arrays while there
+ * is room, and when that is full over to the card from there. */
+typedef struct extras {
+    const cu_program *p;
+    uint8_t *room;
+    uint64_t size, used;       /* of the room, in bytes */
+    uint64_t sent;             /* bytes that are over */
+    cudaError_t e;
+} extras;
+
+static void send_extras(extras *x)
 {
-    uint64_t history = m != NULL && has_penalty(m) ? m->nhistory : 0;
-    uint64_t bias = m != NULL ? 2ull * m->nbias : 0;
-    uint64_t mask = m != NULL && m->mask != NULL ? (vocab + 31) / 32 : 0;
-    if (w->at + 4 * (history + bias + mask) > w->size)
-        return false;
-    uint32_t *to = (uint32_t *)(void *)(w->base + w->at);
-    uint32_t at = (uint32_t)((w->at - base) / 4);
-    w->at += 4 * (history + bias + mask);
-    if (history > 0) {
-        g->history = at;
+    uint8_t *to = (uint8_t *)(uintptr_t)x->p->step.extra + x->sent;
+    if (x->e == cudaSuccess)
+        x->e = cudaMemcpyAsync(to, x->room, x->used, cudaMemcpyHostToDevice, x->p->dev->stream);
+    if (x->e == cudaSuccess)
+        x->e = cudaStreamSynchronize(x->p->dev->stream);
+    x->sent += x->used;
+    x->used = 0;
+}
+
+/* Gives the word at which the data begin, TN_NONE where there are none. */
+static uint32_t add_extras(extras *x, const void *data, uint64_t bytes)
+{
+    uint32_t at = (uint32_t)((x->sent + x->used) / 4);
+    const uint8_t *from = data;
+    if (data == NULL || bytes == 0)
+        return TN_NONE;
+    for (uint64_t n; bytes > 0; from += n, bytes -= n) {
+        n = x->size - x->used < bytes ? x->size - x->used : bytes;
+        memcpy(x->room + x->used, from, n);
+        x->used += n;
+        if (x->used == x->size)
+            send_extras(x);
+    }
+    return at;
+}
+
+static void put_extras(extras *x, gpu_out *g, const tn_sampling *m, uint32_t vocab)
+{
+    if (m == NULL)
+        return;
+    if (has_penalty(m)) {
+        g->history = add_extras(x, m->history, m->nhistory * 4ull);
         g->nhistory = m->nhistory;
         g->nprompt = m->nprompt;
-        memcpy(to, m->history, history * 4);
-        to += history;
-        at += (uint32_t)history;
     }
-    if (bias > 0) {
-        g->bias = at;
-        g->nbias = m->nbias;
-        for (uint32_t i = 0; i < m->nbias; i++) {
-            memcpy(to++, &m->bias[i].token, 4);
-            memcpy(to++, &m->bias[i].value, 4);
-        }
-        at += (uint32_t)bias;
+    g->bias = add_extras(x, m->bias, m->nbias * sizeof(tn_bias));
+    g->nbias = m->nbias;
+    g->mask = add_extras(x, m->mask, (vocab + 31) / 32 * 4ull);
+}
+
+static uint64_t extras_words(const tn_step *s, uint32_t vocab)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < s->nout; i++) {
+        const tn_sampling *m = s->out[i].sampling;
+        n += m == NULL ? 0 : (has_penalty(m) ? m->nhistory : 0) + 2ull * m->nbias +
+                                 (m->mask != NULL ? (vocab + 31) / 32 : 0);
     }
-    if (mask > 0) {
-        g->mask = at;
-        memcpy(to, m->mask, mask * 4);
-    }
-    return true;
+    return n;
 }
 
 static tn_status fill_parcel(cu_program *p, cu_slot *t, const tn_step *s, uint64_t *bytes,
                              tn_err *err)
 {
-    writer w = {.base = t->parcel, .at = cu_round(sizeof(gpu_parcel), 64), .size = p->parcel_size,
+    writer w = {.base = t->parcel, .at = cu_round(sizeof(gpu_parcel), 64),
                 .parcel = (gpu_parcel *)(void *)t->parcel};
     uint32_t vocab = p->section[s->section].vocab;
+    if (vocab > 0 && extras_words(s, vocab) > p->extra_words)
+        return bad(s, err, "histories, biases and masks want %llu bytes; at most %llu",
+                   (unsigned long long)(extras_words(s, vocab) * 4),
+                   (unsigned long long)(p->extra_words * 4));
     put_rows(&w, s, p->ncache > 0);
     gpu_out *out = put(&w, GPU_PARCEL_OUT, NULL, s->nout * sizeof(gpu_out));
-    put(&w, GPU_PARCEL_EXTRA, NULL, 0);
-    uint64_t base = w.at;
+    uint8_t *room = put(&w, GPU_PARCEL_EXTRA, NULL, 0);
+    extras x = {.p = p, .room = room, .size = (p->parcel_size - w.at) / 4 * 4};
     for (uint32_t i = 0; i < s->nout; i++) {
         out[i] = out_of(&s->out[i]);
-        if (vocab > 0 && !put_extra(&w, &out[i], s->out[i].sampling, vocab, base))
-            return bad(s, err, "histories, biases and masks want more than %llu bytes",
-                       (unsigned long long)(p->extra_words * 4));
+        if (vocab > 0)
+            put_extras(&x, &out[i], s->out[i].sampling, vocab);
     }
-    w.parcel->words[GPU_PARCEL_EXTRA] = (uint32_t)((w.at - base) / 4);
-    *bytes = w.at;
+    if (x.sent > 0)
+        send_extras(&x);
+    if (x.e != cudaSuccess)
+        return cu_fail(err, x.e, "sending a step");
+    w.parcel->words[GPU_PARCEL_EXTRA] = (uint32_t)(x.used / 4);
+    *bytes = w.at + x.used;
     return TN_OK;
 }
 
@@ -510,30 +549,40 @@ static tn_status capture(cu_program *p, cu_graph *g, tn_err *err)
     return st;
 }
 
+/* Room for one more graph; the longest unused goes when there is none. */
+static cu_graph *graph_room(cu_program *p)
+{
+    if (p->ngraph < CU_GRAPHS_MAX)
+        return &p->graph[p->ngraph++];
+    cu_graph *old = &p->graph[0];
+    for (uint32_t i = 1; i < p->ngraph; i++)
+        old = p->graph[i].used < old->used ? &p->graph[i] : old;
+    cudaStreamSynchronize(p->dev->stream); /* it may be running */
+    cu_count(p->dev, p->dev->graphs_dropped, 1);
+    if (old->exec != NULL)
+        cudaGraphExecDestroy(old->exec);
+    return old;
+}
+
 /* The graph of this shape, made now if need be; NULL in *out: run without. */
 static tn_status find_graph(cu_program *p, uint32_t section, const gpu_shape *n, cu_graph **out,
                             tn_err *err)
 {
     gpu_shape want = rounded(p, n);
+    cu_graph *g = NULL;
     *out = NULL;
-    for (cu_graph *g = p->graph; g != NULL; g = g->next)
-        if (g->section == section && memcmp(&g->shape, &want, sizeof want) == 0) {
-            *out = g->exec != NULL ? g : NULL;
-            return TN_OK;
-        }
-    if (p->ngraph >= GRAPHS_MAX)
-        return TN_OK;
-    cu_graph *g = cu_take(p, 1, sizeof *g);
-    if (g == NULL)
-        return TN_OK;
-    g->section = section;
-    g->shape = want;
-    tn_status st = capture(p, g, err);
-    if (st != TN_OK && cudaPeekAtLastError() != cudaSuccess)
-        return st;             /* not the capture's own fault */
-    g->next = p->graph;
-    p->graph = g;
-    p->ngraph++;
+    for (uint32_t i = 0; i < p->ngraph && g == NULL; i++)
+        if (p->graph[i].section == section &&
+            memcmp(&p->graph[i].shape, &want, sizeof want) == 0)
+            g = &p->graph[i];
+    if (g == NULL) {
+        g = graph_room(p);
+        *g = (cu_graph){.section = section, .shape = want};
+        tn_status st = capture(p, g, err);
+        if (st != TN_OK && cudaPeekAtLastError() != cudaSuccess)
+            return st;         /* not the capture's own fault */
+    }
+    g->used = p->nstep;
     *out = g->exec != NULL ? g : NULL;
     return TN_OK;
 }
@@ -552,6 +601,7 @@ static tn_status enqueue(cu_program *p, const tn_step *s, tn_err *err)
     if (g == NULL)
         return call_all(p, s->section, &n, err);
     cudaError_t e = cudaGraphLaunch(g->exec, p->dev->stream);
+    cu_count(p->dev, p->dev->graph_steps, 1);
     return e == cudaSuccess ? TN_OK : cu_fail(err, e, "launching a step");
 }
 
@@ -601,7 +651,7 @@ static tn_status check_ready(cu_program *p, tn_err *err)
         if (!p->weight[i].packed)
             return tn_fail(err, TN_INTERNAL, "cuda: run before weight %s was packed",
                            p->weight[i].spec.name);
-    return TN_OK;
+    return p->cleared ? TN_OK : cu_clear(p, err);
 }
 
 /* Times of a profiled step, once it is done. */
@@ -641,6 +691,7 @@ tn_status cu_run(cu_program *p, const tn_step *s, tn_err *err)
     if (st != TN_OK)
         return st;
     p->current ^= 1;
+    p->nstep++;
     t->number = UINT64_MAX;
     e = cudaMemcpyAsync(p->parcel, t->parcel, bytes, cudaMemcpyHostToDevice, p->dev->stream);
     if (e != cudaSuccess)
