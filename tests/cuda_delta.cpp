@@ -3,7 +3,8 @@
  *
  * A world is a model's layer with slots on the device and in the twin; steps are run on both and
  * everything is compared: outputs, S, columns and pending rows of every slot, and that nothing
- * else was touched. Numbers come from a generator with a fixed seed. With --bench: times.
+ * else was touched. Numbers come from a generator with a fixed seed. With --small sizes are as on
+ * the simulator, with --bench there are times.
  *
  *     g++ -DTN_CUDASIM ... delta.cu delta_prompt.cu delta_chunk.cu cudasim.cpp   without a card
  *     nvcc -x cu ...                                                             on one */
@@ -11,6 +12,13 @@
 
 #ifndef TN_CUDASIM
 #include "cuda_delta_bench.h"
+#endif
+
+/* Sizes for the simulator, and for tools that make a card as slow. */
+#ifdef TN_CUDASIM
+static bool light = true;
+#else
+static bool light = false;
 #endif
 
 /* --------------------------------------------------------------------------------- compare */
@@ -49,20 +57,22 @@ static double distance(const float *found, const double *wanted, uint64_t n)
     return err == 0 ? 0 : sqrt(err / (all > 1e-60 ? all : 1e-60));
 }
 
-static void compare_out(world *w, const doubles &wanted, double bound, worst *b)
+/* `reached`: the bound is of what S could give, and so of rows that cancel to little larger. */
+static void compare_out(world *w, const doubles &wanted, double bound, bool reached, worst *b)
 {
     floats found = get_span(w->a.out, w->rows_max);
     const uint32_t stride = w->a.out.stride;
     for (uint64_t r = 0; r < w->rows_max; r++) {
         bool inside = r < w->row_seq.size();
         if (inside && w->pos[r] >= 0) {
-            double d = 0;
-            for (uint32_t h = 0; h < w->z.v_heads; h++)
-                d = fmax(d, distance(&found[r * stride + h * w->z.v_dim],
-                                     &wanted[r * w->value + h * w->z.v_dim], w->z.v_dim));
-            b->out = d > b->out ? d : b->out;
-            if (!(d <= bound))
-                complain(b, "out of a row", d, bound);
+            for (uint32_t h = 0; h < w->z.v_heads; h++) {
+                double d = distance(&found[r * stride + h * w->z.v_dim],
+                                    &wanted[r * w->value + h * w->z.v_dim], w->z.v_dim);
+                double most = reached ? bound * w->reach[r * w->z.v_heads + h] + 1e-3 : bound;
+                b->out = d > b->out ? d : b->out;
+                if (!(d <= most))
+                    complain(b, "out of a row", d, most);
+            }
         }
         for (uint32_t i = inside && w->pos[r] >= 0 ? w->value : 0; i < stride; i++) {
             float want = inside && i < w->value ? 0.0f : UNTOUCHED;
@@ -120,12 +130,12 @@ static void run_both(world *w, double bound, worst *b)
     b->steps++;
     run_device(w);
     doubles wanted = run_twin(w);
-    compare_out(w, wanted, w->z.type == TN_F16 ? fmax(bound * 20, 6e-4) : bound * 20, b);
+    compare_out(w, wanted, w->z.type == TN_F16 ? fmax(bound * 20, 6e-4) : bound * 20, false, b);
     compare_slots(w, bound, b);
 }
 
-/* kernels.md 5.2 for chunks: over all rows of a sequence and head 2e-3, S too. Only, a row whose o
- * is small beside what S held is normed up with the errors of that; `bound` says how far. */
+/* kernels.md 5.2 for chunks: over all rows of a sequence and head 2e-3, S too. A single row may be
+ * off by what errors of S of that size do to its o. */
 static void run_chunks(world *w, double bound, worst *b)
 {
     b->steps++;
@@ -148,8 +158,7 @@ static void run_chunks(world *w, double bound, worst *b)
                 complain(b, "out of a sequence", d, bound);
         }
     worst rows = *b;
-    /* Rows that cancel to nearly nothing: 0.17 was seen on a card. The sequence is what counts. */
-    compare_out(w, wanted, 0.3, &rows);
+    compare_out(w, wanted, bound, true, &rows);
     b->bad = rows.bad;
     compare_slots(w, 2e-3, b);
 }
@@ -372,13 +381,10 @@ static void case_cuts()
 static void case_chunks()
 {
     worst b = {"chunks", 0, 0, 0, 0};
-#ifdef TN_CUDASIM
-    static const int tails[] = {0, 15, 49};
-#else
-    static int tails[64];
-    for (int i = 0; i < 64; i++)
-        tails[i] = i;
-#endif
+    std::vector<int> tails = {0, 15, 49};
+    if (!light)
+        for (int i = 0; i < 64; i++)
+            tails.push_back(i);
     for (int tail : tails)
         for (int how = 0; how < 2; how++) {
             sizes z = SMALL;
@@ -501,11 +507,7 @@ static void case_poison()
 /* Many steps of one row: errors of S do not grow. */
 static void case_drift()
 {
-#ifdef TN_CUDASIM
-    const int steps = 60;
-#else
-    const int steps = 1000;
-#endif
+    const int steps = light ? 60 : 1000;
     worst b = {"drift", 0, 0, 0, 0};
     sizes z = SMALL;
     z.k_heads = 1;
@@ -535,6 +537,7 @@ static void case_offers()
 
 int main(int argc, char **argv)
 {
+    light = light || (argc > 1 && strcmp(argv[1], "--small") == 0);
     case_offers();
     case_few_rows();
     case_kernels();
@@ -552,8 +555,6 @@ int main(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "--bench") == 0)
         bench_all();
 #endif
-    (void)argc;
-    (void)argv;
     if (failures > 0)
         printf("%d failures\n", failures);
     return failures > 0;

@@ -68,6 +68,9 @@ struct slot {
 };
 
 struct world {
+    /* [rows][v_heads] how many times what S could give is more than what the row's o came to:
+     * errors of S are that much larger in o, and the norm hides it. Filled by the twin. */
+    mutable doubles reach;
     sizes z;
     uint32_t width, value, slots, rows_max, seqs_max, key;
     gpu_delta a;
@@ -426,6 +429,16 @@ static void twin_out(const world *w, const doubles &o, uint64_t row, uint32_t h,
     }
 }
 
+static void twin_reach(const world *w, const double *s, const doubles &o, uint64_t at)
+{
+    double all = 0, sum = 1e-60;
+    for (uint64_t i = 0; i < (uint64_t)w->z.v_dim * w->z.k_dim; i++)
+        all += s[i] * s[i];
+    for (double x : o)
+        sum += x * x;
+    w->reach[at] = sqrt(all / w->z.k_dim / sum);
+}
+
 static tape tape_of(const world *w, const tn_seq &q, int *pending)
 {
     const uint32_t gates = 2 * w->z.v_heads, line = w->width + gates;
@@ -463,6 +476,9 @@ static void twin_seq(const world *w, const tn_seq &q, slot *after, doubles *out)
         for (uint32_t h = 0; h < z.v_heads; h++) {
             doubles o = twin_head(w, t, i, h, &s[(uint64_t)h * z.v_dim * z.k_dim]);
             if (i >= keep + npending)
+                twin_reach(w, &s[(uint64_t)h * z.v_dim * z.k_dim], o,
+                           (uint64_t)(q.row0 + i - keep - npending) * z.v_heads + h);
+            if (i >= keep + npending)
                 twin_out(w, o, (uint64_t)(q.row0 + i - keep - npending), h, out);
         }
         if (!draft || i < keep + npending)
@@ -484,6 +500,7 @@ static doubles run_twin(world *w)
 {
     doubles out(w->row_seq.size() * w->value, 0);
     std::vector<slot> after = w->twin;
+    w->reach.assign(w->row_seq.size() * w->z.v_heads, 1);
     for (const tn_seq &q : w->seq)
         if (q.nrow > 0 || q.accepted != 0)
             twin_seq(w, q, &after[q.state_out], &out);

@@ -3,7 +3,7 @@
  *
  * Builds with nvcc (-x cu) for a card and with g++ -DTN_CUDASIM for the simulator. All memory
  * that the call does not own is filled and looked at afterwards, every step runs twice and
- * must leave the same bits. --bench: times on a card instead. */
+ * must leave the same bits. --small: as on the simulator; --bench: times on a card instead. */
 #include "cuda_sample_twin.h"
 
 #include <atomic>
@@ -13,10 +13,11 @@
 static int failures;
 static const char *group;
 
+/* Sizes for the simulator, and for tools that make a card as slow. */
 #ifdef TN_CUDASIM
-#define LIGHT 1
+static bool light = true;
 #else
-#define LIGHT 0
+static bool light = false;
 #endif
 
 /* -------------------------------------------------------------------------------- memory */
@@ -392,21 +393,21 @@ static std::vector<float> gauss_row(uint32_t n, double spread)
     return x;
 }
 
-static const uint32_t vocab_list[] = {32, 1000, 3000,
-#ifndef TN_CUDASIM
-                                      49152, 151936, 262144, 100003,
-#endif
-};
-static const size_t nvocab = sizeof vocab_list / sizeof vocab_list[0];
+static const uint32_t vocab_list[] = {32, 1000, 3000, 49152, 151936, 262144, 100003};
+
+static size_t nvocab()
+{
+    return light ? 3 : sizeof vocab_list / sizeof vocab_list[0];
+}
 
 /* ---------------------------------------------------------------------------------- groups */
 
 static void test_greedy()
 {
     open_group("greedy rows, ties, ranks, top lists");
-    for (size_t v = 0; v < nvocab; v++) {
+    for (size_t v = 0; v < nvocab(); v++) {
         job j = job_open(vocab_list[v]);
-        uint32_t n = LIGHT ? 24 : v > 3 ? 12 : 80;
+        uint32_t n = light ? 24 : v > 3 ? 12 : 80;
         for (uint32_t i = 0; i < n; i++) {
             ask &a = job_add(j, gauss_row(j.h.vocab, i % 3 == 0 ? 0.05 : 3));
             a.out.flags = i % 4 == 1 ? TN_SAMPLE_SCORE : i % 4 == 2 ? 0 : TN_SAMPLE_GREEDY;
@@ -462,7 +463,7 @@ static void test_shapes()
 static void test_not_finite()
 {
     open_group("rows that are not finite, and their neighbours");
-    job j = job_open(LIGHT ? 1500 : 151936);
+    job j = job_open(light ? 1500 : 151936);
     for (uint32_t i = 0; i < 18; i++) {
         ask &a = job_add(j, gauss_row(j.h.vocab, 2));
         a.out.flags = i % 3 == 0 ? TN_SAMPLE_GREEDY : i % 3 == 1 ? TN_SAMPLE_SCORE : 0;
@@ -540,9 +541,9 @@ static void ask_anything(ask &a, uint32_t vocab, bool changes)
 static void test_anything(bool changes)
 {
     open_group(changes ? "masks, bias, penalties" : "temperature, min_p, top_k, top_p");
-    for (size_t v = 0; v < nvocab; v++) {
+    for (size_t v = 0; v < nvocab(); v++) {
         static const double spread[] = {0, 0.05, 0.7, 3, 12};
-        uint32_t rounds = LIGHT ? 1 : v > 2 ? 2 : 16, n = LIGHT && v > 1 ? 40 : v > 2 ? 24 : 64;
+        uint32_t rounds = light ? 1 : v > 2 ? 2 : 16, n = light && v > 1 ? 40 : v > 2 ? 24 : 64;
         for (uint32_t round = 0; round < rounds; round++) {
             job j = job_open(vocab_list[v]);
             for (uint32_t i = 0; i < n; i++)
@@ -558,7 +559,7 @@ static void test_anything(bool changes)
 static void test_prompt_ends()
 {
     open_group("where the reply begins in a history");
-    job j = job_open(LIGHT ? 600 : 151936);
+    job j = job_open(light ? 600 : 151936);
     for (uint32_t i = 0; i < 32; i++) {
         ask &a = job_add(j, std::vector<float>(j.h.vocab, 1.0f));
         a.out.flags = TN_SAMPLE_GREEDY;
@@ -576,7 +577,7 @@ static void test_prompt_ends()
 static void test_single()
 {
     open_group("all but one token forbidden");
-    job j = job_open(LIGHT ? 2000 : 151936);
+    job j = job_open(light ? 2000 : 151936);
     for (uint32_t i = 0; i < 12; i++) {
         ask &a = job_add(j, gauss_row(j.h.vocab, 2));
         uint32_t one = dice(j.h.vocab);
@@ -673,7 +674,7 @@ static std::vector<std::vector<float>> edge_rows(uint32_t vocab)
 static void test_edges()
 {
     open_group("where top_k, top_p and min_p cut");
-    const uint32_t vocab = LIGHT ? 4100 : 50021;
+    const uint32_t vocab = light ? 4100 : 50021;
     const size_t place[] = {1, 30, 600, vocab / 3, vocab / 2 - 7, vocab - 3};
     for (const std::vector<float> &x : edge_rows(vocab)) {
         job j = job_open(vocab);
@@ -770,7 +771,7 @@ static void check_drafts(const job &j)
 static void test_drafts()
 {
     open_group("drafts of several sequences");
-    for (int round = 0; round < (LIGHT ? 6 : 40); round++) {
+    for (int round = 0; round < (light ? 6 : 40); round++) {
         job j = draft_job();
         job_check(j);
         check_drafts(j);
@@ -841,7 +842,7 @@ static void test_known()
  * once in a thousand times; seeds are fixed, so either always or never. */
 static void test_distribution()
 {
-    const uint32_t n = LIGHT ? 512 : 20480, at_once = 256;
+    const uint32_t n = light ? 512 : 20480, at_once = 256;
     for (int kind = 0; kind < 3; kind++) {
         open_group(kind == 0 ? "distribution, plain" : kind == 1 ? "distribution, cut"
                                                                  : "distribution, changed");
@@ -891,6 +892,7 @@ static void test_distribution()
 
 int main(int argc, char **argv)
 {
+    light = light || (argc > 1 && strcmp(argv[1], "--small") == 0);
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
         bench_all();
         return 0;
