@@ -524,6 +524,59 @@ static void test_model(void **state)
     }
 }
 
+/* A token whose embedding is NaN beside one that is not: the row is counted where it is normed,
+ * its output says so, and the neighbour's numbers are those it has alone. */
+static void test_bad_rows(void **state)
+{
+    static const fx_llama small = {.layers = 2, .hidden = 128, .ffn = 192, .q_heads = 4,
+                                   .kv_heads = 2, .dim = 64, .vocab = 500, .context = 1024,
+                                   .form = TN_FORM_W4G, .group = 64, .head_form = TN_FORM_F32,
+                                   .untied = 1};
+    static const char *const series[] = {"cuda_nonfinite_rows_total{layer=\"0\"}",
+                                         "cuda_nonfinite_rows_total{layer=\"1\"}",
+                                         "cuda_nonfinite_rows_total{layer=\"end\"}"};
+    tn_limits l = script_limits();
+    tn_result good[2];
+    float logit[2][500];
+    tn_err err;
+    (void)state;
+    l.profile = 0;
+    fixture *f = fx_new(11);
+    fx_build_llama(f, &small);
+    uint32_t norms = 0;        /* two a layer, then the last */
+    for (uint32_t i = 0; i < f->recipe.nop; i++)
+        if (f->op[i].kind == TN_OP_NORM)
+            f->op[i].layer = norms < 4 ? norms++ / 2 : TN_NONE;
+    const tn_op_embed *e = f->op[0].args;
+    ((float *)(void *)f->data[e->w].codes)[7 * 128 + 5] = NAN;
+    fx_device d = {0};
+    fx_device_open(&d, &tn_plugin_entry, 1, NULL);
+    void *program = fx_program(&d, f, &l, 2 * SCRIPT_NBLOCK, 0);
+    script *s = calloc(1, sizeof *s);
+    for (uint32_t turn = 0; turn < 2; turn++) {
+        const int32_t block[2] = {1, 2}, token[2] = {9, 7};
+        script_open(s, turn);
+        for (uint32_t i = 0; i < 1 + turn; i++)
+            script_out(s, script_add(s, &token[i], 1, 0, &block[i], 1)->row0);
+        const tn_results *r = script_run(&d, program, &s->step);
+        good[turn] = r->result[0];
+        assert_int_equal(d.table->peek(program, fx_buffer_named(f, "logits"), 0, 1, logit[turn],
+                                       &err), TN_OK);
+        for (uint32_t i = 0; i < 3; i++)
+            assert_true(fx_metric(&d, series[i]) == (turn == 0 ? 0 : i < 2 ? 2 : 1));
+        if (turn == 1)
+            assert_true(r->result[1].token == -1 && r->result[1].flags == TN_RESULT_NONFINITE);
+    }
+    assert_memory_equal(logit[0], logit[1], sizeof logit[0]);
+    assert_int_equal(good[0].token, good[1].token);
+    assert_int_equal(d.nwarning, 2);   /* one for the weight, one for the rows */
+    assert_non_null(strstr(d.warning, "2 rows were not finite, at layer 0 first"));
+    free(s);
+    d.table->release(program);
+    fx_device_close(&d);
+    fx_free(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -531,7 +584,7 @@ int main(void)
         cmocka_unit_test(test_gate_up), cmocka_unit_test(test_row_operations),
         cmocka_unit_test(test_experts), cmocka_unit_test(test_route_ties),
         cmocka_unit_test(test_attention), cmocka_unit_test(test_delta),
-        cmocka_unit_test(test_model),
+        cmocka_unit_test(test_model), cmocka_unit_test(test_bad_rows),
     };
     return cmocka_run_group_tests_name("cuda device", tests, NULL, NULL);
 }

@@ -456,13 +456,23 @@ static void lower_embed(lowering *w, const tn_op_embed *a)
     c->a.embed.out = span(w, a->out, 0, v->spec.k);
 }
 
+/* The residual is f32 and normed whole; heads and the like are its children. */
+static uint32_t *bad_of(const lowering *w, const tn_op_norm *a)
+{
+    const cu_program *p = w->p;
+    if (w->st != TN_OK || a->groups > 1 || p->buffer[a->in].type != TN_F32)
+        return NULL;
+    return cu_bad_of(p, cu_op(p, w->op)->layer);
+}
+
 static void lower_norm(lowering *w, const tn_op_norm *a)
 {
     uint32_t groups = a->groups > 0 ? a->groups : 1;
     uint64_t width = (uint64_t)a->width * groups;
     gpu_norm n = {.in = span(w, a->in, a->in_col, width), .out = span(w, a->out, a->out_col, width),
                   .w = vector(w, a->w, a->width), .width = a->width, .groups = groups,
-                  .rows = rows_index(w, a->in), .eps = a->eps, .offset = a->offset};
+                  .rows = rows_index(w, a->in), .eps = a->eps, .offset = a->offset,
+                  .bad = bad_of(w, a)};
     add(w, CU_NORM)->a.norm = n;
 }
 
@@ -592,7 +602,7 @@ static uint32_t lower_combine(lowering *w, const tn_op_mix *a, uint32_t section_
     if (norm)
         c->norm = (gpu_norm){.out = span(w, n->out, n->out_col, n->width),
                              .w = vector(w, n->w, n->width), .width = n->width, .eps = n->eps,
-                             .offset = n->offset};
+                             .offset = n->offset, .bad = cu_bad_of(p, next->layer)};
     add(w, CU_COMBINE)->a.combine = c;
     w->deferred = NULL;
     w->combine = TN_NONE;

@@ -251,7 +251,7 @@ static void place_step(cu_program *p)
                       (uint64_t)l->blocks_max * 4 + (uint64_t)l->outs_max * sizeof(gpu_out);
     p->parcel_size = cu_round(sizeof(gpu_parcel), 64) + 1024 + arrays +
                      4 * (usual < p->extra_words ? usual : p->extra_words);
-    p->step_at = place(p, p->parcel_size + arrays + p->extra_words * 4 + 4096 +
+    p->step_at = place(p, p->parcel_size + arrays + p->extra_words * 4 + cu_bad_size(p) + 4096 +
                               (uint64_t)l->outs_max * 64 + (uint64_t)l->outs_max * l->top_max * 8);
 }
 
@@ -369,6 +369,8 @@ tn_status cu_program_open(cu_dev *dev, const tn_recipe *r, const tn_limits *l, c
         st = take_weights(p, err);
     if (st == TN_OK)
         st = check_ops(p, err);
+    if (st == TN_OK)
+        st = cu_bad_open(p, err);
     if (st == TN_OK) {
         pair_up(p);
         place_weights(p);

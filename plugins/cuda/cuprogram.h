@@ -8,6 +8,7 @@
  *     cupools.c    the memory
  *     custep.c     a step: staging, graphs, results
  *     cublocks.c   blocks and states in and out
+ *     cubad.c      rows that are not finite
  *     cureport.c   what a doctor asks
  *
  * Compile takes no memory of the card. All device memory of a program is four blocks: weights,
@@ -97,12 +98,14 @@ typedef struct cu_graph {
 /* Steps take turns with two of these. */
 typedef struct cu_slot {
     uint8_t *parcel;           /* pinned, [parcel_size]: all of a step but what does not fit */
-    tn_result *result;         /* pinned */
+    uint32_t *bad;             /* pinned, [nbad], and behind them result */
+    tn_result *result;
     int32_t *top_token;
     float *top_logprob;
     uint64_t *op_ns;
     cudaEvent_t done;
     uint64_t number;           /* UINT64_MAX: none */
+    bool fetched;              /* `bad` and `result` came with this step */
     tn_results results;
 } cu_slot;
 
@@ -150,6 +153,11 @@ typedef struct cu_program {
     cu_graph graph[CU_GRAPHS_MAX];
     uint32_t ngraph;
     uint64_t nstep;                   /* run so far */
+    /* Rows that were not finite where a layer normed them, layer by layer, then those behind the
+     * last; counted on for ever on the card, seen so far here. */
+    uint32_t nbad;
+    uint32_t *bad, *bad_seen, *bad_metric;
+    uint64_t bad_told;                /* when the log last heard of it */
     cudaEvent_t *lap;                 /* with profile: [ncmd_max + 1] */
     struct cu_piece *pieces;          /* bookkeeping memory, owned */
 } cu_program;
@@ -196,6 +204,12 @@ tn_status cu_step_open(cu_program *p, tn_err *err);
 void cu_step_close(cu_program *p);
 tn_status cu_run(cu_program *p, const tn_step *s, tn_err *err);
 tn_status cu_wait(cu_program *p, uint64_t number, bool poll, const tn_results **out, tn_err *err);
+
+/* cubad.c: rows that are not finite. */
+tn_status cu_bad_open(cu_program *p, tn_err *err);
+uint64_t cu_bad_size(const cu_program *p);
+uint32_t *cu_bad_of(const cu_program *p, uint32_t layer);
+void cu_bad_look(cu_program *p, const cu_slot *t);
 
 /* cublocks.c */
 tn_status cu_block_copy(cu_program *p, int32_t from, int32_t to, tn_err *err);

@@ -40,7 +40,9 @@ static void place_step(cu_program *p)
     s->out = (const gpu_out *)(const void *)piece(&at, l->outs_max * sizeof(gpu_out));
     s->extra = (const uint32_t *)(const void *)piece(&at, p->extra_words * 4);
     s->drawn = (int32_t *)(void *)piece(&at, l->outs_max * 4ull);
-    s->result = (tn_result *)(void *)piece(&at, l->outs_max * sizeof(tn_result));
+    uint8_t *bad = piece(&at, cu_bad_size(p) + l->outs_max * sizeof(tn_result));
+    p->bad = (uint32_t *)(void *)bad;
+    s->result = (tn_result *)(void *)(bad + cu_bad_size(p));
     s->top_token = (int32_t *)(void *)piece(&at, (uint64_t)l->outs_max * l->top_max * 4);
     s->top_logprob = (float *)(void *)piece(&at, (uint64_t)l->outs_max * l->top_max * 4);
     if (p->nstate > 0)
@@ -62,7 +64,8 @@ static tn_status open_slot(cu_program *p, cu_slot *t, tn_err *err)
         return tn_fail(err, TN_NO_MEMORY, "cuda: no memory for a step's times");
     cudaError_t e = pinned((void **)&t->parcel, p->parcel_size);
     if (e == cudaSuccess)
-        e = pinned((void **)&t->result, l->outs_max * sizeof(tn_result));
+        e = pinned((void **)&t->bad, cu_bad_size(p) + l->outs_max * sizeof(tn_result));
+    t->result = (tn_result *)(void *)((uint8_t *)t->bad + (e == cudaSuccess ? cu_bad_size(p) : 0));
     if (e == cudaSuccess)
         e = pinned((void **)&t->top_token, top * 4);
     if (e == cudaSuccess)
@@ -90,7 +93,7 @@ void cu_step_close(cu_program *p)
         if (t->done != NULL)
             cudaEventDestroy(t->done);
         cudaFreeHost(t->parcel);
-        cudaFreeHost(t->result);
+        cudaFreeHost(t->bad);
         cudaFreeHost(t->top_token);
         cudaFreeHost(t->top_logprob);
         *t = (cu_slot){.number = UINT64_MAX};
@@ -616,8 +619,9 @@ static tn_status fetch(cu_program *p, cu_slot *t, const tn_step *s, tn_err *err)
     uint32_t vocab = p->section[s->section].vocab;
     for (uint32_t i = 0; vocab > 0 && i < s->nout; i++)
         top = top || s->out[i].sampling->ntop > 0;
-    if (s->nout > 0 && vocab > 0)
-        e = cudaMemcpyAsync(t->result, d->result, s->nout * sizeof(tn_result),
+    t->fetched = s->nout > 0 && vocab > 0;
+    if (t->fetched)            /* what was counted of bad rows lies right before the results */
+        e = cudaMemcpyAsync(t->bad, p->bad, cu_bad_size(p) + s->nout * sizeof(tn_result),
                             cudaMemcpyDeviceToHost, stream);
     uint64_t bytes = (uint64_t)s->nout * p->lim.top_max * 4;
     if (e == cudaSuccess && top)
@@ -726,6 +730,7 @@ tn_status cu_wait(cu_program *p, uint64_t number, bool poll, const tn_results **
         }
         if (e != cudaSuccess)
             return cu_fail(err, e, "a step");
+        cu_bad_look(p, t);
         *out = &t->results;
         return TN_OK;
     }

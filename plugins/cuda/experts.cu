@@ -522,7 +522,9 @@ combine_all(const gpu_combine k, const gpu_experts a, const gpu_step s)
     }
     if (k.norm.out.data == NULL)
         return;
-    float scale = rsqrtf(block_sum(squares, room) / (float)a.down.n + k.norm.eps);
+    squares = block_sum(squares, room);
+    count_bad(k.norm.bad, squares);
+    float scale = rsqrtf(squares / (float)a.down.n + k.norm.eps);
     if (FOURS && mine < a.down.n)
         span_put_four(k.norm.out, row, mine,
                       norm_four(x, scale, w, k.norm.w != NULL ? k.norm.offset : 1.0f));

@@ -158,6 +158,7 @@ typedef struct gpu_norm {
     const float *w;            /* [width] or NULL */
     uint32_t width, groups, rows;
     float eps, offset;
+    uint32_t *bad;             /* counts the rows that are not finite; NULL: nobody asks */
 } gpu_norm;
 typedef struct gpu_route {
     gpu_span in, ids, weights;

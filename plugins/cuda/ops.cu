@@ -98,7 +98,9 @@ __global__ void norm_kernel(const gpu_norm a, const gpu_step s)
         float x = span_get(a.in, row, from + c);
         sum += x * x;
     }
-    float factor = rsqrtf(block_sum(sum, room) / (float)a.width + a.eps);
+    sum = block_sum(sum, room);
+    count_bad(a.bad, sum);
+    float factor = rsqrtf(sum / (float)a.width + a.eps);
     for (uint32_t c = threadIdx.x; c < a.width; c += blockDim.x) {
         float w = a.w != NULL ? a.w[c] + a.offset : 1.0f;
         span_put(a.out, row, from + c, span_get(a.in, row, from + c) * factor * w);
@@ -128,7 +130,9 @@ __global__ void norm_fours(const gpu_norm a, const gpu_step s)
     float sum = 0;
     UNROLL for (uint32_t i = 0; i < NORM_FOURS; i++)
         sum += x[i].x * x[i].x + x[i].y * x[i].y + x[i].z * x[i].z + x[i].w * x[i].w;
-    float factor = rsqrtf(block_sum(sum, room) / (float)a.width + a.eps);
+    sum = block_sum(sum, room);
+    count_bad(a.bad, sum);
+    float factor = rsqrtf(sum / (float)a.width + a.eps);
     UNROLL for (uint32_t i = 0; i < NORM_FOURS; i++) {
         uint32_t c = i * each + threadIdx.x * 4;
         if (c < a.width)

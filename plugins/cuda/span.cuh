@@ -64,4 +64,11 @@ static inline bool span_has_fours(const gpu_span &s, uint32_t width)
     return width % 4 == 0 && (uintptr_t)s.data % (s.type == TN_F32 ? 16 : 8) == 0;
 }
 
+/* One more bad row where the squares of one do not add up to a number. For all threads of a block. */
+LANE void count_bad(uint32_t *bad, float squares)
+{
+    if (bad != NULL && threadIdx.x == 0 && !(squares < INFINITY))
+        atomicAdd(bad, 1u);
+}
+
 #endif
