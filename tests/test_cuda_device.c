@@ -469,6 +469,112 @@ static void test_route_ties(void **state)
     fx_free(f);
 }
 
+/* --------------------------------------------------------------------------------- replays */
+
+static uint64_t hash_of(uint64_t h, const void *data, uint64_t size)
+{
+    const uint8_t *p = data;
+    for (uint64_t i = 0; i < size; i++)
+        h = (h ^ p[i]) * 0x100000001b3ull;
+    return h;
+}
+
+/* The step's numbers again and again, as bits: rows of `buffer`, and what was drawn. */
+static uint64_t replay(fx_device *d, void *program, const fixture *f, script *s, uint32_t buffer,
+                       uint32_t rows, uint32_t times)
+{
+    uint64_t first = 0, size = (uint64_t)rows * f->buffer[buffer].width * sizeof(float);
+    float *x = malloc(size);
+    tn_err err;
+    double before = fx_metric(d, "cuda_graph_steps_total{card=\"0\"}");
+    for (uint32_t i = 0; i < times; i++) {
+        s->step.number = i + 1;
+        const tn_results *r = script_run(d, program, &s->step);
+        uint64_t h = hash_of(0xcbf29ce484222325ull, r->result, r->nout * sizeof *r->result);
+        if (d->table->peek(program, buffer, 0, rows, x, &err) != TN_OK)
+            fail_msg("peek: %s", err.text);
+        h = hash_of(h, x, size);
+        first = i == 0 ? h : first;
+        if (h != first)
+            fail_msg("replay %u: hash %016llx, the first had %016llx", i, (unsigned long long)h,
+                     (unsigned long long)first);
+    }
+    free(x);
+    double replayed = fx_metric(d, "cuda_graph_steps_total{card=\"0\"}") - before;
+    if (replayed != times)
+        fail_msg("%g of %u steps ran as a graph", replayed, times);
+    return first;
+}
+
+/* Four sequences of one row in states of their own, read from one slot and left in another. */
+static void single_rows(script *s, bool states)
+{
+    script_open(s, 0);
+    for (int32_t i = 0; i < 4; i++) {
+        const int32_t token = 11 + 7 * i, block = i;
+        tn_seq *q = script_add(s, &token, 1, states ? 0 : 3 + i, &block, 1);
+        q->state_in = i;
+        q->state_out = 8 + i;
+        tn_sampling *p = script_out(s, q->row0);
+        p->flags = 0;
+        p->temperature = 1;
+        p->top_p = 0.95f;
+        p->repetition = 1;
+        p->seed = (uint64_t)i;
+    }
+}
+
+static uint64_t replay_delta(uint32_t times)
+{
+    uint32_t y;
+    fx_device d = {0};
+    tn_limits l = script_limits();
+    l.profile = 0;
+    fixture *f = delta_fixture(5, &delta_cases[1], true, &y);
+    fx_section(f);
+    fx_device_open(&d, &tn_plugin_entry, 1, NULL);
+    void *program = fx_program(&d, f, &l, 0, NSLOT);
+    script *s = calloc(1, sizeof *s);
+    single_rows(s, true);
+    for (uint32_t i = 0; i < 4; i++) {   /* something in the states that are read */
+        s->seq[i].state_out = (int32_t)i;
+        s->seq[i].flags = TN_SEQ_FRESH;
+    }
+    script_run(&d, program, &s->step);
+    single_rows(s, true);
+    uint64_t h = replay(&d, program, f, s, y, 4, times);
+    free(s);
+    d.table->release(program);
+    fx_device_close(&d);
+    fx_free(f);
+    return h;
+}
+
+static uint64_t replay_model(uint32_t times)
+{
+    static const fx_llama experts = {.layers = 3, .hidden = 128, .ffn = 64, .q_heads = 4,
+                                     .kv_heads = 1, .dim = 64, .vocab = 5000, .context = 1024,
+                                     .form = TN_FORM_W4G, .group = 32, .head_form = TN_FORM_BF16,
+                                     .qk_norm = 1, .nexpert = 16, .ntop = 4, .untied = 1};
+    tn_limits l = script_limits();
+    l.profile = 0;
+    model *m = model_open(&tn_plugin_entry, &experts, 1, NULL, &l);
+    single_rows(&m->s, false);
+    uint64_t h = replay(&m->d, m->program, m->f, &m->s, m->logits, 4, times);
+    model_close(m);
+    return h;
+}
+
+static uint32_t replays = 10;
+
+static void test_replays(void **state)
+{
+    (void)state;
+    uint64_t delta = replay_delta(replays), model = replay_model(replays);
+    printf("%u replays each: delta %016llx, attention, experts and sampling %016llx\n", replays,
+           (unsigned long long)delta, (unsigned long long)model);
+}
+
 /* ---------------------------------------------------------------------------------- models */
 
 /* A llama-like model: greedy tokens and log-probabilities of the device against the reference's
@@ -577,14 +683,28 @@ static void test_bad_rows(void **state)
     fx_free(f);
 }
 
-int main(void)
+/* --replays N: a captured step N times, and nothing else. --few: for tools that make a card slow. */
+int main(int argc, char **argv)
 {
+    const struct CMUnitTest again[] = {cmocka_unit_test(test_replays)};
+    const struct CMUnitTest some[] = {
+        cmocka_unit_test(test_norm), cmocka_unit_test(test_row_operations),
+        cmocka_unit_test(test_route_ties), cmocka_unit_test(test_bad_rows),
+        cmocka_unit_test(test_replays),
+    };
+    if (argc > 2 && strcmp(argv[1], "--replays") == 0) {
+        replays = (uint32_t)strtoul(argv[2], NULL, 10);
+        return cmocka_run_group_tests_name("replays", again, NULL, NULL);
+    }
+    if (argc > 1 && strcmp(argv[1], "--few") == 0)
+        return cmocka_run_group_tests_name("few", some, NULL, NULL);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_embed), cmocka_unit_test(test_norm), cmocka_unit_test(test_linear),
         cmocka_unit_test(test_gate_up), cmocka_unit_test(test_row_operations),
         cmocka_unit_test(test_experts), cmocka_unit_test(test_route_ties),
         cmocka_unit_test(test_attention), cmocka_unit_test(test_delta),
         cmocka_unit_test(test_model), cmocka_unit_test(test_bad_rows),
+        cmocka_unit_test(test_replays),
     };
     return cmocka_run_group_tests_name("cuda device", tests, NULL, NULL);
 }
