@@ -265,7 +265,7 @@ def reference_gap(entry, step, token):
     return max(top.values()) - top[token] if token in top else 99.0
 
 
-def check_reference(place, ini, model):
+def check_reference(place, ini, model, tie):
     n, ties, tokens = place.o.tokens, 0, 0
     entries = model.prompts()[:place.o.prompts]
     with Server(place, ini, model.path, "--max-num-seqs", "8", "--max-model-len", "256") as s:
@@ -278,7 +278,7 @@ def check_reference(place, ini, model):
                 continue
             told = reference_gap(e, i, token)
             gap = gap if told is None else told
-            assert gap <= place.o.tie, f"\"{e['prompt'][:40]}\", token {i}: {token}, the reference " \
+            assert gap <= tie, f"\"{e['prompt'][:40]}\", token {i}: {token}, the reference " \
                 f"has {e['greedy'][i]}, which is {gap:.4f} ahead"
             ties += 1
             break
@@ -300,15 +300,13 @@ def evaluate(place, ini, model, *args):
     return r["mean_nll"]
 
 
-def check_nll(place, model, options):
-    exact = evaluate(place, place.ini, model, "--device", "cpu", "--cpu-exact", *options)
-    found = evaluate(place, place.ini, model, "--device", "cuda", *options)
-    off = found / exact - 1
-    assert abs(off) <= place.o.nll, f"{found:.6f}, exact {exact:.6f}: {off * 100:+.3f} %"
-    told = f"{found:.6f}, exact {exact:.6f}: {off * 100:+.3f} %"
-    if options:
-        plain = evaluate(place, place.ini, model, "--device", "cuda")
-        told += f"; {(found / plain - 1) * 100:+.3f} % to the 16-bit weights"
+def check_nll(place, model, settings, most):
+    """Against the exact mode with the weights as the files have them; devices round in their own
+    ways where they requantize."""
+    exact = evaluate(place, place.ini, model, "--device", "cpu", "--cpu-exact")
+    found = evaluate(place, place.ini, model, "--device", "cuda", *settings)
+    told = f"{found:.6f}, exact {exact:.6f}: {(found / exact - 1) * 100:+.3f} %"
+    assert abs(found / exact - 1) <= most, told
     return told
 
 
@@ -447,7 +445,8 @@ def check_ptx(place, checks, models):
     ini = place.write_ini("ptx.ini", plugin)
     checks.run("ptx", "the card compiles it anew", check_doctor, place, ini, "compute_75")
     for m in models:
-        checks.run("ptx", f"{m.name}: reference", check_reference, place, ini, m)
+        # products in other shapes: sums are rounded in other places
+        checks.run("ptx", f"{m.name}: reference", check_reference, place, ini, m, 5 * place.o.tie)
         checks.run("ptx", f"{m.name}: NLL", check_ptx_nll, place, ini, m)
 
 
@@ -457,10 +456,10 @@ INT8 = {"dense": ("--dense", "int8"), "head": ("--head", "int8")}
 
 
 def check_model(place, checks, m):
-    checks.run("reference", m.name, check_reference, place, place.ini, m)
-    checks.run("nll", m.name, check_nll, place, m, ())
-    for what, options in INT8.items():
-        checks.run("nll", f"{m.name}, {what} = int8", check_nll, place, m, options)
+    checks.run("reference", m.name, check_reference, place, place.ini, m, place.o.tie)
+    checks.run("nll", m.name, check_nll, place, m, (), place.o.nll)
+    for what, settings in INT8.items():
+        checks.run("nll", f"{m.name}, {what} = int8", check_nll, place, m, settings, place.o.int8)
     checks.run("crowd", f"{m.name}: alone and among {place.o.crowd}", check_crowd, place, m)
     checks.run("crowd", f"{m.name}: beside cancelled requests", check_cancelled, place, m)
     checks.run("crowd", f"{m.name}: preempted", check_preempted, place, m)
@@ -475,12 +474,14 @@ def options():
     p.add_argument("--list", action="store_true", help="only say what would be checked")
     p.add_argument("--simulated", action="store_true", help="a simulated card: few and short")
     p.add_argument("--ptx", help="a plugin with code for compute_75 alone")
+    p.add_argument("--tools", default=",".join(TOOLS), help="of compute-sanitizer, comma separated")
     p.add_argument("--text", help="a text for NLL (the references' texts)")
     p.add_argument("--limit", type=int, default=600, help="seconds that one program may take")
     p.add_argument("--replays", type=int, help="of a captured step (10000)")
     p.add_argument("--tokens", type=int, help="greedy tokens a prompt (64)")
     p.add_argument("--tie", type=float, default=1e-3, help="a gap of logits that is none (0.001)")
     p.add_argument("--nll", type=float, default=2e-3, help="greatest share that NLL may be off (0.002)")
+    p.add_argument("--int8", type=float, default=1e-2, help="the same with int8 weights (0.01)")
     o = p.parse_args()
     o.replays = o.replays or (20 if o.simulated else 10000)
     o.tokens = o.tokens or (6 if o.simulated else 64)
@@ -503,7 +504,7 @@ def main():
         for m in models:
             check_model(place, checks, m)
         check_ptx(place, checks, models)
-        for tool in () if o.simulated else TOOLS:
+        for tool in () if o.simulated else o.tools.split(","):
             for name in KERNELS:
                 checks.run("sanitizer", f"{tool}, {name}", check_sanitized, place, tool, name)
     finally:
