@@ -209,16 +209,37 @@ static tn_limits make_limits(const tn_served *s, uint32_t context, uint32_t flag
     return l;
 }
 
+/* A type that the operator named is a promise; one that the model names is what its files hold. */
+static tn_status check_dtype(const tn_served *s, tn_err *err)
+{
+    static const char *const name[] = {[TN_F32] = "float32", [TN_F16] = "float16",
+                                       [TN_BF16] = "bfloat16"};
+    const tn_model_settings *m = s->settings;
+    if (m->dtype == 0 || m->exact || (s->info.act_dtypes >> m->dtype & 1) != 0)
+        return TN_OK;
+    char offered[64] = "";
+    for (uint32_t t = TN_F32; t <= TN_BF16; t++)
+        if ((s->info.act_dtypes >> t & 1) != 0)
+            snprintf(offered + strlen(offered), sizeof offered - strlen(offered), "%s%s",
+                     offered[0] != 0 ? " or " : "", name[t]);
+    return tn_fail(err, TN_UNSUPPORTED, "[model %s]: dtype: %s; the device %s computes in %s; "
+                   "expected that, or auto", m->name, name[m->dtype], s->device->name,
+                   offered[0] != 0 ? offered : "none that has a name here");
+}
+
 /* Builds and compiles for one context length, and makes the budget. */
 static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_err *err)
 {
     const tn_model_settings *m = s->settings;
     const tn_view *v = tn_ckpt_view(s->ckpt);
     uint32_t act = m->dtype != 0 ? m->dtype : s->conf.dtype;
+    tn_status st = check_dtype(s, err);
+    if (st != TN_OK)
+        return st;
     s->has_draft = true;
     tn_graph_ask what = {.view = v, .act_dtype = act, .npos = context, .drafting = s->drafts > 0,
                          .drafting_second = s->second != NULL};
-    tn_status st = tn_graph_build(&s->conf, &what, &s->draft, err);
+    st = tn_graph_build(&s->conf, &what, &s->draft, err);
     if (st != TN_OK)
         return st;
     s->loader = (tn_loader){.view = v, .q = s->quant, .draft = &s->draft,

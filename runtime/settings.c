@@ -23,7 +23,8 @@ static const char *const log_levels[] = {"error", "warn", "info", "debug", NULL}
 static const char *const log_formats[] = {"text", "json", NULL};
 static const char *const dtypes[] = {"auto", "float16", "bfloat16", "float32", "half", "float",
                                      NULL};
-static const char *const cache_dtypes[] = {"auto", "float16", "bfloat16", "float32", NULL};
+static const char *const cache_dtypes[] = {"auto", "float16", "bfloat16", "float32", "fp8",
+                                           "fp8_e4m3", NULL};
 static const char *const load_formats[] = {"auto", "safetensors", "dummy", NULL};
 static const char *const experts[] = {"memory", "mapped", NULL};
 static const char *const requants[] = {"keep", "int8", NULL};
@@ -191,6 +192,7 @@ void tn_settings_close(tn_settings *s)
 static void fill_model(const tn_values *v, tn_model_settings *s)
 {
     static const uint32_t types[] = {0, TN_F16, TN_BF16, TN_F32, TN_F16, TN_F32};
+    static const uint32_t cache_types[] = {0, TN_F16, TN_BF16, TN_F32, TN_F8_E4M3, TN_F8_E4M3};
     const tn_value *served = tn_values_find(v, "served_name");
     s->path = text_of(v, "path");
     s->quant = text_of(v, "quant");
@@ -202,7 +204,7 @@ static void fill_model(const tn_values *v, tn_model_settings *s)
     s->max_num_batched_tokens = (uint32_t)int_of(v, "max_num_batched_tokens");
     s->memory = (uint64_t)int_of(v, "memory");
     s->kv_cache_memory = (uint64_t)int_of(v, "kv_cache_memory");
-    s->kv_cache_dtype = types[place_of(v, "kv_cache_dtype")];
+    s->kv_cache_dtype = cache_types[place_of(v, "kv_cache_dtype")];
     s->block_size = (uint32_t)int_of(v, "block_size");
     s->prefix_caching = int_of(v, "prefix_caching") != 0;
     s->prefix_check = tn_values_find(v, "prefix_check")->f;

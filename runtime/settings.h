@@ -30,7 +30,7 @@ typedef struct tn_model_settings {
     uint32_t max_num_batched_tokens;
     uint64_t memory;           /* weights, cache and workspace; 0: auto */
     uint64_t kv_cache_memory;  /* 0: what is left */
-    uint32_t kv_cache_dtype;   /* TN_F16, TN_BF16, TN_F32; 0: auto */
+    uint32_t kv_cache_dtype;   /* TN_F16, TN_BF16, TN_F32, TN_F8_E4M3; 0: auto */
     uint32_t block_size;       /* 0: the device's own */
     bool prefix_caching;
     double prefix_check;       /* share of its hits to compute again, 0 to 1 */

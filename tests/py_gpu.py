@@ -78,6 +78,16 @@ with check("a simulated card passes"):
                  "ok   crowd: tiny: beside NaN"):
         assert line in out, (line, out)
 
+with check("what the card does not offer is refused by name"):
+    card = os.path.join(folder, "card.ini")
+    with open(card, "w", encoding="utf-8") as f:
+        f.write(f"[plugin cuda]\nfile = {gpu}/lib/tenon/cuda.so\n[plugin cpu]\nfile = {PLUGINS}/cpu.so\n")
+    for flag, name, words in (("--dtype", "bfloat16", "the device cuda computes in float16"),
+                              ("--kv-cache-dtype", "fp8", "kv_cache_dtype: fp8 is not offered")):
+        r = run("complete", model, "--config", card, "--prompt", "x", "--max-tokens", "1", "--device",
+                "cuda", flag, name)
+        assert r.returncode == 69 and words in r.stderr, r.stderr
+
 with check("a program that fails, or says so, is told"):
     program("cuda_attend", "echo ok one; echo FAIL two; exit 0")
     program("cuda_sample", "echo it broke; exit 3")

@@ -71,6 +71,13 @@ with check("complete: the fixed form"):
         assert step["token"] == r["token_ids"][i] == step["top"][0][0]
         assert len(step["top"]) == 3 and step["logprob"] == step["top"][0][1]
 
+with check("types that a device does not offer are refused by name"):
+    ask = ("complete", plain, "--config", ini, "--prompt", "x", "--max-tokens", "2")
+    for name in ("fp8", "fp8_e4m3"):
+        fails(69, *ask, "--kv-cache-dtype", name, words=("a cache of type f8_e4m3 is not offered",))
+    for name in ("float16", "bfloat16", "float32"):
+        assert run(*ask, "--dtype", name).returncode == 0
+
 with check("eval: the fixed form"):
     e = evaluate(plain)
     assert e["tokens"] == 300 and abs(math.exp(e["mean_nll"]) - e["perplexity"]) < 1e-3 * e["perplexity"]

@@ -226,6 +226,27 @@ static void test_linear(void **state)
     }
 }
 
+/* dense = int8, head = int8: 16-bit weights that the device packs in 8 bits, groups of 32. */
+static void test_requantized(void **state)
+{
+    static const struct { uint32_t form, n, k, role; } c[] = {
+        {TN_FORM_F16, 33, 128, TN_ROLE_DENSE}, {TN_FORM_BF16, 100, 70, TN_ROLE_DENSE},
+        {TN_FORM_F32, 16, 640, TN_ROLE_DENSE}, {TN_FORM_BF16, 1000, 256, TN_ROLE_HEAD},
+    };
+    (void)state;
+    for (uint32_t i = 0; i < 4 * 3; i++) {
+        uint32_t x, j = i % 4;
+        fixture *f = with_input(i, c[j].k, i % 2 == 0, &x);
+        uint32_t y = fx_buffer(f, TN_ROWS_TOKENS, c[j].n, "y");
+        tn_op_linear op = {.size = sizeof op, .in = x, .nparts = 1};
+        op.part[0] = (tn_part){.out = y, .bias = TN_NONE};
+        op.part[0].w = fx_matrix(f, c[j].role, c[j].n, c[j].k, c[j].form, 0, 0);
+        f->weight[op.part[0].w].requant = TN_FORM_W8G;
+        fx_op(f, TN_OP_LINEAR, &op, "linear");
+        check_op(f, y, batches[i % NBATCH], i % 2, 8e-3, "requantized", i);
+    }
+}
+
 /* gate and up as two matrices or as one, with a width that ends inside a tile; fused without a
  * profile, and then against the same numbers. */
 static void test_gate_up(void **state)
@@ -683,7 +704,8 @@ static void test_bad_rows(void **state)
     fx_free(f);
 }
 
-/* --replays N: a captured step N times, and nothing else. --few: for tools that make a card slow. */
+/* --replays N: a captured step N times, and nothing else. --few: for tools that make a card slow.
+ * --only PATTERN: tests of such names. */
 int main(int argc, char **argv)
 {
     const struct CMUnitTest again[] = {cmocka_unit_test(test_replays)};
@@ -696,10 +718,13 @@ int main(int argc, char **argv)
         replays = (uint32_t)strtoul(argv[2], NULL, 10);
         return cmocka_run_group_tests_name("replays", again, NULL, NULL);
     }
+    if (argc > 2 && strcmp(argv[1], "--only") == 0)
+        cmocka_set_test_filter(argv[2]);
     if (argc > 1 && strcmp(argv[1], "--few") == 0)
         return cmocka_run_group_tests_name("few", some, NULL, NULL);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_embed), cmocka_unit_test(test_norm), cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_requantized),
         cmocka_unit_test(test_gate_up), cmocka_unit_test(test_row_operations),
         cmocka_unit_test(test_experts), cmocka_unit_test(test_route_ties),
         cmocka_unit_test(test_attention), cmocka_unit_test(test_delta),

@@ -277,7 +277,8 @@ static tn_status take_limits(cu_program *p, const tn_limits *l, tn_err *err)
         return tn_fail(err, TN_UNSUPPORTED, "cuda: blocks of %u tokens; expected a multiple of 8 "
                        "from 8 to 256", m->block_tokens);
     if (m->cache_dtype != 0 && m->cache_dtype != TN_F16)
-        return tn_fail(err, TN_UNSUPPORTED, "cuda: kv_cache_dtype: only f16 is offered");
+        return tn_fail(err, TN_UNSUPPORTED, "cuda: kv_cache_dtype: %s is not offered; expected "
+                       "float16 or auto", m->cache_dtype == TN_F8_E4M3 ? "fp8" : "this type");
     return TN_OK;
 }
 
