@@ -11,14 +11,13 @@
  * 1,024 pairs, places, pairs. The choice of an impossible expert is dropped: it gets no place. */
 #include "experts.cuh"
 #include "route.cuh"
-#include "skinny.cuh"
+#include "walk.cuh"
 
 #define CHUNK 1024u            /* pairs that are counted together */
 #define FEW 8u                 /* pairs an item, skinny */
 #define SOME 16u               /* the same with two groups of 8 */
 #define EXPERTS 1024u          /* most of them */
 #define GROUP_THREADS 512u
-#define ROUTED_ROWS 16u         /* most rows whose experts the grouping block chooses itself */
 
 /* --------------------------------------------------------------------------------- group */
 
@@ -114,99 +113,85 @@ LANE int32_t open_experts(const gpu_experts &a, int32_t e, int32_t count, uint32
 
 /* Where grouping by one block keeps a chunk. */
 struct chunk_room {
-    __align__(16) int32_t ids[CHUNK];
-    int32_t count[EXPERTS];       /* then each expert's first place */
+    int32_t ids[CHUNK];
+    int32_t count[EXPERTS], first[EXPERTS];
+    int32_t slot[CHUNK];          /* of a pair among those of its expert, in any order */
+    int32_t list[CHUNK];          /* pairs by expert, in that order */
     int32_t scan[33];
-    choice_room choice[GROUP_THREADS / 32];
 };
 
-/* Pairs before pair i that chose what it chose. */
-LANE int32_t rank_of(const int32_t *ids, uint32_t i)
+/* Pairs of the same expert before pair i. */
+LANE int32_t rank_of(const chunk_room &r, int32_t i, int32_t e)
 {
-    const int32_t e = ids[i];
     int32_t rank = 0;
-    for (uint32_t j = 0; j < i; j += 4) {
-        int4 four = *(const int4 *)(ids + j);
-        rank += four.x == e;
-        rank += four.y == e && j + 1 < i;
-        rank += four.z == e && j + 2 < i;
-        rank += four.w == e && j + 3 < i;
-    }
+    for (int32_t j = 0; j < r.count[e]; j++)
+        rank += r.list[r.first[e] + j] < i;
     return rank;
 }
 
-/* All of one chunk, by one block; its ids are in the room, behind a barrier. */
-LANE void group_chunk(const gpu_experts &a, uint32_t n, uint32_t size, chunk_room *r)
+/* All of one chunk, by one block. */
+__global__ void __launch_bounds__(GROUP_THREADS)
+group_few(const gpu_experts a, const gpu_step s, const portion c, uint32_t size)
 {
+    __shared__ chunk_room r;
     int32_t first = 0, nitem = 0;
-    for (uint32_t e = threadIdx.x; e < a.up.nexpert; e += blockDim.x)
-        r->count[e] = 0;
+    for (uint32_t e = threadIdx.x; e < a.up.nexpert; e += GROUP_THREADS)
+        r.count[e] = 0;
+    wait_for_earlier();
+    start_next();
+    const uint32_t n = pairs_here(a, s, c);
+    load_ids(a, c, 0, n, r.ids);
+    for (uint32_t i = threadIdx.x; i < n; i += GROUP_THREADS)
+        if (r.ids[i] >= 0)
+            r.slot[i] = atomicAdd(&r.count[r.ids[i]], 1);
     __syncthreads();
-    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x)
-        if (r->ids[i] >= 0)
-            atomicAdd(&r->count[r->ids[i]], 1);
-    __syncthreads();
-    for (uint32_t e0 = 0; e0 < a.up.nexpert; e0 += blockDim.x) {
+    for (uint32_t e0 = 0; e0 < a.up.nexpert; e0 += GROUP_THREADS) {
         uint32_t e = e0 + threadIdx.x;
-        int32_t count = e < a.up.nexpert ? r->count[e] : 0;
-        int32_t at = open_experts(a, (int32_t)e, count, size, r->scan, &first, &nitem);
+        int32_t count = e < a.up.nexpert ? r.count[e] : 0;
+        int32_t at = open_experts(a, (int32_t)e, count, size, r.scan, &first, &nitem);
         if (e < a.up.nexpert)
-            r->count[e] = at;
+            r.first[e] = at;
     }
     if (threadIdx.x == 0) {
         a.group.begin[a.up.nexpert] = first;
         *a.group.nitem = nitem;
     }
     __syncthreads();
-    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x) {
-        int32_t at = r->ids[i] >= 0 ? r->count[r->ids[i]] + rank_of(r->ids, i) : -1;
+    for (uint32_t i = threadIdx.x; i < n; i += GROUP_THREADS)
+        if (r.ids[i] >= 0)
+            r.list[r.first[r.ids[i]] + r.slot[i]] = (int32_t)i;
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < n; i += GROUP_THREADS) {
+        const int32_t e = r.ids[i], at = e >= 0 ? r.first[e] + rank_of(r, (int32_t)i, e) : -1;
         a.group.place[i] = at;
         if (at >= 0)
             a.group.pair[at] = (int32_t)i;
     }
 }
 
-__global__ void __launch_bounds__(GROUP_THREADS)
-group_few(const gpu_experts a, const gpu_step s, const portion c, uint32_t size)
+/* The choice of the experts for the step's only row; its pairs need no order, each is an item. */
+__global__ void route_one(const gpu_experts a, const gpu_step s, const portion c)
 {
-    __shared__ chunk_room r;
+    __shared__ route_room room;
     wait_for_earlier();
     start_next();
-    uint32_t n = pairs_here(a, s, c);
-    load_ids(a, c, 0, n, r.ids);
-    group_chunk(a, n, size, &r);
-}
-
-/* With the choice of the experts before it, a warp a row. One row's pairs need no order: each is
- * an item. */
-__global__ void __launch_bounds__(GROUP_THREADS)
-route_few(const gpu_experts a, const gpu_step s, const portion c, uint32_t size)
-{
-    __shared__ chunk_room r;
-    wait_for_earlier();
-    start_next();
-    const uint32_t n = pairs_here(a, s, c), rows = n / a.ntop;
-    for (uint32_t row = threadIdx.x / 32; row < rows; row += GROUP_THREADS / 32)
-        route_row(a.route, row, r.ids + row * a.ntop,
-                  &r.choice[threadIdx.x / 32]);
-    __syncthreads();
-    if (rows != 1) {
-        group_chunk(a, n, size, &r);
-        return;
-    }
-    if (threadIdx.x < a.ntop) {
-        int4 item;
-        item.x = r.ids[threadIdx.x];
-        item.y = (int)threadIdx.x;
-        item.z = 1;
-        item.w = 0;
-        a.group.item[threadIdx.x] = item;
-        a.group.pair[threadIdx.x] = a.group.place[threadIdx.x] = (int)threadIdx.x;
-    }
+    const uint32_t n = pairs_here(a, s, c);
     if (threadIdx.x == 0) {
-        a.group.begin[a.up.nexpert] = (int)a.ntop;
-        *a.group.nitem = (int)a.ntop;
+        a.group.begin[a.up.nexpert] = (int)n;
+        *a.group.nitem = (int)n;
     }
+    if (n == 0)
+        return;
+    const uint32_t rank = route_row(a.route, c.row0, &room);
+    if (rank >= a.ntop)
+        return;
+    int4 item;
+    item.x = (int)threadIdx.x;
+    item.y = (int)rank;
+    item.z = 1;
+    item.w = 0;
+    a.group.item[rank] = item;
+    a.group.pair[rank] = a.group.place[rank] = (int)rank;
 }
 
 __global__ void count_chunks(const gpu_experts a, const gpu_step s, const portion c)
@@ -262,8 +247,8 @@ static cudaError_t launch_group(const gpu_experts &a, const gpu_step &s, const p
                                 uint32_t pairs, uint32_t size, uint32_t rows_all,
                                 cudaStream_t stream)
 {
-    if (a.routes && pairs <= CHUNK && pairs / a.ntop <= ROUTED_ROWS && a.ntop <= GROUP_THREADS) {
-        GPU_LAUNCH_EARLY(route_few, 1, GROUP_THREADS, 0, stream, a, s, c, size);
+    if (a.routes && pairs == a.ntop && a.route.nexpert <= ROUTE_MOST) {
+        GPU_LAUNCH_EARLY(route_one, 1, (a.route.nexpert + 31) / 32 * 32, 0, stream, a, s, c);
         return cudaGetLastError();
     }
     if (a.routes && c.row0 == 0) {
@@ -363,16 +348,120 @@ skinny_experts(const gpu_experts a, const portion c, uint32_t log)
     }
 }
 
+/* What a group of `n` tiles from tile0 on gives, by the threads of its seat. */
+template <bool DOWN>
+LANE void put_group(const gpu_experts &a, const int4 &item, uint32_t tile0, uint32_t n,
+                    uint32_t seat, uint32_t nwarp, const float *weight, const float *room)
+{
+    const uint32_t threads = nwarp * 32, rows = DOWN ? 16 : 8, m = (uint32_t)item.z;
+    const uint32_t ntile = DOWN ? a.down.ntile : a.up.ntile;
+    for (uint32_t v = threadIdx.x & (threads - 1); v < rows * m * n; v += threads) {
+        const uint32_t r = v % rows, place = v / rows / m, i = v / rows - place * m;
+        const uint32_t tile = tile0 + place;
+        if (tile >= ntile)
+            return;
+        float x = walk_sum(room, seat * nwarp, nwarp, place, r, i);
+        if (DOWN)
+            put_partial(a, item, tile * 16 + r, i, x);
+        else
+            put_weighted(a, item, tile * 8 + r, i, x,
+                         walk_sum(room, seat * nwarp, nwarp, place, r + 8, i), weight[i]);
+    }
+}
+
+/* The same by seats that walk `length` tiles, for items of up to 8 pairs. */
+template <bool ZEROS, int HOW, bool DOWN>
+__global__ void __launch_bounds__(256, 2)
+walking_experts(const gpu_experts a, const portion c, uint32_t log, uint32_t length)
+{
+    constexpr int FORM = TN_FORM_W4G, U = ahead<FORM>::blocks;
+    __shared__ float room[8 * WALK_GROUP * 128];
+    __shared__ float weight[8];
+    const gpu_matrix &w = DOWN ? a.down : a.up;
+    const uint32_t warp = threadIdx.x / 32, nwarp = 1u << log, seat = warp >> log;
+    const uint32_t b0 = (warp & (nwarp - 1)) * U, last = w.ntile - 1;
+    const uint32_t tile0 = (blockIdx.x * (8 >> log) + seat) * length;
+    if (!DOWN) {
+        wait_for_earlier();
+        start_next();
+    }
+    const int4 item = a.group.item[blockIdx.y]; /* there is one, if only of an earlier step */
+    const bool there = (int32_t)blockIdx.y < *a.group.nitem;
+    product p;
+    tile_place at;
+    share<FORM, HOW, ZEROS, 1, U> one, two;
+    if (there) {
+        p = item_product(a, c, item, DOWN);
+        at = place_of<FORM>(p, tile0 < last ? tile0 : last);
+        load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &one);
+        at = place_of<FORM>(p, tile0 + 1 < last ? tile0 + 1 : last);
+        if (length > 1)
+            load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &two);
+    }
+    if (DOWN) {
+        wait_for_earlier();
+        start_next();
+    }
+    if (!there)
+        return;
+    const bool mine = b0 < p.nblock;
+    uint4 x[2 * U];
+    load_rows<U>(p, b0, x);
+    if (!DOWN && threadIdx.x < p.m)
+        weight[threadIdx.x] = pair_weight(a, c, item, threadIdx.x);
+    if (!DOWN)
+        clear_tail(a, item);
+    for (uint32_t i = 0; i < length; i += 2) {
+        walk_tile<FORM, HOW, ZEROS, U>(one, x, mine, i % WALK_GROUP, room);
+        if (i + 2 < length) {
+            at = place_of<FORM>(p, tile0 + i + 2 < last ? tile0 + i + 2 : last);
+            load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &one);
+        }
+        if (i + 1 < length)
+            walk_tile<FORM, HOW, ZEROS, U>(two, x, mine, (i + 1) % WALK_GROUP, room);
+        if (i + 3 < length) {
+            at = place_of<FORM>(p, tile0 + i + 3 < last ? tile0 + i + 3 : last);
+            load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &two);
+        }
+        if (i + 2 < length && (i + 2) % WALK_GROUP != 0)
+            continue;
+        const uint32_t group = i / WALK_GROUP * WALK_GROUP;
+        __syncthreads();
+        put_group<DOWN>(a, item, tile0 + group,
+                        length - group < WALK_GROUP ? length - group : WALK_GROUP, seat, nwarp,
+                        weight, room);
+        __syncthreads();
+    }
+}
+
+/* Enough blocks for two on every multiprocessor, three times where there are many. */
+template <bool ZEROS, int HOW, bool DOWN>
+static cudaError_t launch_walk(const gpu_experts &a, const portion &c, uint32_t items,
+                               uint32_t nsm, cudaStream_t stream)
+{
+    const gpu_matrix &w = DOWN ? a.down : a.up;
+    const uint32_t nwarp = warps_a_tile(w.cols, ahead<TN_FORM_W4G>::blocks, 8);
+    const uint32_t seats = 8 / nwarp;
+    uint32_t length = walk_length(w.ntile * items, seats, nsm * (items > 20 ? 6 : 2));
+    length = length < 16 ? length : 16;
+    dim3 grid((w.ntile + seats * length - 1) / (seats * length), items);
+    GPU_LAUNCH_EARLY((walking_experts<ZEROS, HOW, DOWN>), grid, 256, 0, stream, a, c,
+                     log_of(nwarp), length);
+    return cudaGetLastError();
+}
+
 template <int FORM, bool ZEROS, int HOW, bool DOWN>
 static cudaError_t launch_products(const gpu_experts &a, const portion &c, uint32_t items,
-                                   uint32_t size, cudaStream_t stream)
+                                   uint32_t size, uint32_t nsm, cudaStream_t stream)
 {
-    constexpr int T = FORM == TN_FORM_W4G && HOW != SCALE_32 ? 2 : 1;
     const gpu_matrix &w = DOWN ? a.down : a.up;
-    uint32_t nwarp = warps_a_tile(w.cols, ahead<FORM>::blocks, 8), most = 8 / nwarp * (size == FEW ? T : 1);
-    dim3 grid((w.ntile + most - 1) / most, items);
+    uint32_t nwarp = warps_a_tile(w.cols, ahead<FORM>::blocks, 8), seats = 8 / nwarp;
+    dim3 grid((w.ntile + seats - 1) / seats, items);
+    if (size == FEW && FORM == TN_FORM_W4G && HOW != SCALE_32 && walks(w, 8))
+        return launch_walk<ZEROS, HOW != SCALE_32 ? HOW : SCALE_64, DOWN>(a, c, items, nsm,
+                                                                         stream);
     if (size == FEW)
-        GPU_LAUNCH_EARLY((skinny_experts<FORM, 1, ZEROS, HOW, T, DOWN>), grid, 256, 0, stream, a,
+        GPU_LAUNCH_EARLY((skinny_experts<FORM, 1, ZEROS, HOW, 1, DOWN>), grid, 256, 0, stream, a,
                          c, log_of(nwarp));
     else
         GPU_LAUNCH_EARLY((skinny_experts<FORM, 2, ZEROS, HOW, 1, DOWN>), grid, 256, 0, stream, a,
@@ -382,31 +471,31 @@ static cudaError_t launch_products(const gpu_experts &a, const portion &c, uint3
 
 template <int FORM, bool ZEROS, bool DOWN>
 static cudaError_t choose_scales(const gpu_experts &a, const portion &c, uint32_t items,
-                                 uint32_t size, cudaStream_t stream)
+                                 uint32_t size, uint32_t nsm, cudaStream_t stream)
 {
     int how = scales_of(DOWN ? a.down : a.up);
     if (how == SCALE_QUAD)
-        return launch_products<FORM, ZEROS, SCALE_QUAD, DOWN>(a, c, items, size, stream);
+        return launch_products<FORM, ZEROS, SCALE_QUAD, DOWN>(a, c, items, size, nsm, stream);
     if (how == SCALE_64 && FORM == TN_FORM_W4G)
         return launch_products<FORM, ZEROS, FORM == TN_FORM_W4G ? SCALE_64 : SCALE_32, DOWN>(
-            a, c, items, size, stream);
-    return launch_products<FORM, ZEROS, SCALE_32, DOWN>(a, c, items, size, stream);
+            a, c, items, size, nsm, stream);
+    return launch_products<FORM, ZEROS, SCALE_32, DOWN>(a, c, items, size, nsm, stream);
 }
 
 template <bool DOWN>
 static cudaError_t products(const gpu_experts &a, const portion &c, uint32_t items, uint32_t size,
-                            cudaStream_t stream)
+                            uint32_t nsm, cudaStream_t stream)
 {
     const gpu_matrix &w = DOWN ? a.down : a.up;
     if (size == MANY)
         return experts_tall(&a, &c, items, DOWN, stream);
     if (w.form == TN_FORM_F16)
-        return launch_products<TN_FORM_F16, false, SCALE_64, DOWN>(a, c, items, size, stream);
+        return launch_products<TN_FORM_F16, false, SCALE_64, DOWN>(a, c, items, size, nsm, stream);
     if (w.form == TN_FORM_W8G)
-        return w.zero != NULL ? choose_scales<TN_FORM_W8G, true, DOWN>(a, c, items, size, stream)
-                              : choose_scales<TN_FORM_W8G, false, DOWN>(a, c, items, size, stream);
-    return w.zero != NULL ? choose_scales<TN_FORM_W4G, true, DOWN>(a, c, items, size, stream)
-                          : choose_scales<TN_FORM_W4G, false, DOWN>(a, c, items, size, stream);
+        return w.zero != NULL ? choose_scales<TN_FORM_W8G, true, DOWN>(a, c, items, size, nsm, stream)
+                              : choose_scales<TN_FORM_W8G, false, DOWN>(a, c, items, size, nsm, stream);
+    return w.zero != NULL ? choose_scales<TN_FORM_W4G, true, DOWN>(a, c, items, size, nsm, stream)
+                          : choose_scales<TN_FORM_W4G, false, DOWN>(a, c, items, size, nsm, stream);
 }
 
 /* -------------------------------------------------------------------------------- combine */
@@ -567,7 +656,8 @@ static uint32_t items_for(uint32_t pairs, uint32_t nexpert, uint32_t size)
 }
 
 static cudaError_t do_portion(const gpu_experts &a, const gpu_step &s, const portion &c,
-                              uint32_t rows, uint32_t rows_all, cudaStream_t stream)
+                              uint32_t rows, uint32_t rows_all, uint32_t nsm,
+                              cudaStream_t stream)
 {
     uint32_t pairs = rows * a.ntop;
     uint32_t size = pairs <= 4 * a.up.nexpert ? FEW : pairs <= 20 * a.up.nexpert ? SOME : MANY;
@@ -577,12 +667,12 @@ static cudaError_t do_portion(const gpu_experts &a, const gpu_step &s, const por
         return e;
     if (a.up.perm != NULL)
         GPU_LAUNCH(gather_kernel, pairs, 256, 0, stream, a, s, c, 0u);
-    e = products<false>(a, c, items, size, stream);
+    e = products<false>(a, c, items, size, nsm, stream);
     if (e != cudaSuccess)
         return e;
     if (a.down.perm != NULL)
         GPU_LAUNCH(gather_kernel, pairs, 256, 0, stream, a, s, c, 1u);
-    e = products<true>(a, c, items, size, stream);
+    e = products<true>(a, c, items, size, nsm, stream);
     if (e != cudaSuccess || a.defers)
         return e;
     dim3 grid((a.down.n + 255) / 256, rows);
@@ -593,12 +683,11 @@ static cudaError_t do_portion(const gpu_experts &a, const gpu_step &s, const por
 extern "C" cudaError_t gpu_do_experts(const gpu_experts *a, const gpu_step *s,
                                       uint32_t rows_most, uint32_t nsm, cudaStream_t stream)
 {
-    (void)nsm;
     for (uint32_t row0 = 0; row0 < rows_most; row0 += a->rows_max) {
         uint32_t left = rows_most - row0;
         const portion c = {row0, a->rows_max};
         cudaError_t e = do_portion(*a, *s, c, left < a->rows_max ? left : a->rows_max, rows_most,
-                                   stream);
+                                   nsm, stream);
         if (e != cudaSuccess)
             return e;
     }

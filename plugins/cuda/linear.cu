@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* linear.cu - LINEAR up to 16 rows; tall.cu beyond. */
 #include "linear.cuh"
-#include "skinny.cuh"
+#include "walk.cuh"
 
 /* The part that tile `tile` of all parts belongs to, and its tile there. */
 LANE uint32_t part_of(const gpu_linear &a, uint32_t *tile)
@@ -88,6 +88,107 @@ skinny_kernel(const gpu_linear a, const gpu_step s, uint32_t log, uint32_t all)
     }
 }
 
+/* ------------------------------------------------------------------------------- walking */
+
+/* Where tile `tile` of all parts lies for the lane; what is behind the last is the last. */
+template <int FORM>
+LANE tile_place find_tile(const gpu_linear &a, uint32_t tile, uint32_t all, product *p)
+{
+    tile = tile < all ? tile : all - 1;
+    *p = product_of(a.part[part_of(a, &tile)].w, 0);
+    return place_of<FORM>(*p, tile);
+}
+
+/* What the group of `n` tiles from tile0 on gives, by the threads of its seat. */
+LANE void put_group(const gpu_linear &a, uint32_t tile0, uint32_t n, uint32_t all, uint32_t m,
+                    uint32_t seat, uint32_t nwarp, const float *room)
+{
+    const uint32_t threads = nwarp * 32, me = threadIdx.x & (threads - 1);
+    for (uint32_t v = me; v < 16 * m * n; v += threads) {
+        const uint32_t r = v % 16, place = v / 16 / m, i = v / 16 - place * m;
+        uint32_t tile = tile0 + place;
+        if (tile >= all)
+            return;
+        const gpu_linear_part &part = a.part[part_of(a, &tile)];
+        if (part.act && r >= 8)
+            continue;
+        float sum = walk_sum(room, seat * nwarp, nwarp, place, r, i);
+        if (part.act)
+            put_pair(part, tile, r, i, sum, walk_sum(room, seat * nwarp, nwarp, place, r + 8, i));
+        else
+            put_sum(a, part, tile, r, i, sum);
+    }
+}
+
+/* A seat walks `length` tiles. */
+template <int FORM, bool ZEROS, int HOW, int WARPS>
+__global__ void __launch_bounds__(WARPS * 32, WARPS == 8 ? 2 : 1)
+walking_kernel(const gpu_linear a, const gpu_step s, uint32_t log, uint32_t all, uint32_t length)
+{
+    constexpr int U = ahead<FORM>::blocks;
+    __shared__ float room[WARPS * WALK_GROUP * 128];
+    const uint32_t warp = threadIdx.x / 32, nwarp = 1u << log, seat = warp >> log;
+    const uint32_t b0 = (warp & (nwarp - 1)) * U;
+    const uint32_t tile0 = (blockIdx.x * (WARPS >> log) + seat) * length;
+    share<FORM, HOW, ZEROS, 1, U> one, two;
+    product p;
+    tile_place at = find_tile<FORM>(a, tile0, all, &p);
+    load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &one);
+    if (length > 1) {
+        at = find_tile<FORM>(a, tile0 + 1, all, &p);
+        load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &two);
+    }
+    wait_for_earlier();
+    start_next();
+    p.x = (const __half *)a.x;
+    p.ldx = a.ldx;
+    p.k = a.k;
+    p.m = s.count[a.rows] < 8 ? s.count[a.rows] : 8;
+    const uint32_t m = p.m;
+    if (m == 0)
+        return;
+    const bool mine = b0 < p.nblock;
+    uint4 x[2 * U];
+    load_rows<U>(p, b0, x);
+    for (uint32_t i = 0; i < length; i += 2) {
+        walk_tile<FORM, HOW, ZEROS, U>(one, x, mine, i % WALK_GROUP, room);
+        if (i + 2 < length) {
+            at = find_tile<FORM>(a, tile0 + i + 2, all, &p);
+            load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &one);
+        }
+        if (i + 1 < length)
+            walk_tile<FORM, HOW, ZEROS, U>(two, x, mine, (i + 1) % WALK_GROUP, room);
+        if (i + 3 < length) {
+            at = find_tile<FORM>(a, tile0 + i + 3, all, &p);
+            load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &two);
+        }
+        if (i + 2 < length && (i + 2) % WALK_GROUP != 0)
+            continue;
+        const uint32_t group = i / WALK_GROUP * WALK_GROUP;
+        __syncthreads();
+        put_group(a, tile0 + group, length - group < WALK_GROUP ? length - group : WALK_GROUP,
+                  all, m, seat, nwarp, room);
+        __syncthreads();
+    }
+}
+
+template <int FORM, bool ZEROS, int HOW, int WARPS>
+static cudaError_t launch_walk(const gpu_linear *a, const gpu_step *s, uint32_t tiles,
+                               uint32_t nsm, cudaStream_t stream)
+{
+    const gpu_linear args = *a;
+    const gpu_step step = *s;
+    const uint32_t nwarp = warps_a_tile(a->part[0].w.cols, ahead<FORM>::blocks, WARPS);
+    const uint32_t seats = WARPS / nwarp;
+    const uint32_t length = walk_length(tiles, seats, WARPS == 8 ? 2 * nsm : nsm);
+    GPU_LAUNCH_EARLY((walking_kernel<FORM, ZEROS, HOW, WARPS>),
+                     (tiles + seats * length - 1) / (seats * length), WARPS * 32, 0, stream, args,
+                     step, log_of(nwarp), tiles, length);
+    return cudaGetLastError();
+}
+
+/* ------------------------------------------------------------------------------ launchers */
+
 static uint32_t tiles_of(const gpu_linear *a)
 {
     uint32_t tiles = 0;
@@ -110,22 +211,25 @@ static cudaError_t launch(const gpu_linear *a, const gpu_step *s, uint32_t rows,
     return cudaGetLastError();
 }
 
-/* Blocks of 16 warps where the columns are many and the tiles too few for two blocks of 8 on
- * every multiprocessor; two tiles a warp where enough blocks remain. */
+/* Blocks of 16 warps where there are columns for so many, of 16-bit weights only where the tiles
+ * are too few for two blocks of 8 on every multiprocessor. */
 template <int FORM, int NT, bool ZEROS, int HOW>
 static cudaError_t choose_shape(const gpu_linear *a, const gpu_step *s, uint32_t rows,
                                 uint32_t nsm, cudaStream_t stream)
 {
-    constexpr int MOST = FORM == TN_FORM_W4G && HOW != SCALE_32 ? 2 : 1;
-    constexpr int T = NT == 1 ? MOST : 1; /* registers */
-    uint32_t tiles = tiles_of(a), cols = a->part[0].w.cols;
-    if (FORM != TN_FORM_W8G && HOW != SCALE_32 && tiles <= 2 * MOST * nsm &&
-        warps_a_tile(cols, ahead<FORM>::blocks, 16) == 16)
-        return launch<FORM, NT, ZEROS, HOW, T, FORM == TN_FORM_W8G ? 8 : 16>(a, s, rows, tiles,
-                                                                             stream);
-    if (tiles >= nsm * 2 * (8 / warps_a_tile(cols, ahead<FORM>::blocks, 8)))
-        return launch<FORM, NT, ZEROS, HOW, T, 8>(a, s, rows, tiles, stream);
-    return launch<FORM, NT, ZEROS, HOW, 1, 8>(a, s, rows, tiles, stream);
+    constexpr int MANY_WARPS = FORM == TN_FORM_W8G || HOW == SCALE_32 ? 8 : 16;
+    const uint32_t tiles = tiles_of(a), cols = a->part[0].w.cols;
+    const bool many = MANY_WARPS == 16 && warps_a_tile(cols, ahead<FORM>::blocks, 16) == 16 &&
+                      (FORM == TN_FORM_W4G || tiles <= 2 * nsm);
+    if (FORM == TN_FORM_W4G && HOW != SCALE_32 && NT == 1 && walks(a->part[0].w, many ? 16 : 8)) {
+        constexpr int WALKS = FORM == TN_FORM_W4G && HOW != SCALE_32 ? FORM : TN_FORM_W4G;
+        constexpr int HOW4 = HOW != SCALE_32 ? HOW : SCALE_64;
+        return many ? launch_walk<WALKS, ZEROS, HOW4, 16>(a, s, tiles, nsm, stream)
+                    : launch_walk<WALKS, ZEROS, HOW4, 8>(a, s, tiles, nsm, stream);
+    }
+    constexpr int T = NT == 1 && FORM == TN_FORM_W4G && HOW != SCALE_32 ? 2 : 1;
+    return many ? launch<FORM, NT, ZEROS, HOW, T, MANY_WARPS>(a, s, rows, tiles, stream)
+                : launch<FORM, NT, ZEROS, HOW, 1, 8>(a, s, rows, tiles, stream);
 }
 
 template <int FORM, bool ZEROS, int HOW>

@@ -234,15 +234,13 @@ extern "C" cudaError_t gpu_prepare(gpu_span in, const int32_t *perm, uint32_t k,
 
 /* --------------------------------------------------------------------------------- route */
 
-/* One warp a row. */
 __global__ void route_kernel(const gpu_route a, const gpu_step s)
 {
+    __shared__ route_room room;
     wait_for_earlier();
     start_next();
-    __shared__ choice_room room[4];
-    uint32_t row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-    if (row < s.count[a.rows])
-        route_row(a, row, NULL, &room[threadIdx.x / 32]);
+    if (blockIdx.x < s.count[a.rows])
+        route_row(a, blockIdx.x, &room);
 }
 
 extern "C" cudaError_t gpu_do_route(const gpu_route *a, const gpu_step *s, uint32_t rows_most,
@@ -250,7 +248,8 @@ extern "C" cudaError_t gpu_do_route(const gpu_route *a, const gpu_step *s, uint3
 {
     const gpu_step step = *s;
     const gpu_route args = *a;
-    uint32_t warps = rows_most > 64 ? 4 : 1;
-    GPU_LAUNCH_EARLY(route_kernel, (rows_most + warps - 1) / warps, warps * 32, 0, stream, args, step);
+    if (a->nexpert > ROUTE_MOST)
+        return cudaErrorInvalidValue;
+    GPU_LAUNCH_EARLY(route_kernel, rows_most, (a->nexpert + 31) / 32 * 32, 0, stream, args, step);
     return cudaGetLastError();
 }
