@@ -433,18 +433,19 @@ LANE void join_warps(sums<HD, NQ> &sum, const attend_args &a, const tn_seq &q, c
 template <int HD, int NQ>
 __global__ void __launch_bounds__(WARPS * 32, 2) attend_short(const attend_args a)
 {
-    wait_for_earlier();
-    start_next();
     __shared__ __align__(16) uint32_t query[NQ * HD / 2];
     __shared__ __align__(16) float room[WARPS * NQ * sizes<HD, NQ>::JROW];
     __shared__ peaks<NQ> p;
-    if (blockIdx.z == a.seqs) {
+    const bool there = blockIdx.z < a.count[1] && blockIdx.z < a.seqs;
+    tn_seq q = {};
+    if (there)
+        q = a.seq[blockIdx.z];
+    wait_for_earlier();
+    start_next();
+    if (blockIdx.z == a.seqs)
         clear_padding(a);
+    if (!there)
         return;
-    }
-    if (blockIdx.z >= a.count[1])
-        return;
-    const tn_seq q = a.seq[blockIdx.z];
     uint32_t head = blockIdx.y % a.kv_heads, pair0 = blockIdx.y / a.kv_heads * NQ;
     uint32_t npair = (uint32_t)q.nrow * a.group;
     if (q.nrow < 1 || (uint32_t)q.nrow > a.short_rows || pair0 >= npair)

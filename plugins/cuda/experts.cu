@@ -137,9 +137,9 @@ group_few(const gpu_experts a, const gpu_step s, const portion c, uint32_t size)
     int32_t first = 0, nitem = 0;
     for (uint32_t e = threadIdx.x; e < a.up.nexpert; e += GROUP_THREADS)
         r.count[e] = 0;
+    const uint32_t n = pairs_here(a, s, c);
     wait_for_earlier();
     start_next();
-    const uint32_t n = pairs_here(a, s, c);
     load_ids(a, c, 0, n, r.ids);
     for (uint32_t i = threadIdx.x; i < n; i += GROUP_THREADS)
         if (r.ids[i] >= 0)
@@ -173,9 +173,9 @@ group_few(const gpu_experts a, const gpu_step s, const portion c, uint32_t size)
 __global__ void route_one(const gpu_experts a, const gpu_step s, const portion c)
 {
     __shared__ route_room room;
+    const uint32_t n = pairs_here(a, s, c);
     wait_for_earlier();
     start_next();
-    const uint32_t n = pairs_here(a, s, c);
     if (threadIdx.x == 0) {
         a.group.begin[a.up.nexpert] = (int)n;
         *a.group.nitem = (int)n;
@@ -589,9 +589,10 @@ combine_all(const gpu_combine k, const gpu_experts a, const gpu_step s)
         w = *(const float4 *)(k.norm.w + mine);
     if (kept && threadIdx.x < a.ntop) /* left by the grouping, two kernels before */
         place[threadIdx.x] = from[threadIdx.x];
+    const bool there = row < s.count[a.rows];
     wait_for_earlier();
     start_next();
-    if (row >= s.count[a.rows])
+    if (!there)
         return;
     __syncthreads();
     combining c = {row, k.scale};

@@ -75,20 +75,20 @@ LANE uint64_t cache_place(const heads_args &h, uint32_t row, int32_t pos, uint32
  * fp32, rounded once to the span and once to the cache. */
 __global__ void __launch_bounds__(WARPS * 32) do_heads(const heads_args h)
 {
-    wait_for_earlier();
-    start_next();
     __shared__ float normed[WARPS][DIM_MAX];
     const gpu_heads &a = h.a;
     uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, dim = a.head_dim;
     uint32_t heads = a.q_heads + a.kv_heads, item = blockIdx.x * WARPS + warp;
     uint32_t row = item / heads, head = item % heads;
-    if (row >= h.count[0])
-        return;
-    int32_t pos = h.pos[row];
-    if (pos < 0)
-        return;
+    const bool there = row < h.count[0];
+    const int32_t pos = there ? h.pos[row] : -1;
     bool is_q = head < a.q_heads;
     head = is_q ? head : head - a.q_heads;
+    const uint64_t place = is_q || pos < 0 ? ~0ull : cache_place(h, row, pos, head);
+    wait_for_earlier();
+    start_next();
+    if (pos < 0)
+        return;
     const gpu_span &span = is_q ? a.q : a.k;
     const float *weight = is_q ? a.q_norm : a.k_norm;
     float2 x[PAIRS], v[PAIRS];
@@ -103,7 +103,6 @@ __global__ void __launch_bounds__(WARPS * 32) do_heads(const heads_args h)
         }
         sum += x[i].x * x[i].x + x[i].y * x[i].y;
     }
-    uint64_t place = is_q ? ~0ull : cache_place(h, row, pos, head);
     float factor = weight != NULL ? 1.0f / sqrtf(warp_sum(sum) / (float)dim + a.eps) : 1.0f;
     for (uint32_t i = 0; i < PAIRS; i++) {
         uint32_t d = 2 * lane + 64 * i;

@@ -54,9 +54,9 @@ skinny_kernel(const gpu_linear a, const gpu_step s, uint32_t log, uint32_t all)
     }
     share<FORM, HOW, ZEROS, T, U> loads;
     load_share<FORM, HOW, ZEROS, T, U>(p, at, first * U, &loads);
+    const uint32_t m = s.count[a.rows];
     wait_for_earlier();
     start_next();
-    const uint32_t m = s.count[a.rows];
     if (row0 >= m)
         return;
     p.x = (const __half *)a.x + (uint64_t)row0 * a.ldx;
@@ -86,6 +86,28 @@ skinny_kernel(const gpu_linear a, const gpu_step s, uint32_t log, uint32_t all)
             before = sum_before(a, part, to.tile, to.r, row0 + to.i);
         put_sum_on(part, to.tile, to.r, row0 + to.i, sum, before);
     }
+}
+
+static uint32_t tiles_of(const gpu_linear *a)
+{
+    uint32_t tiles = 0;
+    for (uint32_t i = 0; i < a->npart; i++)
+        tiles += a->part[i].w.ntile;
+    return tiles;
+}
+
+template <int FORM, int NT, bool ZEROS, int HOW, int T, int WARPS>
+static cudaError_t launch(const gpu_linear *a, const gpu_step *s, uint32_t rows, uint32_t tiles,
+                          cudaStream_t stream)
+{
+    constexpr int U = NT > 2 ? ahead<FORM>::blocks / 2 : ahead<FORM>::blocks;
+    const gpu_linear args = *a;
+    const gpu_step step = *s;
+    uint32_t nwarp = warps_a_tile(a->part[0].w.cols, U, WARPS), block = WARPS / nwarp * T;
+    dim3 grid((tiles + block - 1) / block, (rows + NT * 8 - 1) / (NT * 8));
+    GPU_LAUNCH_EARLY((skinny_kernel<FORM, NT, ZEROS, HOW, T, U, WARPS>), grid, WARPS * 32, 0, stream,
+                     args, step, log_of(nwarp), tiles);
+    return cudaGetLastError();
 }
 
 /* ------------------------------------------------------------------------------- walking */
@@ -138,13 +160,13 @@ walking_kernel(const gpu_linear a, const gpu_step s, uint32_t log, uint32_t all,
         at = find_tile<FORM>(a, tile0 + 1, all, &p);
         load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &two);
     }
+    const uint32_t rows = s.count[a.rows], m = rows < 8 ? rows : 8;
     wait_for_earlier();
     start_next();
     p.x = (const __half *)a.x;
     p.ldx = a.ldx;
     p.k = a.k;
-    p.m = s.count[a.rows] < 8 ? s.count[a.rows] : 8;
-    const uint32_t m = p.m;
+    p.m = m;
     if (m == 0)
         return;
     const bool mine = b0 < p.nblock;
@@ -181,6 +203,8 @@ static cudaError_t launch_walk(const gpu_linear *a, const gpu_step *s, uint32_t 
     const uint32_t nwarp = warps_a_tile(a->part[0].w.cols, ahead<FORM>::blocks, WARPS);
     const uint32_t seats = WARPS / nwarp;
     const uint32_t length = walk_length(tiles, seats, WARPS == 8 ? 2 * nsm : nsm);
+    if (length == 1)              /* nowhere to walk to */
+        return launch<FORM, 1, ZEROS, HOW, 1, WARPS>(a, s, 8, tiles, stream);
     GPU_LAUNCH_EARLY((walking_kernel<FORM, ZEROS, HOW, WARPS>),
                      (tiles + seats * length - 1) / (seats * length), WARPS * 32, 0, stream, args,
                      step, log_of(nwarp), tiles, length);
@@ -188,28 +212,6 @@ static cudaError_t launch_walk(const gpu_linear *a, const gpu_step *s, uint32_t 
 }
 
 /* ------------------------------------------------------------------------------ launchers */
-
-static uint32_t tiles_of(const gpu_linear *a)
-{
-    uint32_t tiles = 0;
-    for (uint32_t i = 0; i < a->npart; i++)
-        tiles += a->part[i].w.ntile;
-    return tiles;
-}
-
-template <int FORM, int NT, bool ZEROS, int HOW, int T, int WARPS>
-static cudaError_t launch(const gpu_linear *a, const gpu_step *s, uint32_t rows, uint32_t tiles,
-                          cudaStream_t stream)
-{
-    constexpr int U = NT > 2 ? ahead<FORM>::blocks / 2 : ahead<FORM>::blocks;
-    const gpu_linear args = *a;
-    const gpu_step step = *s;
-    uint32_t nwarp = warps_a_tile(a->part[0].w.cols, U, WARPS), block = WARPS / nwarp * T;
-    dim3 grid((tiles + block - 1) / block, (rows + NT * 8 - 1) / (NT * 8));
-    GPU_LAUNCH_EARLY((skinny_kernel<FORM, NT, ZEROS, HOW, T, U, WARPS>), grid, WARPS * 32, 0, stream,
-                     args, step, log_of(nwarp), tiles);
-    return cudaGetLastError();
-}
 
 /* Blocks of 16 warps where there are columns for so many, of 16-bit weights only where the tiles
  * are too few for two blocks of 8 on every multiprocessor. */
@@ -270,8 +272,8 @@ extern "C" cudaError_t gpu_do_linear(const gpu_linear *a, const gpu_step *s, uin
     if (rows_most > (w->form == TN_FORM_F16 ? SKINNY_ROWS_F16 : SKINNY_ROWS))
         return linear_tall(a, s, rows_most, nsm, stream);
     if (w->form == TN_FORM_F16 && rows_most > SKINNY_ROWS)
-        return tiles_of(a) <= nsm && w->cols <= 2048 ? choose_many(a, s, rows_most, stream)
-                                                     : linear_tall(a, s, rows_most, nsm, stream);
+        return tiles_of(a) <= nsm ? choose_many(a, s, rows_most, stream)
+                                  : linear_tall(a, s, rows_most, nsm, stream);
     if (w->form == TN_FORM_F16)
         return choose_rows<TN_FORM_F16, false, SCALE_64>(a, s, rows_most, nsm, stream);
     if (w->form == TN_FORM_W8G)

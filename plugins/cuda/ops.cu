@@ -119,9 +119,9 @@ __global__ void norm_fours(const gpu_norm a, const gpu_step s)
         if (c < a.width && a.w != NULL)
             w[i] = *(const float4 *)(a.w + c);
     }
+    const bool there = row < s.count[a.rows];
     wait_for_earlier();
     start_next();
-    bool there = row < s.count[a.rows];
     UNROLL for (uint32_t i = 0; i < NORM_FOURS; i++)
         if (i * each + threadIdx.x * 4 < a.width)
             x[i] = span_get_four(a.in, row, from + i * each + threadIdx.x * 4);
