@@ -394,7 +394,8 @@ walking_experts(const gpu_experts a, const portion c, uint32_t log, uint32_t len
         p = item_product(a, c, item, DOWN);
         at = place_of<FORM>(p, tile0 < last ? tile0 : last);
         load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &one);
-        at = place_of<FORM>(p, tile0 + 1 < last ? tile0 + 1 : last);
+        if (tile0 < last)
+            step_on<FORM>(p, &at);
         if (length > 1)
             load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &two);
     }
@@ -414,13 +415,15 @@ walking_experts(const gpu_experts a, const portion c, uint32_t log, uint32_t len
     for (uint32_t i = 0; i < length; i += 2) {
         walk_tile<FORM, HOW, ZEROS, U>(one, x, mine, i % WALK_GROUP, room);
         if (i + 2 < length) {
-            at = place_of<FORM>(p, tile0 + i + 2 < last ? tile0 + i + 2 : last);
+            if (tile0 + i + 1 < last)
+                step_on<FORM>(p, &at);
             load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &one);
         }
         if (i + 1 < length)
             walk_tile<FORM, HOW, ZEROS, U>(two, x, mine, (i + 1) % WALK_GROUP, room);
         if (i + 3 < length) {
-            at = place_of<FORM>(p, tile0 + i + 3 < last ? tile0 + i + 3 : last);
+            if (tile0 + i + 2 < last)
+                step_on<FORM>(p, &at);
             load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &two);
         }
         if (i + 2 < length && (i + 2) % WALK_GROUP != 0)

@@ -112,13 +112,34 @@ static cudaError_t launch(const gpu_linear *a, const gpu_step *s, uint32_t rows,
 
 /* ------------------------------------------------------------------------------- walking */
 
-/* Where tile `tile` of all parts lies for the lane; what is behind the last is the last. */
+/* Where a lane walks: the tile of all parts, its place, and how many follow it in its part. */
+typedef struct walker {
+    tile_place at;
+    uint32_t tile, left;
+} walker;
+
+/* At tile `tile`; what is behind the last is the last. */
 template <int FORM>
-LANE tile_place find_tile(const gpu_linear &a, uint32_t tile, uint32_t all, product *p)
+LANE void walk_from(const gpu_linear &a, uint32_t tile, uint32_t all, product *p, walker *w)
 {
-    tile = tile < all ? tile : all - 1;
-    *p = product_of(a.part[part_of(a, &tile)].w, 0);
-    return place_of<FORM>(*p, tile);
+    w->tile = tile < all ? tile : all - 1;
+    uint32_t in = w->tile;
+    const gpu_matrix &m = a.part[part_of(a, &in)].w;
+    *p = product_of(m, 0);
+    w->at = place_of<FORM>(*p, in);
+    w->left = m.ntile - 1 - in;
+}
+
+template <int FORM>
+LANE void walk_on(const gpu_linear &a, uint32_t all, product *p, walker *w)
+{
+    if (w->left == 0) {
+        walk_from<FORM>(a, w->tile + 1, all, p, w);
+        return;
+    }
+    w->tile++;
+    w->left--;
+    step_on<FORM>(*p, &w->at);
 }
 
 /* What the group of `n` tiles from tile0 on gives, by the threads of its seat. */
@@ -154,11 +175,12 @@ walking_kernel(const gpu_linear a, const gpu_step s, uint32_t log, uint32_t all,
     const uint32_t tile0 = (blockIdx.x * (WARPS >> log) + seat) * length;
     share<FORM, HOW, ZEROS, 1, U> one, two;
     product p;
-    tile_place at = find_tile<FORM>(a, tile0, all, &p);
-    load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &one);
+    walker w;
+    walk_from<FORM>(a, tile0, all, &p, &w);
+    load_share<FORM, HOW, ZEROS, 1, U>(p, &w.at, b0, &one);
     if (length > 1) {
-        at = find_tile<FORM>(a, tile0 + 1, all, &p);
-        load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &two);
+        walk_on<FORM>(a, all, &p, &w);
+        load_share<FORM, HOW, ZEROS, 1, U>(p, &w.at, b0, &two);
     }
     const uint32_t rows = s.count[a.rows], m = rows < 8 ? rows : 8;
     wait_for_earlier();
@@ -175,14 +197,14 @@ walking_kernel(const gpu_linear a, const gpu_step s, uint32_t log, uint32_t all,
     for (uint32_t i = 0; i < length; i += 2) {
         walk_tile<FORM, HOW, ZEROS, U>(one, x, mine, i % WALK_GROUP, room);
         if (i + 2 < length) {
-            at = find_tile<FORM>(a, tile0 + i + 2, all, &p);
-            load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &one);
+            walk_on<FORM>(a, all, &p, &w);
+            load_share<FORM, HOW, ZEROS, 1, U>(p, &w.at, b0, &one);
         }
         if (i + 1 < length)
             walk_tile<FORM, HOW, ZEROS, U>(two, x, mine, (i + 1) % WALK_GROUP, room);
         if (i + 3 < length) {
-            at = find_tile<FORM>(a, tile0 + i + 3, all, &p);
-            load_share<FORM, HOW, ZEROS, 1, U>(p, &at, b0, &two);
+            walk_on<FORM>(a, all, &p, &w);
+            load_share<FORM, HOW, ZEROS, 1, U>(p, &w.at, b0, &two);
         }
         if (i + 2 < length && (i + 2) % WALK_GROUP != 0)
             continue;

@@ -26,6 +26,15 @@ LANE void load_rows(const product &p, uint32_t b0, uint4 x[2 * U])
     }
 }
 
+/* One tile on, within a matrix. */
+template <int FORM>
+LANE void step_on(const product &p, tile_place *t)
+{
+    t->codes += p.nblock * (form_words<FORM>::count * 512);
+    t->scale += p.nquad * 64;
+    t->zero += p.nquad * 64;
+}
+
 /* One tile's sums of a warp, left at its place of the group: room [warps][WALK_GROUP][4][32].
  * A warp without a share (`there` is false) leaves zeros. */
 template <int FORM, int HOW, bool ZEROS, int U>
