@@ -438,7 +438,7 @@ __global__ void __launch_bounds__(WARPS * 32, 2) attend_short(const attend_args 
     __shared__ peaks<NQ> p;
     const bool there = blockIdx.z < a.count[1] && blockIdx.z < a.seqs;
     tn_seq q = {};
-    if (there)
+    if (NQ == 8 && there)         /* with 16 there is no register for what comes early */
         q = a.seq[blockIdx.z];
     wait_for_earlier();
     start_next();
@@ -446,6 +446,8 @@ __global__ void __launch_bounds__(WARPS * 32, 2) attend_short(const attend_args 
         clear_padding(a);
     if (!there)
         return;
+    if (NQ != 8)
+        q = a.seq[blockIdx.z];
     uint32_t head = blockIdx.y % a.kv_heads, pair0 = blockIdx.y / a.kv_heads * NQ;
     uint32_t npair = (uint32_t)q.nrow * a.group;
     if (q.nrow < 1 || (uint32_t)q.nrow > a.short_rows || pair0 >= npair)
