@@ -14,6 +14,7 @@
 #include "wall.h"
 
 #include <stdlib.h>
+#include <math.h>
 #include <string.h>
 
 #define SECONDS_MOST 60u          /* that a device may take to open, or to answer */
@@ -192,7 +193,7 @@ static void put_info(doctor *d, const char *plugin, uint32_t index, const tn_dev
         put_text(d, "arch", in->arch);
         tn_buf_printf(&d->out, ", \"memory_total\": %llu, \"memory_free\": %llu, \"bandwidth\": "
                       "%.0f, \"facts\": {", (unsigned long long)in->memory_total,
-                      (unsigned long long)in->memory_free, rate);
+                      (unsigned long long)in->memory_free, isfinite(rate) ? rate : 0.0);
         return;
     }
     tn_buf_printf(&d->out, "\n%s %u: %s\n", plugin, index, in->name);

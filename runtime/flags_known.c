@@ -40,7 +40,6 @@ static const tn_known known[] = {
     IGNORED("allow-credentials", TN_TAKES_NONE),
     IGNORED("root-path", TN_TAKES_ONE),
     IGNORED("uvicorn-log-level", TN_TAKES_ONE),
-    IGNORED("disable-uvicorn-access-log", TN_TAKES_NONE),
     IGNORED("enable-log-requests", TN_TAKES_NONE),
     IGNORED("disable-log-requests", TN_TAKES_NONE),
     IGNORED("max-log-len", TN_TAKES_ONE),

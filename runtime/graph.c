@@ -160,9 +160,11 @@ tn_status tn_graph_build(const tn_model_conf *c, const tn_graph_ask *ask, tn_dra
     add_end(&g);
     tn_draft_section(d, "model");
     uint32_t nweight = d->recipe.nweight;
+    if (ask->second != NULL)
+        g.view = ask->second;
     if (ask->drafting)
         tn_graph_draft(&g);
-    if (ask->drafting_second)
+    if (ask->second != NULL)
         mark_second(d, nweight);
     return tn_draft_finish(d, err);
 }

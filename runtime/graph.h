@@ -21,7 +21,7 @@ typedef struct tn_graph_ask {
     uint32_t act_dtype;
     uint32_t npos;                /* positions are below it */
     bool drafting;                /* with the section that drafts (graph_mtp.c) */
-    bool drafting_second;         /* its tensors come from the second folder */
+    const tn_view *second;        /* the folder its tensors come from; NULL: the model's own */
 } tn_graph_ask;
 
 /* Sections of the recipe. */

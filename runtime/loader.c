@@ -283,7 +283,7 @@ static tn_status add_form(const tn_loader *l, tn_weight_spec *w, const tn_source
         w->form.file_bytes = 0;
     } else if (!same_form(&w->form, f)) {
         return tn_fail(err, TN_DATA, "model %s: %s and %s differ in form; expected one form for "
-                       "all of %s", l->view->dir, s->slice[0].module, p->module, w->name);
+                       "all of %s", view_of(l, p)->dir, s->slice[0].module, p->module, w->name);
     }
     w->form.flags |= f->flags;
     w->form.rows = w->n;
@@ -312,13 +312,13 @@ static tn_status check_perms(const tn_loader *l, const tn_weight_spec *w, const 
                              tn_err *err)
 {
     const tn_slice *p = s->slice;
+    const char *dir = view_of(l, p)->dir;
     size_t size = w->form.cols * sizeof(int32_t);
     if ((w->form.flags & TN_FORM_PERM) == 0 || s->nslice < 2)
         return TN_OK;
     int32_t *first = malloc(2 * size), *perm = first + w->form.cols;
     if (first == NULL)
-        return tn_fail(err, TN_NO_MEMORY, "model %s: no memory to look at permutations",
-                       l->view->dir);
+        return tn_fail(err, TN_NO_MEMORY, "model %s: no memory to look at permutations", dir);
     tn_status st = TN_OK;
     for (uint32_t i = 0; i < w->nexpert * s->nslice && st == TN_OK; i++) {
         bool begins = i % s->nslice == 0;
@@ -327,8 +327,7 @@ static tn_status check_perms(const tn_loader *l, const tn_weight_spec *w, const 
         st = read_perm(l, s, &p[i], begins ? first : perm, err);
         if (st == TN_OK && !begins && memcmp(first, perm, size) != 0)
             st = tn_fail(err, TN_DATA, "model %s: %s and %s order their columns differently "
-                         "(g_idx); expected one order, as of matrices with the same input",
-                         l->view->dir,
+                         "(g_idx); expected one order, as of matrices with the same input", dir,
                          p[i / s->nslice * s->nslice].module, p[i].module);
     }
     free(first);

@@ -82,6 +82,18 @@ void tn_prefix_seal(tn_prefix *p, tn_choice *c, const int32_t *table)
         tn_kv_seal(p->kv, table[c->nsealed], c->key[c->nsealed]);
 }
 
+void tn_prefix_forget(tn_prefix *p, tn_choice *c, const int32_t *table)
+{
+    int32_t slot;
+    for (uint32_t i = 0; i < c->nsealed && i < c->nblock; i++)
+        tn_kv_forget(p->kv, table[i]);
+    if (c->key == NULL || p->states == NULL)
+        return;
+    keys_make(p, c, c->ncomputed / p->block_tokens);
+    while ((slot = tn_states_find(p->states, c->req->root, c->key, c->token, c->ncomputed)) >= 0)
+        tn_states_drop(p->states, slot);
+}
+
 /* -------------------------------------------------------------------------- keeping */
 
 /* What a snapshot of c as it stands would hold, but for the slot. */

@@ -39,6 +39,9 @@ typedef struct tn_found {
 void tn_prefix_find(tn_prefix *p, tn_choice *c, uint32_t most, int32_t *table, tn_found *out);
 /* Seals what is full. */
 void tn_prefix_seal(tn_prefix *p, tn_choice *c, const int32_t *table);
+/* What was computed of c is spoilt: its blocks and every snapshot of its beginning are found no
+ * more. */
+void tn_prefix_forget(tn_prefix *p, tn_choice *c, const int32_t *table);
 
 /* The number of tokens at which the next piece of a prompt should end for a snapshot;
  * UINT32_MAX: none. */

@@ -625,8 +625,7 @@ static void report_write(tn_report *to, tn_top *top, const tn_results *r, uint32
 /* NaN or infinity: what was computed of c may hold more of them, and must not be found. */
 static void poisoned(tn_sched *s, tn_choice *c)
 {
-    for (uint32_t i = 0; i < c->nsealed && i < c->nblock; i++)
-        tn_kv_forget(s->kv, tn_sched_table(s, c)[i]);
+    tn_prefix_forget(&s->prefix, c, tn_sched_table(s, c));
     fail_request(s, c, TN_END_NAN);
 }
 

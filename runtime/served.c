@@ -99,6 +99,17 @@ static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *
     return pick_quant(setup, v, m->quant, &s->quant, err);
 }
 
+/* The model's own choice where it fits the drafting folder too; that may have been quantized in
+ * another way. */
+static tn_status pick_second_quant(tn_served *s, const tn_served_setup *setup, tn_err *err)
+{
+    const tn_view *v = tn_ckpt_view(s->second);
+    tn_err why;
+    if (pick_quant(setup, v, s->settings->quant, &s->second_quant, &why) == TN_OK)
+        return TN_OK;
+    return pick_quant(setup, v, "auto", &s->second_quant, err);
+}
+
 /* Where the drafting module lies, if drafts are wanted; without one the model runs all the same. */
 static tn_status open_drafting(tn_served *s, const tn_served_setup *setup, tn_err *err)
 {
@@ -108,9 +119,10 @@ static tn_status open_drafting(tn_served *s, const tn_served_setup *setup, tn_er
     if (m->drafts == 0)
         return TN_OK;
     if (m->draft_path[0] != 0)
-        st = tn_ckpt_open(m->draft_path, m->allow_links ? TN_CKPT_FOLLOW : 0, &s->second, err);
+        st = tn_ckpt_open(m->draft_path, (m->allow_links ? TN_CKPT_FOLLOW : 0) |
+                          (m->lax_index ? TN_CKPT_LAX : 0), &s->second, err);
     if (st == TN_OK && s->second != NULL)
-        st = pick_quant(setup, tn_ckpt_view(s->second), "auto", &s->second_quant, err);
+        st = pick_second_quant(s, setup, err);
     if (st != TN_OK)
         return st;
     if (tn_graph_can_draft(tn_ckpt_view(s->second != NULL ? s->second : s->ckpt)))
@@ -238,7 +250,7 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
         return st;
     s->has_draft = true;
     tn_graph_ask what = {.view = v, .act_dtype = act, .npos = context, .drafting = s->drafts > 0,
-                         .drafting_second = s->second != NULL};
+                         .second = s->second != NULL ? tn_ckpt_view(s->second) : NULL};
     st = tn_graph_build(&s->conf, &what, &s->draft, err);
     if (st != TN_OK)
         return st;
@@ -332,7 +344,8 @@ static tn_status load_weights(tn_served *s, const tn_served_setup *setup, tn_err
                    s->need.cache_dtype, s->fingerprint);
     s->token_bytes = tn_loader_token_bytes(&s->loader, d, s->program);
     tn_loader_print(&s->loader, d, s->program, &s->table);
-    return tn_ckpt_unchanged(s->ckpt, err);
+    st = tn_ckpt_unchanged(s->ckpt, err);
+    return st == TN_OK && s->second != NULL ? tn_ckpt_unchanged(s->second, err) : st;
 }
 
 static tn_status read_override(tn_served *s, tn_err *err)

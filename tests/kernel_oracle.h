@@ -300,6 +300,7 @@ static void act_open(cpu_act *a, uint64_t cols, uint64_t m)
     a->scale = take(m * cols / CPU_BLOCK * sizeof *a->scale);
     a->sum = take(m * cols / CPU_BLOCK * sizeof *a->sum);
     a->room = take(CPU_ROOM_BYTES);
+    cpu_room_forget(a->room);
 }
 
 static void act_close(cpu_act *a)

@@ -536,7 +536,7 @@ def ends():
             assert "warn core: model default has no chat template" in server.text(), server.text()
             assert server.stop() == 0
     with check("a line for each request, unless switched off"):
-        for more, n in (((), 1), (("--no-access-log",), 0)):
+        for more, n in (((), 1), (("--no-access-log",), 0), (("--disable-uvicorn-access-log",), 0)):
             with Server(good, model, *more) as server:
                 completes(server)
                 urllib.request.urlopen(server.url + "/health", timeout=30).read()

@@ -110,6 +110,30 @@ static void long_prompts_leave_snapshots(void **state)
     rig_close(&r);
 }
 
+/* A NaN that came once: whatever state lies behind a beginning of its text may hold it. */
+static void a_spoilt_state_is_not_found(void **state)
+{
+    (void)state;
+    rig r = {0};
+    int32_t ids[12];
+    fake_defaults(&r.device);
+    open_hybrid(&r, 16, 3);
+    fill_plain(ids, 12, 1);
+    tn_ask ask = oracle_ask(ids, 12);
+    ask.max_tokens = 2;
+    r.device.nan_token = ids[10];
+    tn_request *a = rig_make(&r, &ask);
+    tn_sched_add(r.sched, a);
+    rig_run(&r);
+    assert_int_equal(atomic_load(&a->failed), TN_END_NAN);
+    rig_free(a);
+    r.device.nan_token = -1;
+    tn_request *b = run_one(&r, ids, 12, 2);
+    assert_int_equal(b->ncached, 0);
+    rig_free(b);
+    rig_close(&r);
+}
+
 static void salts_do_not_share_states(void **state)
 {
     (void)state;
@@ -345,6 +369,7 @@ int main(void)
         cmocka_unit_test(a_reply_is_never_computed_again),
         cmocka_unit_test(turns_are_shared),
         cmocka_unit_test(long_prompts_leave_snapshots),
+        cmocka_unit_test(a_spoilt_state_is_not_found),
         cmocka_unit_test(salts_do_not_share_states),
         cmocka_unit_test(snapshots_give_way),
         cmocka_unit_test(a_lost_block_is_told),

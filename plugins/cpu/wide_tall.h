@@ -15,6 +15,8 @@
 
 #include "kernel.h"
 
+#include <assert.h>
+
 #define TALL_LEAST 16u           /* tokens from which unpacking once pays */
 #define TALL_ROWS 528u           /* most tokens of a pass; a multiple of TALL */
 #define TALL_BLOCKS 32u          /* blocks unpacked at a time: 20 KiB */
@@ -173,9 +175,11 @@ WIDE void tall_of(const int mt, const tall_block *w, const tall_input *x, uint64
 }
 
 /* Not inlined: its registers are its own. */
-static __attribute__((noinline)) void tall_tile(uint64_t mt, const tall_block *w, const tall_input *x, uint64_t nblock,
-                      bool begin, float *out)
+static __attribute__((noinline)) void tall_tile(uint64_t mt, const tall_block *w,
+                                                const tall_input *x, uint64_t nblock, bool begin,
+                                                float *out)
 {
+    assert(mt >= 4 && mt <= TALL); /* as TALL_LEAST tokens and more are shared out */
     switch (mt) {
     case 4: tall_of(4, w, x, nblock, begin, out); break;
     case 5: tall_of(5, w, x, nblock, begin, out); break;

@@ -63,7 +63,8 @@ static void read_options(http_server *s)
         .strict = h->opt_int(x, "strict") != 0,
         .usage_details = h->opt_int(x, "enable_prompt_tokens_details") != 0,
         .request_id_header = h->opt_int(x, "enable_request_id_headers") != 0,
-        .access_log = h->opt_int(x, "access_log") != 0,
+        .access_log = h->opt_int(x, "access_log") != 0 &&
+                      h->opt_int(x, "disable_uvicorn_access_log") == 0,
         .auto_tools = h->opt_int(x, "enable_auto_tool_choice") != 0,
         .exclude_tools = h->opt_int(x, "exclude_tools_when_tool_choice_none") != 0,
         .tool_forms = tool_forms(h->opt_text(x, "tool_call_parser")),
@@ -189,6 +190,8 @@ static const tn_option options[] = {
     OPTION(TN_OPT_BOOL, "access_log", "yes", 0, 0,
            "Log a line for each request: who, what, status, seconds. /health, /ping and /metrics "
            "only at log_level debug."),
+    OPTION(TN_OPT_BOOL, "disable_uvicorn_access_log", "no", 0, 0,
+           "What vLLM calls access_log = no."),
     OPTION(TN_OPT_BOOL, "enable_auto_tool_choice", "no", 0, 0,
            "Let the model call tools when it sees fit; needs tool_call_parser."),
     {.size = sizeof(tn_option), .type = TN_OPT_ENUM, .key = "tool_call_parser", .fallback = "none",
