@@ -187,8 +187,7 @@ static void put_info(doctor *d, const char *plugin, uint32_t index, const tn_dev
 {
     char text[96];
     if (d->json) {
-        tn_buf_printf(&d->out, "%s{\"plugin\": \"%s\", \"index\": %u", index > 0 ? ", " : "",
-                      plugin, index);
+        tn_buf_printf(&d->out, "{\"plugin\": \"%s\", \"index\": %u", plugin, index);
         put_text(d, "name", in->name);
         put_text(d, "arch", in->arch);
         tn_buf_printf(&d->out, ", \"memory_total\": %llu, \"memory_free\": %llu, \"bandwidth\": "
@@ -227,23 +226,35 @@ static tn_status ask(doctor *d, const tn_guest *g, uint32_t index, void *dev,
     return st;
 }
 
-/* Device `index` of the plugin; *more: whether there is a next one. */
-static tn_status visit(doctor *d, const tn_guest *g, uint32_t index, bool *more, tn_err *err)
+/* Device `index` of the plugin, which may tell that there are more. */
+static tn_status visit(doctor *d, const tn_guest *g, uint32_t index, uint32_t *ndevice,
+                       tn_err *err)
 {
     void *dev = NULL;
     tn_device_info in = {0};
     tn_guard_enter(d->guard, g->name, "open", SECONDS_MOST);
     tn_status st = g->device->open(g->self, index, &dev, err);
     tn_guard_leave(d->guard);
-    *more = false;
     if (st != TN_OK)
         return st;
     tn_guard_enter(d->guard, g->name, "report", SECONDS_MOST);
     st = ask(d, g, index, dev, &in, err);
     g->device->close(dev);
     tn_guard_leave(d->guard);
-    *more = st == TN_OK && index + 1 < in.ndevice && index + 1 < DEVICES_MOST;
+    if (st == TN_OK && in.ndevice > *ndevice)
+        *ndevice = in.ndevice < DEVICES_MOST ? in.ndevice : DEVICES_MOST;
     return st;
+}
+
+static void put_failed(doctor *d, const char *plugin, uint32_t index, const char *why)
+{
+    if (!d->json) {
+        tn_buf_printf(&d->out, "\n%s %u: %s\n", plugin, index, why);
+        return;
+    }
+    tn_buf_printf(&d->out, "{\"plugin\": \"%s\", \"index\": %u", plugin, index);
+    put_text(d, "why", why);
+    tn_buf_puts(&d->out, "}");
 }
 
 /* The first device must open. One behind it that does not may be another's, or too old: it is
@@ -251,21 +262,22 @@ static tn_status visit(doctor *d, const tn_guest *g, uint32_t index, bool *more,
 static void put_devices(doctor *d)
 {
     const tn_guest *g;
-    bool first = true, more;
+    const char *between = "";
     tn_buf_puts(&d->out, d->json ? ", \"devices\": [" : "");
     for (uint32_t i = 0; (g = tn_wall_of(d->wall, TN_KIND_DEVICE, i)) != NULL; i++) {
-        more = true;
-        for (uint32_t index = 0; more; index++) {
+        uint32_t ndevice = 1;
+        for (uint32_t index = 0; index < ndevice; index++) {
             tn_err why = {{0}, {0}, {0}};
+            tn_buf_puts(&d->out, between);
             size_t begin = d->out.len;
-            tn_buf_puts(&d->out, d->json && !first && index == 0 ? ", " : "");
-            tn_status st = visit(d, g, index, &more, &why);
+            tn_status st = visit(d, g, index, &ndevice, &why);
             tn_plain_make(why.text, sizeof why.text);
-            if (st != TN_OK)
-                d->out.data[d->out.len = begin] = 0;
-            first = first && st != TN_OK;
-            if (st != TN_OK && !d->json)
-                tn_buf_printf(&d->out, "\n%s %u: %s\n", g->name, index, why.text);
+            if (st != TN_OK) {
+                if (!d->out.failed)
+                    d->out.data[d->out.len = begin] = 0;
+                put_failed(d, g->name, index, why.text);
+            }
+            between = d->json ? ", " : "";
             note(d, index == 0 ? st : TN_OK, &why);
         }
     }

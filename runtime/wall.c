@@ -332,7 +332,8 @@ tn_status tn_wall_start(tn_wall *w, uint32_t kind, tn_err *err)
         for (uint32_t i = 0; st == TN_OK && i < w->norder; i++) {
             guest *g = w->order[i];
             bool is_front = g->pub.kind == TN_KIND_FRONT;
-            if (g->pub.live || is_front != (fronts == 1) || (kind != 0 && g->pub.kind != kind))
+            if (g->pub.live || g->pub.away != NULL || is_front != (fronts == 1) ||
+                (kind != 0 && g->pub.kind != kind))
                 continue;
             st = start_one(w, g, err);
         }

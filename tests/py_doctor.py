@@ -74,7 +74,10 @@ for how, code, sentence in (("probe", 69, "plugin odd: probe: odd: no card was f
             assert err.startswith("tenon: " + sentence), err
             assert "\ncpu 0: " in out, out
             r = report(text, code)
-            assert r["healthy"] is False and [d["plugin"] for d in r["devices"]] == ["cpu"]
+            found = {d["plugin"]: d for d in r["devices"]}
+            assert r["healthy"] is False and "why" not in found.pop("cpu"), r
+            gone = [["plugin", "index", "why"]] if how == "info" else []
+            assert [list(d) for d in found.values()] == gone, r
             assert how == "info" or r["plugins"][0]["why"] == sentence
 
 with check("--device looks at one alone, be it in the INI or not"):
