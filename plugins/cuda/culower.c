@@ -243,13 +243,18 @@ bool cu_is_pair(const cu_program *p, uint32_t section_end, uint32_t op, uint32_t
 
 /* --------------------------------------------------------------------------------- LINEAR */
 
-/* Rows of `in` as halves for a product: as they lie, or turned and gathered into `act`. */
+/* Rows of `in` as halves for a product: as they lie, or made and gathered in `act`; *turned:
+ * that place in any case. */
 static void inputs(lowering *w, uint32_t buffer, uint32_t col, const cu_weight *v,
                    const int32_t *perm, bool permuted, const uint16_t **x, uint32_t *ldx,
-                   uint32_t *k)
+                   uint32_t *k, uint16_t **turned)
 {
     cu_program *p = w->p;
     gpu_span in = span(w, buffer, col, v->spec.k);
+    uint32_t cols = v->m.cols;
+    uint16_t *to = (uint16_t *)(void *)(p->work.data + p->act_at);
+    keep_most(&p->act_size, cu_rows_max(p, rows_kind(w, buffer)) * cols * sizeof(uint16_t));
+    *turned = to;
     bool plain = in.type == TN_F16 && col % 8 == 0 && v->spec.k % 8 == 0 && !permuted;
     if (plain) {
         *x = in.data;
@@ -257,9 +262,6 @@ static void inputs(lowering *w, uint32_t buffer, uint32_t col, const cu_weight *
         *k = (uint32_t)v->spec.k;
         return;
     }
-    uint32_t cols = v->m.cols;
-    keep_most(&p->act_size, cu_rows_max(p, rows_kind(w, buffer)) * cols * sizeof(uint16_t));
-    uint16_t *to = (uint16_t *)(void *)(p->work.data + p->act_at);
     cu_cmd *c = add(w, CU_PREPARE);
     c->a.prepare.in = in;
     c->a.prepare.perm = perm;
@@ -296,7 +298,8 @@ static void launch_parts(lowering *w, const tn_op_linear *a, uint32_t from, uint
     }
     l = l != NULL ? l : &scratch;
     *l = (gpu_linear){.rows = rows_index(w, a->in), .add = a->add};
-    inputs(w, a->in, a->in_col, first, first->m.perm, permuted, &l->x, &l->ldx, &l->k);
+    inputs(w, a->in, a->in_col, first, first->m.perm, permuted, &l->x, &l->ldx, &l->k,
+           &l->turned);
     for (uint32_t i = from; i < a->nparts && w->st == TN_OK; i++) {
         const cu_weight *v = weight(w, a->part[i].w, false);
         bool own = v != NULL && (v->spec.form.flags & TN_FORM_PERM) != 0;
@@ -332,7 +335,8 @@ static void lower_pair(lowering *w, const tn_op_linear *a, uint32_t gate)
     l = l != NULL ? l : &scratch;
     *l = (gpu_linear){.rows = rows_index(w, a->in), .npart = 1};
     bool permuted = (v->spec.form.flags & TN_FORM_PERM) != 0;
-    inputs(w, a->in, a->in_col, v, v->m.perm, permuted, &l->x, &l->ldx, &l->k);
+    inputs(w, a->in, a->in_col, v, v->m.perm, permuted, &l->x, &l->ldx, &l->k,
+           &l->turned);
     p->buffer[act->in].skipped = true;
     l->part[0] = (gpu_linear_part){.w = v->m, .out = span(w, act->out, 0, act->width),
                                    .bias = vector(w, a->part[0].bias, v->m.n), .act = act->act};
@@ -559,21 +563,21 @@ static void lower_route(lowering *w, const tn_op_route *a, uint32_t section_end)
 
 /* ---------------------------------------------------------------------------------- experts */
 
-#define EXPERT_ROWS 2048u      /* taken at a time: partial sums of their pairs are kept */
-
 /* What the layer wants of the workspace that all layers of experts share. */
 static void count_experts(lowering *w, const tn_op_experts *a, const cu_weight *up,
                           const cu_weight *down)
 {
     cu_program *p = w->p;
-    uint64_t rows = p->lim.rows_max < EXPERT_ROWS ? p->lim.rows_max : EXPERT_ROWS;
+    const uint32_t most = gpu_experts_rows();
+    uint64_t rows = p->lim.rows_max < most ? p->lim.rows_max : most;
     uint64_t pairs = rows * a->ntop, cols = up->m.cols > down->m.cols ? up->m.cols : down->m.cols;
     bool perm = ((up->spec.form.flags | down->spec.form.flags) & TN_FORM_PERM) != 0;
     const uint64_t sizes[CU_EXPERT_PARTS] = {
         pairs * 4, pairs * 4, (a->nexpert + 1) * 4ull,
         gpu_items_max((uint32_t)pairs, a->nexpert) * 16ull, 256,
         (pairs / 1024 + 2) * a->nexpert * 4, perm ? pairs * cols * 2 : 0,
-        pairs * down->m.cols * 2, pairs * down->m.n * 4,
+        pairs * down->m.cols * 2,
+        gpu_partial_bytes((uint32_t)pairs, a->nexpert, down->m.n),
     };
     p->experts_rows = (uint32_t)rows;
     for (uint32_t i = 0; i < CU_EXPERT_PARTS; i++)
@@ -651,7 +655,7 @@ static void lower_experts(lowering *w, const tn_op_experts *a, uint32_t section_
     const uint16_t *x;
     uint32_t ldx, k;
     cu_weight plain = *up;
-    inputs(w, a->in, 0, &plain, NULL, false, &x, &ldx, &k);
+    inputs(w, a->in, 0, &plain, NULL, false, &x, &ldx, &k, &e->turned);
     e->in = (gpu_span){.data = (void *)(uintptr_t)x, .stride = ldx, .type = TN_F16};
     if (w->routed != TN_NONE) {
         e->routes = 1;

@@ -10,13 +10,16 @@
  * A step of few pairs is grouped by one block; a larger one in three kernels: counts of every
  * 1,024 pairs, places, pairs. The choice of an impossible expert is dropped: it gets no place. */
 #include "experts.cuh"
+#include "wide.cuh"
 #include "route.cuh"
 #include "walk.cuh"
 
 #define CHUNK 1024u            /* pairs that are counted together */
+#define CHUNK_EXPERTS 512u     /* experts whose counts fit the block's memory */
 #define FEW 8u                 /* pairs an item, skinny */
 #define SOME 16u               /* the same with two groups of 8 */
 #define EXPERTS 1024u          /* most of them */
+#define FEW_PAIRS 4u           /* pairs an expert on average up to which they go by FEW */
 #define GROUP_THREADS 512u
 
 /* --------------------------------------------------------------------------------- group */
@@ -194,31 +197,93 @@ __global__ void route_one(const gpu_experts a, const gpu_step s, const portion c
     a.group.pair[rank] = a.group.place[rank] = (int)rank;
 }
 
-__global__ void count_chunks(const gpu_experts a, const gpu_step s, const portion c)
+/* Counts of a chunk by 32 pairs and expert, experts CHUNK_EXPERTS at a time; then what stands
+ * before each. */
+typedef struct chunk_counts {
+    uint16_t n[CHUNK / 32][CHUNK_EXPERTS];
+} chunk_counts;
+
+/* A thread's pairs of the chunk: their expert (-1: none or of other experts than those from e0
+ * on) and how many of the same 32 come before. */
+typedef struct chunk_pairs {
+    int32_t expert[CHUNK / GROUP_THREADS];
+    uint32_t before[CHUNK / GROUP_THREADS];
+} chunk_pairs;
+
+/* Gives thread i the count of expert e0 + i in the chunk; ends with a barrier. */
+LANE uint32_t count_chunk(const gpu_experts &a, const portion &c, uint32_t pair0, uint32_t n,
+                          uint32_t e0, chunk_counts *counts, chunk_pairs *mine)
 {
-    __shared__ int32_t ids[CHUNK];
+    const uint32_t lane = threadIdx.x % 32;
+    for (uint32_t i = threadIdx.x; i < sizeof *counts / 4; i += GROUP_THREADS)
+        ((uint32_t *)(void *)counts)[i] = 0;
+    __syncthreads();
+    UNROLL for (uint32_t r = 0; r < CHUNK / GROUP_THREADS; r++) {
+        const uint32_t i = r * GROUP_THREADS + threadIdx.x;
+        int32_t e = i < n ? expert_of(a, c, pair0 + i) - (int32_t)e0 : -1;
+        if (e >= (int32_t)CHUNK_EXPERTS)
+            e = -1;
+        const uint32_t same = __match_any_sync(FULL_WARP, e);
+        mine->expert[r] = e;
+        mine->before[r] = (uint32_t)__popc(same & ((1u << lane) - 1));
+        if (e >= 0 && mine->before[r] == 0)
+            counts->n[i / 32][e] = (uint16_t)__popc(same);
+    }
+    __syncthreads();
+    uint32_t sum = 0;
+    if (threadIdx.x < CHUNK_EXPERTS)
+        for (uint32_t i = 0; i < CHUNK / 32; i++) {
+            const uint32_t more = counts->n[i][threadIdx.x];
+            counts->n[i][threadIdx.x] = (uint16_t)sum;
+            sum += more;
+        }
+    __syncthreads();
+    return sum;
+}
+
+__global__ void __launch_bounds__(GROUP_THREADS)
+count_chunks(const gpu_experts a, const gpu_step s, const portion c)
+{
+    __shared__ chunk_counts counts;
+    chunk_pairs mine;
     uint32_t all = pairs_here(a, s, c), pair0 = blockIdx.x * CHUNK;
     uint32_t n = pair0 < all ? (all - pair0 < CHUNK ? all - pair0 : CHUNK) : 0;
-    load_ids(a, c, pair0, n, ids);
-    for (uint32_t e = threadIdx.x; e < a.up.nexpert; e += blockDim.x)
-        a.group.count[blockIdx.x * a.up.nexpert + e] = count_of(ids, n, (int32_t)e);
+    for (uint32_t e0 = 0; e0 < a.up.nexpert; e0 += CHUNK_EXPERTS) {
+        const uint32_t e = e0 + threadIdx.x, count = count_chunk(a, c, pair0, n, e0, &counts, &mine);
+        if (threadIdx.x < CHUNK_EXPERTS && e < a.up.nexpert)
+            a.group.count[blockIdx.x * a.up.nexpert + e] = (int32_t)count;
+    }
+}
+
+/* An expert's counts of eight chunks from chunk i on; 0 behind the last. */
+LANE void eight_counts(const gpu_experts &a, uint32_t e, uint32_t i, uint32_t nchunk, int32_t n[8])
+{
+    UNROLL for (uint32_t j = 0; j < 8; j++)
+        n[j] = e < a.up.nexpert && i + j < nchunk ? a.group.count[(i + j) * a.up.nexpert + e] : 0;
 }
 
 /* Counts become places: an expert's first, then chunk by chunk. */
-__global__ void open_chunks(const gpu_experts a, uint32_t nchunk, uint32_t size)
+__global__ void __launch_bounds__(GROUP_THREADS)
+open_chunks(const gpu_experts a, uint32_t nchunk, uint32_t size)
 {
     __shared__ int32_t room[33];
-    int32_t first = 0, nitem = 0;
+    int32_t first = 0, nitem = 0, n[8];
     for (uint32_t e0 = 0; e0 < a.up.nexpert; e0 += blockDim.x) {
         uint32_t e = e0 + threadIdx.x;
         int32_t count = 0;
-        for (uint32_t i = 0; e < a.up.nexpert && i < nchunk; i++)
-            count += a.group.count[i * a.up.nexpert + e];
+        for (uint32_t i = 0; i < nchunk; i += 8) {
+            eight_counts(a, e, i, nchunk, n);
+            UNROLL for (uint32_t j = 0; j < 8; j++)
+                count += n[j];
+        }
         int32_t at = open_experts(a, (int32_t)e, count, size, room, &first, &nitem);
-        for (uint32_t i = 0; e < a.up.nexpert && i < nchunk; i++) {
-            int32_t n = a.group.count[i * a.up.nexpert + e];
-            a.group.count[i * a.up.nexpert + e] = at;
-            at += n;
+        for (uint32_t i = 0; i < nchunk; i += 8) {
+            eight_counts(a, e, i, nchunk, n);
+            UNROLL for (uint32_t j = 0; j < 8; j++) {
+                if (e < a.up.nexpert && i + j < nchunk)
+                    a.group.count[(i + j) * a.up.nexpert + e] = at;
+                at += n[j];
+            }
         }
     }
     if (threadIdx.x == 0) {
@@ -227,19 +292,31 @@ __global__ void open_chunks(const gpu_experts a, uint32_t nchunk, uint32_t size)
     }
 }
 
-__global__ void place_chunks(const gpu_experts a, const gpu_step s, const portion c)
+__global__ void __launch_bounds__(GROUP_THREADS)
+place_chunks(const gpu_experts a, const gpu_step s, const portion c)
 {
-    __shared__ int32_t ids[CHUNK];
+    __shared__ chunk_counts counts;
+    chunk_pairs mine;
     uint32_t all = pairs_here(a, s, c), pair0 = blockIdx.x * CHUNK;
     if (pair0 >= all)
         return;
     uint32_t n = all - pair0 < CHUNK ? all - pair0 : CHUNK;
-    load_ids(a, c, pair0, n, ids);
-    for (uint32_t e = threadIdx.x; e < a.up.nexpert; e += blockDim.x)
-        place_pairs(a.group, ids, n, pair0, (int32_t)e,
-                    a.group.count[blockIdx.x * a.up.nexpert + e]);
-    for (uint32_t i = threadIdx.x; i < n; i += blockDim.x)
-        if (ids[i] < 0)
+    for (uint32_t e0 = 0; e0 < a.up.nexpert; e0 += CHUNK_EXPERTS) {
+        count_chunk(a, c, pair0, n, e0, &counts, &mine);
+        UNROLL for (uint32_t r = 0; r < CHUNK / GROUP_THREADS; r++) {
+            const uint32_t i = r * GROUP_THREADS + threadIdx.x;
+            const int32_t e = mine.expert[r];
+            if (e < 0)
+                continue;
+            const int32_t at = a.group.count[blockIdx.x * a.up.nexpert + e0 + (uint32_t)e] +
+                               (int32_t)(counts.n[i / 32][e] + mine.before[r]);
+            a.group.pair[at] = (int32_t)(pair0 + i);
+            a.group.place[pair0 + i] = at;
+        }
+        __syncthreads();
+    }
+    for (uint32_t i = threadIdx.x; i < n; i += GROUP_THREADS)
+        if (expert_of(a, c, pair0 + i) < 0)
             a.group.place[pair0 + i] = -1;
 }
 
@@ -269,7 +346,8 @@ static cudaError_t launch_group(const gpu_experts &a, const gpu_step &s, const p
 
 /* -------------------------------------------------------------------------------- gather */
 
-/* Inputs of every pair by its expert's permutation. `hidden`: from there, else from the rows. */
+/* Inputs of every pair by its expert's permutation. `hidden`: from there, else from the rows.
+ * For wide products hidden is turned, and what is gathered too. */
 __global__ void gather_kernel(const gpu_experts a, const gpu_step s, const portion c,
                               uint32_t hidden)
 {
@@ -285,7 +363,10 @@ __global__ void gather_kernel(const gpu_experts a, const gpu_step s, const porti
                                         (uint64_t)(c.row0 + pair / a.ntop) * a.in.stride;
     for (uint32_t i = threadIdx.x; i < w.cols; i += blockDim.x) {
         int32_t j = perm[i];
-        a.gathered[(uint64_t)p * w.cols + i] = j >= 0 && (uint32_t)j < w.k ? from[j] : 0;
+        bool there = j >= 0 && (uint32_t)j < w.k;
+        if (a.wide && hidden && there)
+            j = (int32_t)turned_column((uint32_t)j);
+        a.gathered[(uint64_t)p * w.cols + (a.wide ? turned_column(i) : i)] = there ? from[j] : 0;
     }
 }
 
@@ -490,6 +571,8 @@ static cudaError_t products(const gpu_experts &a, const portion &c, uint32_t ite
                             uint32_t nsm, cudaStream_t stream)
 {
     const gpu_matrix &w = DOWN ? a.down : a.up;
+    if (a.wide)
+        return experts_wide(&a, &c, items, DOWN, stream);
     if (size == MANY)
         return experts_tall(&a, &c, items, DOWN, stream);
     if (w.form == TN_FORM_F16)
@@ -509,7 +592,8 @@ LANE float pair_sum(const gpu_experts &a, const int32_t *place, uint32_t n)
 #pragma unroll 8
     for (uint32_t j = 0; j < a.ntop; j++) {
         int32_t at = place[j];
-        float x = a.partial[(uint64_t)(at >= 0 ? at : 0) * a.down.n + n];
+        uint64_t i = (uint64_t)(at >= 0 ? at : 0) * a.down.n + n;
+        float x = a.wide ? __half2float(((const __half *)a.partial)[i]) : a.partial[i];
         sum += at >= 0 ? x : 0.0f;
     }
     return sum;
@@ -541,6 +625,16 @@ LANE void add_four(float4 *sum, float4 x, float factor)
     sum->z += factor * x.z, sum->w += factor * x.w;
 }
 
+/* Partial sums i .. i + 3. */
+LANE float4 partial_four(const gpu_experts &a, uint64_t i)
+{
+    if (!a.wide)
+        return *(const float4 *)(a.partial + i);
+    const uint2 h = *(const uint2 *)((const __half *)a.partial + i);
+    const __half2 lo = half2_of(h.x), hi = half2_of(h.y);
+    return make_float4(__low2float(lo), __high2float(lo), __low2float(hi), __high2float(hi));
+}
+
 /* Columns n .. n + 3 of the row, in the order of pair_sum. */
 LANE float4 combine_four(const gpu_combine &k, const gpu_experts &a, const combining &c,
                          const int32_t *place, uint32_t n)
@@ -555,7 +649,7 @@ LANE float4 combine_four(const gpu_combine &k, const gpu_experts &a, const combi
             int32_t at = j0 + j < a.ntop ? place[j0 + j] : -1;
             x[j] = make_float4(0, 0, 0, 0);
             if (at >= 0)
-                x[j] = *(const float4 *)(a.partial + (uint64_t)at * a.down.n + n);
+                x[j] = partial_four(a, (uint64_t)at * a.down.n + n);
         }
         UNROLL for (uint32_t j = 0; j < COMBINE_AHEAD; j++)
             add_four(&sum, x[j], 1.0f);
@@ -627,11 +721,18 @@ combine_all(const gpu_combine k, const gpu_experts a, const gpu_step s)
     }
 }
 
+/* Steps of so many pairs that their products are wide ones. */
+static bool goes_wide(uint32_t pairs, uint32_t nexpert)
+{
+    return pairs > FEW_PAIRS * nexpert && wide_offered();
+}
+
 extern "C" cudaError_t gpu_do_combine(const gpu_combine *a, const gpu_step *s,
                                       uint32_t rows_most, cudaStream_t stream)
 {
     const gpu_combine args = *a;
-    const gpu_experts experts = *a->experts;
+    gpu_experts experts = *a->experts;
+    experts.wide = goes_wide(rows_most * experts.ntop, experts.up.nexpert);
     const gpu_step step = *s;
     const uint32_t n = experts.down.n;
     bool fours = n <= 4 * COMBINE_THREADS && span_has_fours(experts.out, n) &&
@@ -653,20 +754,53 @@ extern "C" uint32_t gpu_items_max(uint32_t pairs, uint32_t nexpert)
     return full + most;
 }
 
+extern "C" uint32_t gpu_experts_rows(void)
+{
+    return wide_offered() ? 4096 : 2048;
+}
+
+extern "C" uint64_t gpu_partial_bytes(uint32_t pairs, uint32_t nexpert, uint32_t n)
+{
+    const uint64_t few = (uint64_t)FEW_PAIRS * nexpert * n * 4, all = (uint64_t)pairs * n * 2;
+    if (!goes_wide(pairs, nexpert))
+        return 2 * all;
+    return all > few ? all : few;
+}
+
 static uint32_t items_for(uint32_t pairs, uint32_t nexpert, uint32_t size)
 {
     uint32_t most = pairs < nexpert ? pairs : nexpert;
     return pairs / size + most;
 }
 
-static cudaError_t do_portion(const gpu_experts &a, const gpu_step &s, const portion &c,
+/* Rows turned for wide products, once for all portions. */
+static cudaError_t turn_rows(gpu_experts *a, const gpu_step &s, const portion &c, uint32_t rows,
+                             cudaStream_t stream)
+{
+    cudaError_t e = cudaSuccess;
+    if (!a->wide || a->up.perm != NULL)
+        return e;
+    if (c.row0 == 0)
+        e = wide_turn((const uint16_t *)a->in.data, a->in.stride, a->up.k, a->up.cols, a->turned,
+                      a->rows, &s, rows, stream);
+    a->in.data = a->turned;
+    a->in.stride = a->up.cols;
+    return e;
+}
+
+static cudaError_t do_portion(const gpu_experts &all, const gpu_step &s, const portion &c,
                               uint32_t rows, uint32_t rows_all, uint32_t nsm,
                               cudaStream_t stream)
 {
+    gpu_experts a = all;
     uint32_t pairs = rows * a.ntop;
-    uint32_t size = pairs <= 4 * a.up.nexpert ? FEW : pairs <= 20 * a.up.nexpert ? SOME : MANY;
+    uint32_t size = a.wide ? WIDE_MANY
+                  : pairs <= FEW_PAIRS * a.up.nexpert ? FEW
+                  : pairs <= 20 * a.up.nexpert ? SOME : MANY;
     uint32_t items = items_for(pairs, a.up.nexpert, size);
     cudaError_t e = launch_group(a, s, c, pairs, size, rows_all, stream);
+    if (e == cudaSuccess)
+        e = turn_rows(&a, s, c, rows_all, stream);
     if (e != cudaSuccess)
         return e;
     if (a.up.perm != NULL)
@@ -687,10 +821,13 @@ static cudaError_t do_portion(const gpu_experts &a, const gpu_step &s, const por
 extern "C" cudaError_t gpu_do_experts(const gpu_experts *a, const gpu_step *s,
                                       uint32_t rows_most, uint32_t nsm, cudaStream_t stream)
 {
+    const uint32_t first = rows_most < a->rows_max ? rows_most : a->rows_max;
+    gpu_experts args = *a;
+    args.wide = goes_wide(first * a->ntop, a->up.nexpert); /* all portions alike */
     for (uint32_t row0 = 0; row0 < rows_most; row0 += a->rows_max) {
         uint32_t left = rows_most - row0;
         const portion c = {row0, a->rows_max};
-        cudaError_t e = do_portion(*a, *s, c, left < a->rows_max ? left : a->rows_max, rows_most,
+        cudaError_t e = do_portion(args, *s, c, left < a->rows_max ? left : a->rows_max, rows_most,
                                    nsm, stream);
         if (e != cudaSuccess)
             return e;

@@ -30,6 +30,12 @@ LANE int32_t expert_of(const gpu_experts &a, const portion &c, uint32_t pair)
 cudaError_t experts_tall(const gpu_experts *a, const portion *c, uint32_t items, bool down,
                          cudaStream_t stream);
 
+/* wideexperts.cu: the same where wide_offered, for items of up to WIDE_MANY pairs. Leaves halves
+ * in `partial` and turned columns in `hidden`, and reads a.turned and turned `gathered`. */
+#define WIDE_MANY 128u
+cudaError_t experts_wide(const gpu_experts *a, const portion *c, uint32_t items, bool down,
+                         cudaStream_t stream);
+
 /* The product of an item. up: rows of x or gathered ones; down: hidden or gathered. */
 LANE product item_product(const gpu_experts &a, const portion &c, const int4 &item, bool down)
 {

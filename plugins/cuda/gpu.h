@@ -143,6 +143,7 @@ typedef struct gpu_linear_part {
 typedef struct gpu_linear {
     const uint16_t *x;         /* [rows, ldx] halves; columns from k on are not read */
     uint32_t ldx, k;           /* both multiples of 8 */
+    uint16_t *turned;          /* [rows_max, cols] scratch; may be x where ldx is cols */
     uint32_t rows;             /* GPU_TOKENS, ... */
     uint32_t add;
     uint32_t npart;
@@ -187,7 +188,11 @@ typedef struct gpu_experts {
     gpu_grouping group;
     uint16_t *gathered;        /* [pairs_max, max(up.cols, down.cols)] when either has a perm */
     uint16_t *hidden;          /* [pairs_max, down.cols] act(gate) * up * weight */
+    uint16_t *turned;          /* [rows of the step, up.cols] scratch; may be `in` where its
+                                  stride is up.cols */
     float *partial;            /* [pairs_max, n] */
+    uint32_t wide;             /* set by the launchers: products of warpgroups, for which columns
+                                  are turned and partial sums halves */
     uint32_t rows_max;         /* rows taken at a time: pairs_max = rows_max * ntop */
     uint32_t routes;           /* 1: `route` is done here too, before the grouping */
     gpu_route route;
@@ -205,6 +210,9 @@ typedef struct gpu_combine {
 } gpu_combine;
 /* Items for `pairs` pairs at most. */
 uint32_t gpu_items_max(uint32_t pairs, uint32_t nexpert);
+/* Rows worth taking at a time, and the bytes of their partial sums. */
+uint32_t gpu_experts_rows(void);
+uint64_t gpu_partial_bytes(uint32_t pairs, uint32_t nexpert, uint32_t n);
 cudaError_t gpu_do_experts(const gpu_experts *a, const gpu_step *s, uint32_t rows_most,
                            uint32_t nsm, cudaStream_t stream);
 

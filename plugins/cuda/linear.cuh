@@ -9,6 +9,9 @@
 /* tall.cu: steps of many rows. */
 cudaError_t linear_tall(const gpu_linear *a, const gpu_step *s, uint32_t rows, uint32_t nsm,
                         cudaStream_t stream);
+/* wide.cu: the same where wide_offered. */
+cudaError_t linear_wide(const gpu_linear *a, const gpu_step *s, uint32_t rows, uint32_t nsm,
+                        cudaStream_t stream);
 
 /* What row r of a tile for row i of x is added to. */
 LANE float sum_before(const gpu_linear &a, const gpu_linear_part &part, uint32_t tile, uint32_t r,

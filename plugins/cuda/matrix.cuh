@@ -32,6 +32,13 @@ LANE void row_place(const gpu_matrix &w, uint32_t r, uint32_t *tile, uint32_t *i
     *in = i % 8 + 8 * second;
 }
 
+/* Where products of warpgroups want column `col` of x: of every 32 columns, pair j of lane t's
+ * eight stands at pair 4 j + t instead of 4 t + j. The same way back. */
+LANE uint32_t turned_column(uint32_t col)
+{
+    return (col & ~31u) | (col / 2 % 4 * 4 + col % 32 / 8) * 2 | (col & 1);
+}
+
 /* Bytes of the codes of one tile. */
 LANE uint64_t tile_bytes(const gpu_matrix &w)
 {

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* tall.cu - LINEAR for steps of many rows. */
 #include "linear.cuh"
-#include "tall.cuh"
+#include "wide.cuh"
+
+#define WIDE_LEAST 64u         /* more rows go to wide.cu */
 
 template <int FORM, int RT, int NT, int RW, int TW, int KW, bool ZEROS>
 __global__ void __launch_bounds__(TALL_THREADS)
@@ -84,6 +86,8 @@ cudaError_t linear_tall(const gpu_linear *a, const gpu_step *s, uint32_t rows, u
                         cudaStream_t stream)
 {
     const gpu_matrix *w = &a->part[0].w;
+    if (rows > WIDE_LEAST && a->turned != NULL && wide_offered())
+        return linear_wide(a, s, rows, nsm, stream);
     if (w->form == TN_FORM_F16)
         return choose_tall<TN_FORM_F16, false>(a, s, rows, nsm, stream);
     if (w->form == TN_FORM_W8G)

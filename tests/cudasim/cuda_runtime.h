@@ -9,7 +9,8 @@
  *
  * Environment: CUDASIM_ORDER=reverse runs lanes, warps and blocks backwards. A kernel that
  * lacks a barrier gives different numbers then, so tests run both ways. CUDASIM_MEMORY: bytes
- * of the card (default 1 GiB). CUDASIM_FAIL=N: the N-th call that can fail does. */
+ * of the card (default 1 GiB). CUDASIM_FAIL=N: the N-th call that can fail does. CUDASIM_CARD:
+ * what the card can, times ten (default 90). */
 #ifndef TN_CUDASIM_RUNTIME_H
 #define TN_CUDASIM_RUNTIME_H
 
@@ -183,6 +184,8 @@ void cudasim_launch(dim3 grid, dim3 block, size_t shared, cudaStream_t s,
 uint8_t *cudasim_shared();
 void cudasim_block_barrier();
 void cudasim_warp_barrier(unsigned mask);
+/* A thread of `count` at barrier `number`, which lets go who waits when all have come. */
+void cudasim_named_barrier(unsigned number, unsigned count, bool wait);
 /* A place of 256 bytes for every lane of the warp; all write, meet, and read. */
 uint8_t *cudasim_place(unsigned lane);
 void cudasim_next_place();
@@ -234,6 +237,7 @@ static inline T __shfl_up_sync(unsigned mask, T v, unsigned by, int width = 32)
     return cudasim_exchange(mask, v, lane % width >= by ? lane - by : lane);
 }
 unsigned __ballot_sync(unsigned mask, int predicate);
+unsigned __match_any_sync(unsigned mask, int value);
 static inline int __any_sync(unsigned mask, int p) { return __ballot_sync(mask, p) != 0; }
 static inline int __all_sync(unsigned mask, int p) { return __ballot_sync(mask, !p) == 0; }
 

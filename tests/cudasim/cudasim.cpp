@@ -28,7 +28,7 @@ __asm__(".text\n.globl cudasim_switch\n.type cudasim_switch,@function\ncudasim_s
         ".size cudasim_switch, .-cudasim_switch\n");
 #endif
 
-enum state { READY, AT_WARP, AT_BLOCK, DONE };
+enum state { READY, AT_WARP, AT_BLOCK, AT_NAMED, DONE };
 
 struct fiber {
 #if defined(__x86_64__)
@@ -37,11 +37,12 @@ struct fiber {
     ucontext_t context;
 #endif
     state at;
-    unsigned mask;
+    unsigned mask;             /* AT_NAMED: the barrier's number */
 };
 
 static fiber thread[THREADS_MAX];
 static uint8_t *stacks;
+static unsigned arrived[16];         /* threads at a named barrier */
 static unsigned nthread, now;
 static const std::function<void()> *body;
 static bool reverse;
@@ -107,6 +108,24 @@ void cudasim_warp_barrier(unsigned mask)
     to_main();
 }
 
+void cudasim_named_barrier(unsigned number, unsigned count, bool wait)
+{
+    if (number >= 16 || arrived[number] >= count)
+        die("a named barrier of a wrong number or count");
+    if (++arrived[number] == count) {
+        arrived[number] = 0;
+        for (unsigned i = 0; i < nthread; i++)
+            if (thread[i].at == AT_NAMED && thread[i].mask == number)
+                thread[i].at = READY;
+        return;
+    }
+    if (!wait)
+        return;
+    thread[now].at = AT_NAMED;
+    thread[now].mask = number;
+    to_main();
+}
+
 unsigned __ballot_sync(unsigned mask, int predicate)
 {
     unsigned lane = threadIdx.x % 32, out = 0;
@@ -118,6 +137,21 @@ unsigned __ballot_sync(unsigned mask, int predicate)
         memcpy(&theirs, cudasim_place(i), sizeof theirs);
         if ((mask >> i & 1) != 0 && now / 32 * 32 + i < nthread && theirs != 0 &&
             thread[now / 32 * 32 + i].at != DONE)
+            out |= 1u << i;
+    }
+    cudasim_next_place();
+    return out;
+}
+
+unsigned __match_any_sync(unsigned mask, int value)
+{
+    unsigned lane = threadIdx.x % 32, out = 0;
+    memcpy(cudasim_place(lane), &value, sizeof value);
+    cudasim_warp_barrier(mask);
+    for (unsigned i = 0; i < 32; i++) {
+        int theirs;
+        memcpy(&theirs, cudasim_place(i), sizeof theirs);
+        if ((mask >> i & 1) != 0 && now / 32 * 32 + i < nthread && theirs == value)
             out |= 1u << i;
     }
     cudasim_next_place();
@@ -183,10 +217,15 @@ static void run_warp(unsigned first)
 {
     unsigned n = nthread - first < 32 ? nthread - first : 32;
     do {
-        for (unsigned j = 0; j < n; j++) {
-            unsigned i = first + (reverse ? n - 1 - j : j);
-            if (thread[i].at == READY)
-                resume(i);
+        for (bool ran = true; ran;) { /* again: the last of a named barrier lets others go */
+            ran = false;
+            for (unsigned j = 0; j < n; j++) {
+                unsigned i = first + (reverse ? n - 1 - j : j);
+                if (thread[i].at == READY) {
+                    resume(i);
+                    ran = true;
+                }
+            }
         }
     } while (release_warp(first));
 }
@@ -196,10 +235,20 @@ static void run_block()
     unsigned nwarp = (nthread + 31) / 32;
     for (unsigned i = 0; i < nthread; i++)
         prepare(i);
+    memset(arrived, 0, sizeof arrived);
     for (bool live = true; live;) {
+        bool stuck = false;
         for (unsigned w = 0; w < nwarp; w++)
             run_warp((reverse ? nwarp - 1 - w : w) * 32);
         live = false;
+        for (unsigned i = 0; i < nthread; i++)
+            live = live || thread[i].at == READY; /* a named barrier let it go */
+        for (unsigned i = 0; !live && i < nthread; i++)
+            stuck = stuck || thread[i].at == AT_NAMED;
+        if (stuck)
+            die("threads wait at a named barrier for ever");
+        if (live)
+            continue;
         for (unsigned i = 0; i < nthread; i++)
             if (thread[i].at == AT_BLOCK) {
                 thread[i].at = READY;
@@ -300,6 +349,12 @@ static double now_ms()
 /* --------------------------------------------------------------------------------- memory */
 
 static size_t taken;
+
+static int capability()
+{
+    const char *card = getenv("CUDASIM_CARD");
+    return card != nullptr ? (int)strtol(card, nullptr, 10) : 90;
+}
 
 static size_t memory_size()
 {
@@ -408,7 +463,8 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "cudasim");
     p->totalGlobalMem = memory_size();
-    p->major = 9;
+    p->major = capability() / 10;
+    p->minor = capability() % 10;
     p->multiProcessorCount = 4;
     p->sharedMemPerBlockOptin = SHARED_MAX - 1024;
     p->l2CacheSize = 1 << 20;
@@ -421,7 +477,8 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr a, int device
     (void)device;
     switch (a) {
     case cudaDevAttrMultiProcessorCount: *value = 4; break;
-    case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = capability() / 10; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = capability() % 10; break;
     case cudaDevAttrL2CacheSize: *value = 1 << 20; break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = SHARED_MAX - 1024; break;
     default: *value = 0; break;
