@@ -63,18 +63,31 @@ LANE void clear_turned_tail(const gpu_experts &a, const int4 &item)
                  turned_column(a.width + i % tail)] = 0;
 }
 
+/* An item's rows into the ring. */
+template <bool DOWN>
+LANE void feed_item(const gpu_experts &a, const portion &c, const int4 &item, uint8_t *ring,
+                    uint32_t *at)
+{
+    const product p = item_product(a, c, item, DOWN);
+    switch ((item.z + 15) / 16) {
+    case 0:
+    case 1: wide_feed<16>(p, ring, at); break;
+    case 2: wide_feed<32>(p, ring, at); break;
+    case 3: wide_feed<48>(p, ring, at); break;
+    case 4: wide_feed<64>(p, ring, at); break;
+    case 5: wide_feed<80>(p, ring, at); break;
+    case 6: wide_feed<96>(p, ring, at); break;
+    default: wide_feed<WIDE_MANY>(p, ring, at); break;
+    }
+}
+
 /* 8 tiles by the pairs of an item, at most N. */
 template <int FORM, bool ZEROS, bool DOWN, int N>
-LANE void do_item(const gpu_experts &a, const portion &c, const int4 &item, uint8_t *ring,
-                  uint32_t *at)
+LANE void sum_item(const gpu_experts &a, const portion &c, const int4 &item, uint8_t *ring)
 {
     const gpu_matrix &w = DOWN ? a.down : a.up;
     const uint32_t tile0 = blockIdx.x * WIDE_TILES, mine = tile0 + threadIdx.x / 32;
     product p = item_product(a, c, item, DOWN);
-    if (threadIdx.x >= WIDE_SUMMERS) {
-        wide_feed<N>(p, ring, at);
-        return;
-    }
     float sum[N / 2], *room = (float *)(void *)ring;
     UNROLL for (int i = 0; i < N / 2; i++)
         sum[i] = 0;
@@ -106,15 +119,21 @@ wide_experts(const gpu_experts a, const portion c)
         return;
     const int4 item = a.group.item[blockIdx.y];
     uint8_t *ring = aligned_ring(shared);
+    if (threadIdx.x >= WIDE_SUMMERS) {
+        fewer_registers<WIDE_FEED_REGISTERS>();
+        feed_item<DOWN>(a, c, item, ring, at);
+        return;
+    }
+    more_registers<WIDE_SUM_REGISTERS>();
     switch ((item.z + 15) / 16) {
     case 0:
-    case 1: do_item<FORM, ZEROS, DOWN, 16>(a, c, item, ring, at); break;
-    case 2: do_item<FORM, ZEROS, DOWN, 32>(a, c, item, ring, at); break;
-    case 3: do_item<FORM, ZEROS, DOWN, 48>(a, c, item, ring, at); break;
-    case 4: do_item<FORM, ZEROS, DOWN, 64>(a, c, item, ring, at); break;
-    case 5: do_item<FORM, ZEROS, DOWN, 80>(a, c, item, ring, at); break;
-    case 6: do_item<FORM, ZEROS, DOWN, 96>(a, c, item, ring, at); break;
-    default: do_item<FORM, ZEROS, DOWN, WIDE_MANY>(a, c, item, ring, at);
+    case 1: sum_item<FORM, ZEROS, DOWN, 16>(a, c, item, ring); break;
+    case 2: sum_item<FORM, ZEROS, DOWN, 32>(a, c, item, ring); break;
+    case 3: sum_item<FORM, ZEROS, DOWN, 48>(a, c, item, ring); break;
+    case 4: sum_item<FORM, ZEROS, DOWN, 64>(a, c, item, ring); break;
+    case 5: sum_item<FORM, ZEROS, DOWN, 80>(a, c, item, ring); break;
+    case 6: sum_item<FORM, ZEROS, DOWN, 96>(a, c, item, ring); break;
+    default: sum_item<FORM, ZEROS, DOWN, WIDE_MANY>(a, c, item, ring);
              break;
     }
 #endif
