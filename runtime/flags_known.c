@@ -7,6 +7,7 @@
 #include "flags_known.h"
 
 #define MODEL(n, b, t, k) {n, b, TN_KNOWN_MODEL, t, k}
+#define IN_CONFIG "not offered; expected it in the model's config.json"
 #define IGNORED(n, t) {n, (void *)0, TN_KNOWN_IGNORED, t, (void *)0}
 
 static const tn_known known[] = {
@@ -26,6 +27,9 @@ static const tn_known known[] = {
 
     {"enable-lora", 0, TN_KNOWN_REFUSED, TN_TAKES_NONE, "LoRA adapters are not served"},
     {"lora-modules", 0, TN_KNOWN_REFUSED, TN_TAKES_MANY, "LoRA adapters are not served"},
+    {"hf-overrides", 0, TN_KNOWN_REFUSED, TN_TAKES_ONE, IN_CONFIG},
+    {"rope-scaling", 0, TN_KNOWN_REFUSED, TN_TAKES_ONE, IN_CONFIG},
+    {"rope-theta", 0, TN_KNOWN_REFUSED, TN_TAKES_ONE, IN_CONFIG},
 
     IGNORED("tokenizer", TN_TAKES_ONE),
     IGNORED("tokenizer-mode", TN_TAKES_ONE),
@@ -66,9 +70,6 @@ static const tn_known known[] = {
     IGNORED("distributed-executor-backend", TN_TAKES_ONE),
     IGNORED("disable-custom-all-reduce", TN_TAKES_NONE),
     IGNORED("trust-remote-code", TN_TAKES_NONE),
-    IGNORED("hf-overrides", TN_TAKES_ONE),
-    IGNORED("rope-scaling", TN_TAKES_ONE),
-    IGNORED("rope-theta", TN_TAKES_ONE),
     IGNORED("chat-template-content-format", TN_TAKES_ONE),
     IGNORED("default-chat-template-kwargs", TN_TAKES_ONE),
     IGNORED("trust-request-chat-template", TN_TAKES_NONE),

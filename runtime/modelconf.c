@@ -205,25 +205,20 @@ static tn_status read_tokens(const tn_json *c, tn_model_conf *m, tn_err *err)
     return read_eos(c, m, err);
 }
 
-/* Old configs keep rope_theta at the top and the stretching in rope_scaling; new ones keep
- * both in rope_parameters. */
-static tn_status rope_object(const tn_json *c, const tn_json **out, tn_err *err)
+/* One of the two objects that may tell of rotary positions; *out NULL when it is not there. */
+static tn_status rope_object(const tn_json *c, const char *key, const tn_json **out, tn_err *err)
 {
-    static const char *const keys[] = {"rope_scaling", "rope_parameters"};
+    const tn_json *o = tn_json_find(c, key);
     *out = NULL;
-    for (size_t i = 0; i < 2; i++) {
-        const tn_json *o = tn_json_find(c, keys[i]);
-        if (o == NULL || o->type == TN_JSON_NULL)
-            continue;
-        if (o->type != TN_JSON_OBJECT)
-            return tn_fail(err, TN_DATA, FILE_NAME ": %s: no object; expected {...} or null",
-                           keys[i]);
-        for (const tn_json *m = o->child; m != NULL; m = m->next)
-            if (m->type == TN_JSON_OBJECT)
-                return tn_fail(err, TN_DATA, FILE_NAME ": %s: \"%.64s\" has values of its own; "
-                               "expected one set for all layers", keys[i], m->key);
-        *out = o;
-    }
+    if (o == NULL || o->type == TN_JSON_NULL)
+        return TN_OK;
+    if (o->type != TN_JSON_OBJECT)
+        return tn_fail(err, TN_DATA, FILE_NAME ": %s: no object; expected {...} or null", key);
+    for (const tn_json *m = o->child; m != NULL; m = m->next)
+        if (m->type == TN_JSON_OBJECT)
+            return tn_fail(err, TN_DATA, FILE_NAME ": %s: \"%.64s\" has values of its own; "
+                           "expected one set for all layers", key, m->key);
+    *out = o;
     return TN_OK;
 }
 
@@ -232,7 +227,8 @@ static tn_status read_positive(const tn_json *o, const char *key, double fallbac
 {
     tn_status st = tn_json_get_float(o, key, FILE_NAME, fallback, out, err);
     if (st == TN_OK && !(*out > 0 && *out < 1e12))
-        return tn_fail(err, TN_DATA, FILE_NAME ": %s: %g; expected a positive number", key, *out);
+        return tn_fail(err, TN_DATA, FILE_NAME ": %s: %g; expected a positive number below 1e12", key,
+                       *out);
     return st;
 }
 
@@ -265,6 +261,12 @@ static tn_status read_scaling(const tn_json *o, tn_model_conf *m, tn_err *err)
     tn_status st = tn_json_get_text(o, key, FILE_NAME, "default", &kind, err);
     if (st != TN_OK || strcmp(kind, "default") == 0)
         return st;
+    if (strcmp(kind, "linear") != 0 && strcmp(kind, "llama3") != 0 && strcmp(kind, "yarn") != 0)
+        return tn_fail(err, TN_DATA, FILE_NAME ": %s: \"%.64s\"; expected default, linear, llama3 "
+                       "or yarn", key, kind);
+    if (tn_json_find(o, "factor") == NULL)
+        return tn_fail(err, TN_DATA, FILE_NAME ": factor: missing; expected it for the rope_type "
+                       "%s", kind);
     st = read_positive(o, "factor", -1, &s->factor, err);
     if (st == TN_OK)
         st = read_positive(o, "original_max_position_embeddings", m->context, &s->original, err);
@@ -284,12 +286,8 @@ static tn_status read_scaling(const tn_json *o, tn_model_conf *m, tn_err *err)
                            "low_freq_factor %g", s->high_freq, s->low_freq);
         return st;
     }
-    if (strcmp(kind, "yarn") == 0) {
-        s->kind = TN_SCALING_YARN;
-        return read_yarn(o, s, err);
-    }
-    return tn_fail(err, TN_DATA, FILE_NAME ": %s: \"%.64s\"; expected default, linear, llama3 or "
-                   "yarn", key, kind);
+    s->kind = TN_SCALING_YARN;
+    return read_yarn(o, s, err);
 }
 
 /* Devices turn by these in fp32. */
@@ -306,16 +304,53 @@ static tn_status check_turns(const tn_model_conf *m, tn_err *err)
     return TN_OK;
 }
 
+static const tn_json *one_with(const char *key, const tn_json *first, const tn_json *second,
+                               const tn_json *third)
+{
+    if (tn_json_find(first, key) != NULL)
+        return first;
+    return tn_json_find(second, key) != NULL ? second : third;
+}
+
+/* Old configs keep the stretching in rope_scaling, new ones in rope_parameters; people add the old
+ * one to a new config by hand, and then it counts, as in transformers. Two that both stretch, and
+ * differ, are refused. */
+static tn_status read_stretching(const tn_json *older, const tn_json *newer, tn_model_conf *m,
+                                 tn_err *err)
+{
+    const tn_model_conf plain = *m;
+    tn_status st = newer != NULL ? read_scaling(newer, m, err) : TN_OK;
+    tn_scaling said = m->scaling;
+    if (st != TN_OK || older == NULL)
+        return st;
+    *m = plain;
+    st = read_scaling(older, m, err);
+    if (st != TN_OK || said.kind == plain.scaling.kind)
+        return st;
+    if (m->scaling.kind == plain.scaling.kind) {
+        m->scaling = said;
+        return TN_OK;
+    }
+    if (m->scaling.kind != said.kind || m->scaling.factor != said.factor ||
+        m->scaling.original != said.original)
+        return tn_fail(err, TN_DATA, FILE_NAME ": rope_scaling (factor %g) and rope_parameters "
+                       "(factor %g) stretch positions in two ways; expected one of them",
+                       m->scaling.factor, said.factor);
+    return TN_OK;
+}
+
 static tn_status read_rope(const tn_json *c, const tn_family *f, tn_model_conf *m, tn_err *err)
 {
-    const tn_json *o = NULL;
+    const tn_json *older = NULL, *newer = NULL;
     double usual = f->partial_rotary > 0 ? f->partial_rotary : 1, partial = 1;
-    tn_status st = rope_object(c, &o, err);
+    tn_status st = rope_object(c, "rope_scaling", &older, err);
     if (st == TN_OK)
-        st = read_positive(tn_json_find(o, "rope_theta") != NULL ? o : c, "rope_theta", 10000,
+        st = rope_object(c, "rope_parameters", &newer, err);
+    if (st == TN_OK)
+        st = read_positive(one_with("rope_theta", newer, older, c), "rope_theta", 10000,
                            &m->rope_theta, err);
     if (st == TN_OK)
-        st = read_positive(tn_json_find(o, "partial_rotary_factor") != NULL ? o : c,
+        st = read_positive(one_with("partial_rotary_factor", newer, older, c),
                            "partial_rotary_factor", usual, &partial, err);
     if (st != TN_OK)
         return st;
@@ -323,7 +358,7 @@ static tn_status read_rope(const tn_json *c, const tn_family *f, tn_model_conf *
     if (m->rope_dims % 2 != 0 || m->rope_dims == 0)
         return tn_fail(err, TN_DATA, FILE_NAME ": partial_rotary_factor: %g; expected an even "
                        "number of rotated dimensions out of head_dim %u", partial, m->head_dim);
-    st = o != NULL ? read_scaling(o, m, err) : TN_OK;
+    st = read_stretching(older, newer, m, err);
     if (st != TN_OK)
         return st;
     /* transformers keeps max_position_embeddings at the stretched length for llama3; for

@@ -260,6 +260,8 @@ static void refuses_by_name(void **state)
         {"{" LLAMA ",\"rope_theta\":0}", "rope_theta"},
         {"{" LLAMA ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}}", "dynamic"},
         {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":0}}", "factor"},
+        {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2},"
+         "\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":4}}", "two ways"},
         {"{" LLAMA ",\"eos_token_id\":1000}", "eos_token_id"},
         {"{" LLAMA ",\"eos_token_id\":[1,-1]}", "eos_token_id"},
         {"{" LLAMA ",\"torch_dtype\":\"int4\"}", "torch_dtype"},
@@ -387,6 +389,31 @@ static void yarn_table(void **state)
     assert_true(fabs(inv[31] - 4.137042750e-8) < 1e-17);
 }
 
+/* rope_scaling beside the rope_parameters of a newer config: one tells of the stretching, the
+ * other of the base. */
+static void both_rope_objects_count(void **state)
+{
+    static const char *const other[] = {
+        "", ",\"rope_parameters\":null", ",\"rope_parameters\":{\"rope_type\":\"default\"}",
+        ",\"rope_parameters\":{\"rope_type\":\"yarn\",\"factor\":4,"
+        "\"original_max_position_embeddings\":32}",
+    };
+    char text[1024];
+    (void)state;
+    for (size_t i = 0; i < sizeof other / sizeof other[0]; i++) {
+        snprintf(text, sizeof text, "{" LLAMA ",\"rope_scaling\":{\"rope_type\":\"yarn\","
+                 "\"factor\":4,\"original_max_position_embeddings\":32}%s}", other[i]);
+        tn_model_conf c = good(text);
+        assert_int_equal(c.scaling.kind, TN_SCALING_YARN);
+        assert_true(c.scaling.factor == 4 && c.scaling.original == 32);
+    }
+    tn_model_conf c = good("{" LLAMA ",\"rope_scaling\":{\"type\":\"default\"},"
+                           "\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":3,"
+                           "\"rope_theta\":77777}}");
+    assert_int_equal(c.scaling.kind, TN_SCALING_LINEAR);
+    assert_true(c.scaling.factor == 3 && c.rope_theta == 77777);
+}
+
 static void llama3_and_linear_tables(void **state)
 {
     (void)state;
@@ -426,6 +453,7 @@ int main(void)
         cmocka_unit_test(defaults), cmocka_unit_test(refuses_by_name),
         cmocka_unit_test(refuses_the_text), cmocka_unit_test(generation_defaults),
         cmocka_unit_test(yarn_table),
+        cmocka_unit_test(both_rope_objects_count),
         cmocka_unit_test(llama3_and_linear_tables),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -384,7 +384,7 @@ static void flags_and_words(void **state)
 {
     static const char *const words[] = {"/models/a", "--prompt", "hi there", "-P",
         "--enforce-eager", "--swap-space", "4", "-O3", "--no-enable-chunked-prefill",
-        "--hf-overrides.method", "mtp", "-", "--", "--x", NULL};
+        "--compilation-config.mode", "3", "-", "--", "--x", NULL};
     tn_flags *f;
     tn_conf *c;
     tn_err err;
