@@ -64,25 +64,6 @@ LANE void load_ids(const gpu_experts &a, const portion &c, uint32_t pair0, uint3
     __syncthreads();
 }
 
-LANE int32_t count_of(const int32_t *ids, uint32_t n, int32_t e)
-{
-    int32_t count = 0;
-    for (uint32_t i = 0; i < n; i++)
-        count += ids[i] == e;
-    return count;
-}
-
-/* Puts expert e's pairs of a chunk from `at` on. */
-LANE void place_pairs(const gpu_grouping &g, const int32_t *ids, uint32_t n, uint32_t pair0,
-                      int32_t e, int32_t at)
-{
-    for (uint32_t i = 0; i < n; i++)
-        if (ids[i] == e) {
-            g.pair[at] = (int32_t)(pair0 + i);
-            g.place[pair0 + i] = at++;
-        }
-}
-
 /* Expert e's items of at most `size` pairs, from item `at` on. */
 LANE void put_items(const gpu_grouping &g, int32_t e, int32_t first, int32_t count, int32_t size,
                     int32_t at)
