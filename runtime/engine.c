@@ -788,11 +788,15 @@ static tn_status locks_open(tn_engine *e, tn_err *err)
     return e->has_lock ? TN_OK : tn_fail(err, TN_OS, "engine: the system gave no lock");
 }
 
-/* Signals are the main thread's business. */
+/* Signals are the main thread's business, but for those that tell of a fault: blocked, they would
+ * end the process without a word. */
 static tn_status threads_begin(tn_engine *e, tn_err *err)
 {
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS};
     sigset_t all, before;
     sigfillset(&all);
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
+        sigdelset(&all, faults[i]);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     e->has_output_thread = pthread_create(&e->output_thread, NULL, output_main, e) == 0;
     if (e->has_output_thread)

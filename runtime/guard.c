@@ -152,7 +152,8 @@ static void on_fatal(int number, siginfo_t *info, void *context)
             put(&m, plugin);
             put(&m, ": signal ");
             put_number(&m, (unsigned)number);
-            put(&m, " in its code\n");
+            put(&m, " in its code");
+            put(&m, number == SIGBUS ? " (a file was cut short while it was mapped?)\n" : "\n");
             send(&m);
             _exit(EXIT_CODE);
         }

@@ -151,5 +151,17 @@ with check("a token's bytes are those of the experts it chooses"):
     bytes_each = json.loads(r.stdout)["bytes_per_token"]
     assert experts < bytes_each < experts + 1.5 * rest, (bytes_each, experts, rest)
 
+with check("a mapped file that is cut short while serving is told of"):
+    short = shutil.copytree(plain, os.path.join(folder, "short"))
+    with Server(ini, short, "--experts", "mapped", "--experts-memory", "1M") as server:
+        os.truncate(short + "/model.safetensors", 200_000)
+        try:
+            requests.post(server.url + "/v1/completions", timeout=30,
+                          json={"prompt": "The quick brown fox " * 8, "max_tokens": 64, "temperature": 0})
+        except requests.RequestException:
+            pass
+        assert server.process.wait(30) == 70, server.text()
+        assert "signal 7 in its code (a file was cut short" in server.text(), server.text()
+
 shutil.rmtree(folder)
 check.finish()

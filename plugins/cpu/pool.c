@@ -196,11 +196,15 @@ void cpu_pool_close(cpu_pool *p)
     p->host->release(p->host->ctx, p);
 }
 
-/* The threads take no signals: those belong to the process's own. */
+/* The threads take no signals, which belong to the process's own, but for those that tell of a
+ * fault of theirs: a file cut short under its map must not end the process without a word. */
 static int start_thread(worker *w)
 {
     sigset_t all, before;
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS};
     sigfillset(&all);
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
+        sigdelset(&all, faults[i]);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int rc = pthread_create(&w->thread, NULL, worker_main, w);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
