@@ -137,7 +137,6 @@ static tn_status open_drafting(tn_served *s, const tn_served_setup *setup, tn_er
     return TN_OK;
 }
 
-/* The named device, or with "auto" the first that opens. */
 /* What a plugin says of itself goes into logs and sums: it is cut to plain text, and refused
  * where it cannot be meant. */
 static tn_status check_info(const char *plugin, tn_device_info *i, tn_err *err)
@@ -166,6 +165,7 @@ static tn_status check_need(const char *plugin, const tn_need *n, tn_err *err)
     return TN_OK;
 }
 
+/* The named device, or with "auto" the first that opens. */
 static tn_status open_device(tn_served *s, const tn_served_setup *setup, tn_err *err)
 {
     const char *wanted = s->settings->device;

@@ -44,7 +44,7 @@ static const tn_option tenon_options[] = {
 static const tn_option model_options[] = {
     OPT(PATH, "path", "", "The model's folder."),
     OPT(TEXT, "quant", "auto", "The quant plugin that reads the weights; auto asks all."),
-    OPT(TEXT, "device", "auto", "The device plugin that computes; auto takes the fastest."),
+    OPT(TEXT, "device", "auto", "The device plugin that computes; auto takes the first of the INI that opens."),
     ENUM("dtype", "auto", dtypes, "Type of the activations; auto takes config.json's, or the weights' own."),
     OPT(BOOL, "exact", "no", "Compute in float32 throughout, slowly, as the reference."),
     NUM(INT, "max_model_len", "0", -1, 1048576,
@@ -65,7 +65,7 @@ static const tn_option model_options[] = {
     NUM(INT, "snapshot_interval", "2048", 0, 1048576,
         "Prompt tokens between such snapshots; 0 keeps them at the ends of turns only."),
     NUM(INT, "drafts", "0", 0, 4, "Tokens drafted ahead by the model's own MTP module, if it has one."),
-    OPT(PATH, "draft_path", "", "A folder that brings the MTP module, plain or quantized, where path lacks it."),
+    OPT(PATH, "draft_path", "", "A folder whose MTP module is taken, plain or quantized, instead of path's."),
     OPT(TEXT, "speculative_config", "", "The two keys before as other servers take them: a JSON object "
         "with method (mtp, qwen3_next_mtp), num_speculative_tokens and model."),
     OPT(BOOL, "allow_links", "no", "Follow links out of the model's folder (a hub's cache)."),

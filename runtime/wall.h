@@ -33,7 +33,7 @@ typedef struct tn_guest {
     uint32_t abi_minor;        /* as compiled */
     bool up;                   /* init succeeded, stop has not been called */
     bool live;                 /* start succeeded */
-    const char *away;          /* why it was set aside (required = no), or NULL */
+    const char *away;          /* why it was set aside (not required, or a lenient wall), or NULL */
     tn_status fault;           /* with `away`: what a required one would have failed with */
     void *self;                /* while up */
     const tn_quant *quant;     /* one of these four, by kind */

@@ -209,10 +209,10 @@ WIDE void i_store_bytes(int8_t *p, const vi v[4])
 
 /* --------------------------------------------------------------------- code products */
 
-/* A sum over four codes a lane: dot4 adds w (u8, at most 15) times x (s8 in [-127, 127]).
- * Without VNNI the lanes hold two int16 sums each: 2 * 15 * 127 a step, so that the eight
- * steps of a block stay below 2^15. wdot is the same for w up to 255: it takes the code's
- * two halves and keeps a sum for each. */
+/* A sum over four bytes a lane: dot4 adds u8 times s8, codes up to 15 times inputs in
+ * [-127, 127], or inputs + 128 times codes less their zeros (wide_tall.h). Without VNNI the lanes
+ * hold two int16 sums each: 2 * 15 * 127 a step, so that the eight steps of a block stay below
+ * 2^15; codes up to 255 have a sum for each half. dot4_negative turns a sum's sign. */
 #ifdef __AVXVNNI__
 #define BYTES_ARE_WHOLE 1   /* dot4 takes codes up to 255 */
 #define TILE_BYTES TILE
@@ -236,8 +236,6 @@ WIDE vi dot4_join(vi low, vi high)
     return i_add(dot4_end(low), _mm256_madd_epi16(high, _mm256_set1_epi16(16)));
 }
 #endif
-/* The same sum with the signs changed over: x (u8) times w (s8, |w| <= 16), from any start. */
-WIDE vi dot4_signed(vi acc, vi x, vi w) { return dot4(acc, x, w); }
 
 #define fetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 

@@ -221,7 +221,6 @@ WIDE vi dot4_join(vi low, vi high)
     return i_add(dot4_end(low), _mm512_madd_epi16(high, _mm512_set1_epi16(16)));
 }
 #endif
-WIDE vi dot4_signed(vi acc, vi x, vi w) { return dot4(acc, x, w); }
 
 #define fetch(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 

@@ -98,7 +98,7 @@ WIDE void unpack_block(const uint8_t *p, const vi zero[VECS], tall_block *to)
             vi both = i_load(p + 64 * (j % 4) + 4 * LANES * v);
             vi code = i_sub8(i_and(j < 4 ? both : i_right(both, 4), low), zero[v]);
             i_store(to->code[j] + 4 * LANES * v, code);
-            sum[v] = dot4_signed(sum[v], middle, code);
+            sum[v] = dot4(sum[v], middle, code);
         }
     UNROLL for (unsigned v = 0; v < VECS; v++)
         i_store(to->start + LANES * v, dot4_negative(sum[v]));
@@ -157,7 +157,7 @@ WIDE void tall_of(const int mt, const tall_block *w, const tall_input *x, uint64
                 vi xt = i_copy(x->x[t] + 4 * j);
                 UNROLL for (unsigned v = 0; v < VECS; v++) {
                     vi from = j == 0 ? i_load(w->start + v * LANES) : d[t][v];
-                    d[t][v] = dot4_signed(from, xt, code[v]);
+                    d[t][v] = dot4(from, xt, code[v]);
                 }
             }
         }
