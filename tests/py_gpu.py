@@ -13,10 +13,11 @@ from tenonlib import PLUGINS, TENON, TOP, Counter, make_model, run, write_ini, w
 check = Counter()
 BUILD = os.environ.get("TENON_BUILD", "")
 SIMULATED = os.path.join(BUILD, ".libs", "cudasim_plugin.so")
-if not BUILD or subprocess.run(["make", "-C", BUILD, "--silent", "cudasim_plugin.la"],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0:
+MAKE = ["make", "-C", BUILD, "--silent", "cudasim_plugin.la"]
+if not BUILD or subprocess.run(MAKE + ["-n"], capture_output=True).returncode != 0:  # no such rule
     print("there is no simulated card in this build\n0 passed, 0 failed")
     sys.exit(0)
+subprocess.run(MAKE, check=True, stdout=subprocess.DEVNULL)
 
 folder = tempfile.mkdtemp(prefix="tenon-gpu-test-")
 gpu, models = os.path.join(folder, "gpu"), os.path.join(folder, "models")
