@@ -1,50 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* plugin_check_comm.c - a communicator's sums over 2 to 4 ranks, each a process, and its abort.
+/* plugin_check_comm.c - a communicator's sums over 1 to 8 ranks, each a process.
  *
- * The ranks leave what they got in shared memory, where the parent compares them: values to
- * the sum in double, and bit for bit with each other. */
-#include "plugin_check.h"
+ * The ranks compare what they got with the sum in double; hashes of sums that round, left on the
+ * board, tell the parent whether all ranks got the same bits. */
+#include "plugin_check_comm.h"
 
 #include "floats.h"
 
 #include <errno.h>
-#include <math.h>
-#include <pthread.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#define RANKS_MAX 4u
-#define COUNT_MAX 70001u
-#define JOIN_MS 20000u
-#define ABORT_SECONDS 10
+#define COUNT_MOST 70001u      /* of every type and call */
+#define COUNT_LONG 4194301u    /* one sum of f32, over few ranks */
+#define LONG_RANKS_MAX 4u
+#define LIFE_SECONDS 90
+#define SECOND_MS 500u         /* how long one rank too many tries */
 
-static const uint64_t counts[] = {1, 7, 1000, COUNT_MAX};
+static const uint64_t counts[] = {1, 7, 1000, COUNT_MOST};
 #define NCOUNT (sizeof counts / sizeof counts[0])
 
-/* What the ranks share with their parent. */
-typedef struct board {
-    uint8_t id[TN_COMM_ID_SIZE];
-    volatile uint32_t has_id;     /* 1: id is there; 2: make_id failed */
-    volatile uint32_t stage[RANKS_MAX];
-    uint32_t refused[RANKS_MAX];  /* join answered TN_UNSUPPORTED */
-    char text[RANKS_MAX][1024];   /* the first failure */
-    uint8_t result[RANKS_MAX][COUNT_MAX * 4];
-} board;
+static const uint32_t dtypes[TN_CHECK_DTYPES] = {TN_F32, TN_F16, TN_BF16, TN_I32};
+static const char *const dtype_names[TN_CHECK_DTYPES] = {"f32", "f16", "bf16", "i32"};
 
-typedef struct rank {
-    const tn_check *c;
-    board *b;
-    uint32_t rank, nrank;
-    tn_check_room room;
-    const tn_comm *comm;
-    void *group;
-} rank;
-
-/* Small integers over 8: exact in every type, their sums too. */
+/* Small integers over 8: exact in every type, their sums too. Integers are those eighths. */
 static float value_of(uint32_t rank, uint64_t i)
 {
     return (float)((int)((i * 7 + rank * 13) % 31) - 15) / 8;
@@ -52,14 +36,17 @@ static float value_of(uint32_t rank, uint64_t i)
 
 static size_t size_of(uint32_t dtype)
 {
-    return dtype == TN_F32 ? 4 : 2;
+    return dtype == TN_F32 || dtype == TN_I32 ? 4 : 2;
 }
 
 static void store(uint32_t dtype, uint8_t *at, float v)
 {
     uint16_t h = dtype == TN_F16 ? tn_f32_to_f16(v) : tn_f32_to_bf16(v);
+    int32_t i = (int32_t)(v * 8);
     if (dtype == TN_F32)
         memcpy(at, &v, 4);
+    else if (dtype == TN_I32)
+        memcpy(at, &i, 4);
     else
         memcpy(at, &h, 2);
 }
@@ -67,30 +54,37 @@ static void store(uint32_t dtype, uint8_t *at, float v)
 static float load(uint32_t dtype, const uint8_t *at)
 {
     float v;
+    int32_t i;
     uint16_t h;
-    memcpy(&v, at, dtype == TN_F32 ? 4 : 2);
     memcpy(&h, at, 2);
-    return dtype == TN_F32 ? v : dtype == TN_F16 ? tn_f16_to_f32(h) : tn_bf16_to_f32(h);
+    if (dtype == TN_F16 || dtype == TN_BF16)
+        return dtype == TN_F16 ? tn_f16_to_f32(h) : tn_bf16_to_f32(h);
+    memcpy(&v, at, 4);
+    memcpy(&i, at, 4);
+    return dtype == TN_F32 ? v : (float)i / 8;
 }
 
-static bool failed(rank *r, const char *what, const tn_err *err)
+bool tn_comm_failed(tn_comm_rank *r, const char *what, const char *fmt, ...)
 {
-    snprintf(r->b->text[r->rank], sizeof r->b->text[0], "rank %u of %u: %s: %.900s", r->rank,
-             r->nrank, what, err->text);
+    char *text = r->b->text[r->rank];
+    size_t size = sizeof r->b->text[0];
+    va_list ap;
+    int n = snprintf(text, size, "rank %u of %u: %s: ", r->rank, r->nrank, what);
+    va_start(ap, fmt);
+    vsnprintf(text + n, size - (size_t)n, fmt, ap);
+    va_end(ap);
     return false;
 }
 
-static bool differs(rank *r, const char *what, uint64_t i, float found, float wanted)
+static bool differs(tn_comm_rank *r, const char *what, uint64_t i, float found, float wanted)
 {
-    snprintf(r->b->text[r->rank], sizeof r->b->text[0],
-             "rank %u of %u: %s: element %llu is %g; expected %g", r->rank, r->nrank, what,
-             (unsigned long long)i, (double)found, (double)wanted);
-    return false;
+    return tn_comm_failed(r, what, "element %llu is %g; expected %g", (unsigned long long)i,
+                          (double)found, (double)wanted);
 }
 
 /* --------------------------------------------------------------------------- in every rank */
 
-static bool check_sum(rank *r, uint32_t dtype, uint64_t n, uint8_t *x)
+static bool check_sum(tn_comm_rank *r, uint32_t dtype, uint64_t n, uint8_t *x)
 {
     tn_err err = {.text = ""};
     size_t size = size_of(dtype);
@@ -100,7 +94,7 @@ static bool check_sum(rank *r, uint32_t dtype, uint64_t n, uint8_t *x)
     if (st == TN_UNSUPPORTED && dtype != TN_F32)
         return true; /* said so, on all ranks alike: they would hang else */
     if (st != TN_OK)
-        return failed(r, "all_reduce", &err);
+        return tn_comm_failed(r, "all_reduce", "%.800s", err.text);
     for (uint64_t i = 0; i < n; i++) {
         float want = 0;
         for (uint32_t q = 0; q < r->nrank; q++)
@@ -111,25 +105,37 @@ static bool check_sum(rank *r, uint32_t dtype, uint64_t n, uint8_t *x)
     return true;
 }
 
+static uint64_t hash_of(const uint8_t *x, size_t size)
+{
+    uint64_t h = 0xcbf29ce484222325ull; /* FNV-1a */
+    for (size_t i = 0; i < size; i++)
+        h = (h ^ x[i]) * 0x100000001b3ull;
+    return h | 1;
+}
+
 /* Sums that round: the same bits everywhere is all that can be asked. */
-static bool leave_bits(rank *r)
+static bool leave_hashes(tn_comm_rank *r, uint8_t *x)
 {
     tn_err err = {.text = ""};
-    float *x = (float *)(void *)r->b->result[r->rank];
-    for (uint64_t i = 0; i < COUNT_MAX; i++)
-        x[i] = 1.0f / (float)(1 + (i * 31 + r->rank * 17) % 101);
-    if (r->comm->all_reduce(r->group, x, COUNT_MAX, TN_F32, NULL, &err) != TN_OK)
-        return failed(r, "all_reduce", &err);
+    for (uint32_t t = 0; t < TN_CHECK_DTYPES; t++) {
+        size_t size = size_of(dtypes[t]);
+        for (uint64_t i = 0; i < COUNT_MOST; i++)
+            store(dtypes[t], x + i * size, 1.0f / (float)(1 + (i * 31 + r->rank * 17) % 101));
+        tn_status st = r->comm->all_reduce(r->group, x, COUNT_MOST, dtypes[t], NULL, &err);
+        if (st != TN_OK && (st != TN_UNSUPPORTED || dtypes[t] == TN_F32))
+            return tn_comm_failed(r, "all_reduce", "%.800s", err.text);
+        r->b->hash[r->rank][t] = st == TN_OK ? hash_of(x, COUNT_MOST * size) : 0;
+    }
     return true;
 }
 
-static bool check_gather(rank *r, uint64_t n, uint8_t *in, uint8_t *out)
+static bool check_gather(tn_comm_rank *r, uint64_t n, uint8_t *in, uint8_t *out)
 {
     tn_err err = {.text = ""};
     for (uint64_t i = 0; i < n; i++)
         store(TN_F32, in + i * 4, value_of(r->rank, i));
     if (r->comm->all_gather(r->group, in, out, n, TN_F32, NULL, &err) != TN_OK)
-        return failed(r, "all_gather", &err);
+        return tn_comm_failed(r, "all_gather", "%.800s", err.text);
     for (uint64_t i = 0; i < n * r->nrank; i++) {
         float want = value_of((uint32_t)(i / n), i % n);
         if (load(TN_F32, out + i * 4) != want)
@@ -138,71 +144,60 @@ static bool check_gather(rank *r, uint64_t n, uint8_t *in, uint8_t *out)
     return true;
 }
 
-static bool check_broadcast(rank *r, uint64_t bytes, uint32_t root, uint8_t *x)
+static bool check_broadcast(tn_comm_rank *r, uint64_t bytes, uint32_t root, uint8_t *x)
 {
     tn_err err = {.text = ""};
     for (uint64_t i = 0; i < bytes; i++)
         x[i] = (uint8_t)(r->rank == root ? i * 3 + root : 0);
     if (r->comm->broadcast(r->group, x, bytes, root, NULL, &err) != TN_OK)
-        return failed(r, "broadcast", &err);
+        return tn_comm_failed(r, "broadcast", "%.800s", err.text);
     for (uint64_t i = 0; i < bytes; i++)
         if (x[i] != (uint8_t)(i * 3 + root))
             return differs(r, "broadcast", i, x[i], (uint8_t)(i * 3 + root));
     return true;
 }
 
-static bool check_calls(rank *r)
-{
-    static const uint32_t dtypes[] = {TN_F32, TN_F16, TN_BF16};
-    tn_err err = {.text = ""};
-    uint8_t *x = malloc(COUNT_MAX * 4), *y = malloc(COUNT_MAX * 4 * RANKS_MAX);
-    bool good = x != NULL && y != NULL;
-    for (size_t t = 0; t < 3; t++)
-        for (size_t i = 0; good && i < NCOUNT; i++)
-            good = check_sum(r, dtypes[t], counts[i], x);
-    for (size_t i = 0; good && i < NCOUNT; i++)
-        good = check_gather(r, counts[i], x, y);
-    for (uint32_t root = 0; good && root < r->nrank; root++)
-        good = check_broadcast(r, 100003, root, x) && check_broadcast(r, 1, root, x);
-    if (good && r->comm->barrier != NULL && r->comm->barrier(r->group, &err) != TN_OK)
-        good = failed(r, "barrier", &err);
-    if (good && r->comm->health != NULL && r->comm->health(r->group, &err) != TN_OK)
-        good = failed(r, "health", &err);
-    good = good && leave_bits(r);
-    free(x);
-    free(y);
-    return good;
-}
-
-static void *abort_soon(void *user)
-{
-    rank *r = user;
-    struct timespec nap = {.tv_nsec = 300000000};
-    nanosleep(&nap, NULL);
-    r->comm->abort(r->group);
-    return NULL;
-}
-
-/* Rank 0 never comes to the sum but aborts; the others must not wait for ever. */
-static bool check_abort(rank *r)
+static bool check_rest(tn_comm_rank *r)
 {
     tn_err err = {.text = ""};
-    float x = 1;
-    pthread_t t;
-    if (r->rank == 0) {
-        if (pthread_create(&t, NULL, abort_soon, r) != 0)
-            return false;
-        pthread_join(t, NULL);
-    }
-    tn_status st = r->comm->all_reduce(r->group, &x, 1, TN_F32, NULL, &err);
-    if (st == TN_OK) {
-        tn_fail(&err, TN_INTERNAL, "a sum succeeded after abort; expected an error");
-        return failed(r, "abort", &err);
-    }
+    if (r->comm->barrier != NULL && r->comm->barrier(r->group, &err) != TN_OK)
+        return tn_comm_failed(r, "barrier", "%.800s", err.text);
+    if (r->comm->health != NULL && r->comm->health(r->group, &err) != TN_OK)
+        return tn_comm_failed(r, "health", "%.800s", err.text);
     return true;
 }
 
-static bool get_id(rank *r, tn_err *err)
+static bool check_all(tn_comm_rank *r, uint8_t *x, uint8_t *y)
+{
+    for (uint32_t t = 0; t < TN_CHECK_DTYPES; t++)
+        for (size_t i = 0; i < NCOUNT; i++)
+            if (!check_sum(r, dtypes[t], counts[i], x))
+                return false;
+    for (size_t i = 0; i < NCOUNT; i++)
+        if (!check_gather(r, counts[i], x, y))
+            return false;
+    for (uint32_t root = 0; root < r->nrank; root++)
+        if (!check_broadcast(r, 100003, root, x) || !check_broadcast(r, 1, root, x))
+            return false;
+    return check_rest(r) && leave_hashes(r, x)
+        && (r->nrank > LONG_RANKS_MAX || check_sum(r, TN_F32, COUNT_LONG, x));
+}
+
+static bool part_calls(tn_comm_rank *r)
+{
+    uint8_t *x = malloc((size_t)COUNT_LONG * 4);
+    uint8_t *y = malloc((size_t)COUNT_MOST * 4 * r->nrank);
+    bool good = x != NULL && y != NULL ? check_all(r, x, y)
+                                       : tn_comm_failed(r, "check", "out of memory");
+    free(x);
+    free(y);
+    /* A group of one has nobody who waits. */
+    return good && (r->nrank == 1 || tn_comm_part_abort(r));
+}
+
+/* --------------------------------------------------------------------------------- processes */
+
+static bool get_id(tn_comm_rank *r, tn_err *err)
 {
     struct timespec nap = {.tv_nsec = 1000000};
     if (r->rank == 0) {
@@ -217,105 +212,139 @@ static bool get_id(rank *r, tn_err *err)
     return r->b->has_id == 1;
 }
 
-static void live_as_rank(rank *r)
+tn_status tn_comm_enter(tn_comm_rank *r, tn_err *err)
+{
+    tn_status st = tn_check_enter(r->c, true, NULL, NULL, &r->room, err);
+    if (st == TN_OK)
+        st = tn_wall_start(r->room.wall, 0, err);
+    if (st == TN_OK)
+        r->comm = r->room.guest->comm;
+    return st;
+}
+
+static void live_as_rank(tn_comm_rank *r, tn_comm_part part)
 {
     tn_err err = {.text = ""};
-    if (tn_check_enter(r->c, true, NULL, NULL, &r->room, &err) != TN_OK
-        || tn_wall_start(r->room.wall, 0, &err) != TN_OK) {
-        failed(r, "life", &err);
+    if (tn_comm_enter(r, &err) != TN_OK) {
+        tn_comm_failed(r, "life", "%.800s", err.text);
         return;
     }
-    r->comm = r->room.guest->comm;
     if (!get_id(r, &err)) {
-        failed(r, "make_id", &err);
+        tn_comm_failed(r, "make_id", "%.800s", err.text);
         return;
     }
-    tn_status st = r->comm->join(r->room.guest->self, r->b->id, r->rank, r->nrank, 0, JOIN_MS,
-                                 &r->group, &err);
-    r->b->refused[r->rank] = st == TN_UNSUPPORTED;
+    tn_status st = r->comm->join(r->room.guest->self, r->b->id, r->rank, r->nrank, 0,
+                                 TN_CHECK_JOIN_MS, &r->group, &err);
+    r->b->is_refused[r->rank] = st == TN_UNSUPPORTED;
     if (st != TN_OK) {
-        failed(r, "join", &err);
+        tn_comm_failed(r, "join", "%.800s", err.text);
         return;
     }
-    r->b->stage[r->rank] = 1;
-    bool good = check_calls(r);
-    r->b->stage[r->rank] = good ? 2 : 1;
-    if (good && check_abort(r))
-        r->b->stage[r->rank] = 3;
+    r->b->has_joined[r->rank] = 1;
+    bool good = part(r);
     r->comm->leave(r->group);
     tn_check_leave(&r->room);
+    r->b->has_ended[r->rank] = good;
 }
 
-/* ------------------------------------------------------------------------------ the parent */
-
-static void reap(pid_t *pid, uint32_t n, int seconds)
+pid_t tn_comm_fork(const tn_check *c, tn_comm_board *b, uint32_t rank, uint32_t n,
+                   tn_comm_part part)
 {
-    struct timespec nap = {.tv_nsec = 20000000};
-    uint32_t left = n;
-    for (int i = 0; left > 0 && i < seconds * 50; i++) {
-        for (uint32_t r = 0; r < n; r++)
-            if (pid[r] > 0 && waitpid(pid[r], NULL, WNOHANG) == pid[r]) {
-                pid[r] = 0;
-                left--;
-            }
+    pid_t pid = fork();
+    if (pid != 0)
+        return pid;
+    tn_comm_rank me = {.c = c, .b = b, .rank = rank, .nrank = n};
+    live_as_rank(&me, part);
+    _exit(0);
+}
+
+void tn_comm_reap(pid_t pid, int seconds)
+{
+    struct timespec nap = {.tv_nsec = 10000000};
+    if (pid <= 0)
+        return;
+    for (int i = 0; i < seconds * 100; i++) {
+        if (waitpid(pid, NULL, WNOHANG) == pid)
+            return;
         nanosleep(&nap, NULL);
     }
-    for (uint32_t r = 0; r < n; r++)
-        if (pid[r] > 0) {
-            kill(pid[r], SIGKILL);
-            waitpid(pid[r], NULL, 0);
-        }
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
 }
 
-static void judge(tn_check *c, board *b, uint32_t n)
+/* ------------------------------------------------------------------------------ the verdict */
+
+bool tn_comm_judge(tn_check *c, const tn_comm_board *b, uint32_t n, uint32_t lost)
 {
-    bool refused = false;
     for (uint32_t r = 0; r < n; r++)
-        refused = refused || b->refused[r] != 0;
-    for (uint32_t r = 0; r < n; r++) {
-        if (refused && b->refused[r]) {
+        if (b->is_refused[r]) {
             tn_check_skip(c, "%s", b->text[r]);
-            return;
+            return false;
         }
-        if (!refused && b->text[r][0] != 0) {
+    for (uint32_t r = 0; r < n; r++)
+        if (b->text[r][0] != 0) {
             tn_check_fail(c, "%s", b->text[r]);
-            return;
+            return false;
         }
-        if (!refused && b->stage[r] < 3) {
-            tn_check_fail(c, "rank %u of %u did not come to an end (stage %u of 3)", r, n,
-                          b->stage[r]);
-            return;
+    for (uint32_t r = 0; r < n; r++)
+        if (r != lost && !b->has_ended[r]) {
+            tn_check_fail(c, "rank %u of %u did not come to an end (it %s)", r, n,
+                          b->has_joined[r] ? "had joined" : "never joined");
+            return false;
         }
-    }
-    for (uint32_t r = 1; r < n; r++)
-        if (memcmp(b->result[0], b->result[r], sizeof b->result[0]) != 0) {
-            tn_check_fail(c, "%u ranks: ranks 0 and %u have different bits for one sum", n, r);
-            return;
-        }
-    tn_check_ok(c, "%u ranks: sums (the same bits on all), gathers, broadcasts, and an abort that "
-                "frees those who wait", n);
+    return true;
 }
 
-static void check_ranks(tn_check *c, board *b, uint32_t n)
+static bool have_same_bits(tn_check *c, const tn_comm_board *b, uint32_t n)
 {
-    pid_t pid[RANKS_MAX] = {0};
+    for (uint32_t t = 0; t < TN_CHECK_DTYPES; t++)
+        for (uint32_t r = 1; r < n; r++)
+            if (b->hash[r][t] != b->hash[0][t]) {
+                tn_check_fail(c, "%u ranks: ranks 0 and %u have different bits for one sum of %s",
+                              n, r, dtype_names[t]);
+                return false;
+            }
+    return true;
+}
+
+static const char *types_summed(const tn_comm_board *b, char *text, size_t size)
+{
+    size_t at = 0;
+    text[0] = 0;
+    for (uint32_t t = 0; t < TN_CHECK_DTYPES; t++)
+        if (b->hash[0][t] != 0)
+            at += (size_t)snprintf(text + at, size - at, "%s%s", at > 0 ? ", " : "",
+                                   dtype_names[t]);
+    return text;
+}
+
+/* False when there is no use in going on. */
+static bool check_ranks(tn_check *c, tn_comm_board *b, uint32_t n)
+{
+    pid_t pid[TN_CHECK_RANKS_MAX];
+    char types[64];
     memset(b, 0, sizeof *b);
-    for (uint32_t r = 0; r < n; r++) {
-        pid[r] = fork();
-        if (pid[r] == 0) {
-            rank me = {.c = c, .b = b, .rank = r, .nrank = n};
-            live_as_rank(&me);
-            _exit(0);
-        }
-    }
-    reap(pid, n, 60 + ABORT_SECONDS);
-    judge(c, b, n);
+    for (uint32_t r = 0; r < n; r++)
+        pid[r] = tn_comm_fork(c, b, r, n, part_calls);
+    for (uint32_t r = 0; r < n; r++)
+        tn_comm_reap(pid[r], LIFE_SECONDS);
+    if (!tn_comm_judge(c, b, n, TN_NONE) || !have_same_bits(c, b, n))
+        return false;
+    types_summed(b, types, sizeof types);
+    if (n == 1)
+        tn_check_ok(c, "1 rank: sums of %s, gathers, broadcasts", types);
+    else
+        tn_check_ok(c, "%u ranks: sums of %s (the same bits on all), gathers, broadcasts, and an "
+                    "abort that frees those who wait", n, types);
+    return true;
 }
 
 void tn_check_comm(tn_check *c)
 {
+    static const uint32_t ranks[] = {1, 2, 3, 4, TN_CHECK_RANKS_MAX};
     tn_check_room room;
     tn_err err;
+    bool good = true;
     if (tn_check_enter(c, false, NULL, NULL, &room, &err) != TN_OK) {
         tn_check_fail(c, "%s", err.text);
         return;
@@ -326,12 +355,15 @@ void tn_check_comm(tn_check *c)
         tn_check_skip(c, "works on device memory only: its sums are checked by running a model");
         return;
     }
-    board *b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    tn_comm_board *b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+                            0);
     if (b == MAP_FAILED) {
         tn_check_fail(c, "no shared memory: %s", strerror(errno));
         return;
     }
-    for (uint32_t n = 2; n <= RANKS_MAX; n++)
-        check_ranks(c, b, n);
+    for (size_t i = 0; good && i < sizeof ranks / sizeof ranks[0]; i++)
+        good = check_ranks(c, b, ranks[i]);
+    if (good)
+        tn_check_comm_loss(c, b);
     munmap(b, sizeof *b);
 }

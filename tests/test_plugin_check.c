@@ -108,10 +108,17 @@ static void quantizations(void **state)
 static void communicators(void **state)
 {
     static const check_case cases[] = {
-        {"comm_shared", SKELETON "comm_shared.c", LINK, true, true, "ok    4 ranks: sums"},
+        {"comm_shared", SKELETON "comm_shared.c", LINK, true, true,
+         "ok    3 ranks, the last gone in peace: after"},
         {"comm_shared", "badplugins/comm_lossy.c", LINK, true, false,
-         "FAIL  rank 0 of 2: all_reduce: element 6 is"},
-        {"shared", NULL, "", true, true, "ok    4 ranks: sums"},
+         "FAIL  rank 0 of 1: all_reduce: element 6 is"},
+        {"comm_other", "badplugins/comm_other.c", LINK " -DBITS", true, false,
+         "FAIL  2 ranks: ranks 0 and 1 have different bits for one sum of f32"},
+        {"comm_other", "badplugins/comm_other.c", LINK " -DSTATUS", true, false,
+         "abort: the sum of one who waited ended with 69"},
+        {"comm_other", "badplugins/comm_other.c", LINK " -DCROWD", true, false,
+         "FAIL  rank 0 of 2: rank outside of the group: joined as rank 2 of 2"},
+        {"shared", NULL, "", true, true, "ok    4 ranks, the last stopped: after"},
     };
     (void)state;
     run_cases(cases, COUNT(cases));

@@ -11,13 +11,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -25,6 +26,7 @@
 #define SLOT_SIZE 65536u
 #define HEAD_SIZE 4096u
 #define MARK 0x746e7368u
+#define LEFT -1                /* in place of a rank's pid: gone in peace */
 
 typedef struct head {
     _Atomic uint32_t mark;     /* MARK once rank 0 has filled it */
@@ -63,21 +65,30 @@ static void give_way(uint32_t *turns)
         nanosleep(&nap, NULL);
 }
 
+/* True also of a process that has ended and was not waited for: a signal would still reach it. */
+static bool has_ended(int32_t pid)
+{
+    struct pollfd p = {.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
+    if (p.fd < 0)
+        return errno == ESRCH;
+    bool ended = poll(&p, 1, 0) > 0;
+    close(p.fd);
+    return ended;
+}
+
 static tn_status check_peers(group *g, tn_err *err)
 {
     if (atomic_load(&g->m->aborted))
         return tn_fail(err, TN_CANCELLED, "comm_shared: the group was aborted");
     for (uint32_t r = 0; r < g->nrank; r++) {
         int32_t pid = atomic_load(&g->m->pid[r]);
-        if (pid != 0 && kill(pid, 0) != 0 && errno == ESRCH) {
-            atomic_store(&g->m->aborted, 1);
-            return tn_fail(err, TN_UNAVAILABLE, "comm_shared: rank %u (process %d) is gone", r,
-                           pid);
-        }
+        if (r != g->rank && (pid == LEFT || has_ended(pid)))
+            return tn_fail(err, TN_UNAVAILABLE, "comm_shared: rank %u is gone", r);
     }
     return TN_OK;
 }
 
+/* Who is gone may have arrived before, so the count has the last word. */
 static tn_status meet(group *g, tn_err *err)
 {
     uint64_t goal = ++g->rounds * g->nrank;
@@ -85,7 +96,7 @@ static tn_status meet(group *g, tn_err *err)
     atomic_fetch_add(&g->m->arrived, 1);
     while (atomic_load(&g->m->arrived) < goal) {
         tn_status st = turns % 64 == 0 || turns > 200 ? check_peers(g, err) : TN_OK;
-        if (st != TN_OK)
+        if (st != TN_OK && atomic_load(&g->m->arrived) < goal)
             return st;
         give_way(&turns);
     }
@@ -175,7 +186,7 @@ static void leave(void *group_)
     group *g = group_;
     const tn_host *h = g->h;
     if (g->m != NULL) {
-        atomic_store(&g->m->pid[g->rank], 0); /* gone in peace */
+        atomic_store(&g->m->pid[g->rank], LEFT);
         munmap(g->m, g->size);
     }
     h->release(h->ctx, g);
