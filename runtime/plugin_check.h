@@ -15,6 +15,9 @@ typedef struct tn_check {
     char name[40];              /* of the plugin: the file's name without .so */
     const char *const *set;     /* "key=value" for the plugin's options */
     uint32_t nset;
+    const char *launcher;       /* starts {n} ranks of a communicator ("mpirun -n {n}"), or NULL */
+    const char *program;        /* with it: tenon, which plays the ranks */
+    const char *board;          /* of the communicator's check under way */
     int out;                    /* file descriptor the lines go to */
     uint32_t nok, nfail, nskip; /* of this process */
 } tn_check;
@@ -45,6 +48,9 @@ void tn_check_quant(tn_check *c);
 void tn_check_device(tn_check *c);
 void tn_check_comm(tn_check *c);
 void tn_check_front(tn_check *c);
+
+/* Plays one rank of a check that runs elsewhere, for a launcher. */
+tn_status tn_check_rank(const tn_check *c, const char *board, tn_err *err);
 
 /* The whole check. run: also what needs the plugin's code to run. True when nothing failed. */
 bool tn_check_plugin(tn_check *c, bool run);

@@ -8,6 +8,7 @@
 #include "floats.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -20,7 +21,9 @@
 #define COUNT_LONG 4194301u    /* one sum of f32, over few ranks */
 #define LONG_RANKS_MAX 4u
 #define LIFE_SECONDS 90
-#define SECOND_MS 500u         /* how long one rank too many tries */
+#define GRACE_SECONDS 10       /* for a launcher to clean up */
+#define WORDS_MAX 64u          /* of a launcher's command */
+#define SETS_MAX 66u
 
 static const uint64_t counts[] = {1, 7, 1000, COUNT_MOST};
 #define NCOUNT (sizeof counts / sizeof counts[0])
@@ -197,6 +200,8 @@ static bool part_calls(tn_comm_rank *r)
 
 /* --------------------------------------------------------------------------------- processes */
 
+typedef bool (*comm_part)(tn_comm_rank *r);
+
 static bool get_id(tn_comm_rank *r, tn_err *err)
 {
     struct timespec nap = {.tv_nsec = 1000000};
@@ -222,9 +227,10 @@ tn_status tn_comm_enter(tn_comm_rank *r, tn_err *err)
     return st;
 }
 
-static void live_as_rank(tn_comm_rank *r, tn_comm_part part)
+static void live_as_rank(tn_comm_rank *r, comm_part part)
 {
     tn_err err = {.text = ""};
+    r->b->pid[r->rank] = (int32_t)getpid();
     if (tn_comm_enter(r, &err) != TN_OK) {
         tn_comm_failed(r, "life", "%.800s", err.text);
         return;
@@ -247,15 +253,114 @@ static void live_as_rank(tn_comm_rank *r, tn_comm_part part)
     r->b->has_ended[r->rank] = good;
 }
 
-pid_t tn_comm_fork(const tn_check *c, tn_comm_board *b, uint32_t rank, uint32_t n,
-                   tn_comm_part part)
+static void play(const tn_check *c, tn_comm_board *b, uint32_t rank)
 {
-    pid_t pid = fork();
-    if (pid != 0)
-        return pid;
-    tn_comm_rank me = {.c = c, .b = b, .rank = rank, .nrank = n};
-    live_as_rank(&me, part);
-    _exit(0);
+    static const comm_part parts[TN_PARTS] = {
+        [TN_PART_CALLS] = part_calls,
+        [TN_PART_KILLED] = tn_comm_part_killed,
+        [TN_PART_STOPPED] = tn_comm_part_stopped,
+        [TN_PART_LEFT] = tn_comm_part_left,
+        [TN_PART_CROWDED] = tn_comm_part_crowded,
+    };
+    tn_comm_rank me = {.c = c, .b = b, .rank = rank, .nrank = b->nrank};
+    live_as_rank(&me, parts[b->part]);
+    b->is_done[rank] = 1;
+}
+
+tn_status tn_check_rank(const tn_check *c, const char *board, tn_err *err)
+{
+    int fd = open(board, O_RDWR | O_CLOEXEC);
+    off_t size = fd >= 0 ? lseek(fd, 0, SEEK_END) : 0;
+    if (size != (off_t)sizeof(tn_comm_board)) {
+        if (fd >= 0)
+            close(fd);
+        return tn_fail(err, TN_NOINPUT, "plugin rank: %.200s is no board of a running check", board);
+    }
+    tn_comm_board *b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    if (b == MAP_FAILED)
+        return tn_fail(err, TN_OS, "plugin rank: %s", strerror(errno));
+    uint32_t rank = atomic_fetch_add(&b->nstarted, 1);
+    if (rank < b->nrank && b->nrank <= TN_CHECK_RANKS_MAX && b->part < TN_PARTS)
+        play(c, b, rank);
+    munmap(b, sizeof *b);
+    return TN_OK;
+}
+
+/* The words of the launcher, {n} replaced, then this program as a rank. Never returns. */
+static void launch(const tn_check *c, const tn_comm_board *b)
+{
+    char *word[WORDS_MAX + 2 * SETS_MAX + 8], number[16], *save = NULL;
+    char *line = strdup(c->launcher);
+    size_t n = 0;
+    snprintf(number, sizeof number, "%u", b->nrank);
+    for (char *w = line != NULL ? strtok_r(line, " ", &save) : NULL; w != NULL && n < WORDS_MAX;
+         w = strtok_r(NULL, " ", &save))
+        word[n++] = strcmp(w, "{n}") == 0 ? number : w;
+    char *const self[] = {(char *)(uintptr_t)c->program, "plugin", "rank",
+                          (char *)(uintptr_t)c->file, (char *)(uintptr_t)c->board};
+    for (size_t i = 0; i < sizeof self / sizeof self[0]; i++)
+        word[n++] = self[i];
+    for (uint32_t i = 0; i < c->nset && i < SETS_MAX; i++) {
+        word[n++] = "--set";
+        word[n++] = (char *)(uintptr_t)c->set[i];
+    }
+    word[n] = NULL;
+    dup2(STDERR_FILENO, STDOUT_FILENO);
+    execvp(word[0], word);
+    _exit(127);
+}
+
+void tn_comm_start(const tn_check *c, tn_comm_board *b, uint32_t n, uint32_t part,
+                   tn_comm_cast *k)
+{
+    memset(b, 0, sizeof *b);
+    b->nrank = n;
+    b->part = part;
+    k->npid = c->launcher != NULL ? 1 : n;
+    for (uint32_t r = 0; r < k->npid; r++) {
+        k->pid[r] = fork();
+        if (k->pid[r] == 0 && c->launcher != NULL)
+            launch(c, b);
+        if (k->pid[r] == 0) {
+            play(c, b, r);
+            _exit(0);
+        }
+    }
+}
+
+static bool all_done(const tn_comm_board *b, uint32_t lost)
+{
+    for (uint32_t r = 0; r < b->nrank; r++)
+        if (r != lost && !b->is_done[r])
+            return false;
+    return true;
+}
+
+/* A child that died is not done and never will be. */
+static bool have_died(tn_comm_cast *k, uint32_t lost)
+{
+    bool died = true;
+    for (uint32_t i = 0; i < k->npid; i++) {
+        if (i == lost && k->npid > 1)
+            continue;
+        if (k->pid[i] > 0 && waitpid(k->pid[i], NULL, WNOHANG) == k->pid[i])
+            k->pid[i] = 0;
+        died = died && k->pid[i] <= 0;
+    }
+    return died;
+}
+
+void tn_comm_end(tn_comm_cast *k, const tn_comm_board *b, uint32_t lost, int seconds)
+{
+    struct timespec nap = {.tv_nsec = 10000000};
+    for (int i = 0; i < seconds * 100 && !all_done(b, lost) && !have_died(k, lost); i++)
+        nanosleep(&nap, NULL);
+    for (uint32_t r = 0; r < b->nrank; r++)
+        if (b->pid[r] > 0 && !b->is_done[r])
+            kill(b->pid[r], SIGKILL);
+    for (uint32_t i = 0; i < k->npid; i++)
+        tn_comm_reap(k->pid[i], GRACE_SECONDS);
 }
 
 void tn_comm_reap(pid_t pid, int seconds)
@@ -321,13 +426,10 @@ static const char *types_summed(const tn_comm_board *b, char *text, size_t size)
 /* False when there is no use in going on. */
 static bool check_ranks(tn_check *c, tn_comm_board *b, uint32_t n)
 {
-    pid_t pid[TN_CHECK_RANKS_MAX];
+    tn_comm_cast k;
     char types[64];
-    memset(b, 0, sizeof *b);
-    for (uint32_t r = 0; r < n; r++)
-        pid[r] = tn_comm_fork(c, b, r, n, part_calls);
-    for (uint32_t r = 0; r < n; r++)
-        tn_comm_reap(pid[r], LIFE_SECONDS);
+    tn_comm_start(c, b, n, TN_PART_CALLS, &k);
+    tn_comm_end(&k, b, TN_NONE, LIFE_SECONDS);
     if (!tn_comm_judge(c, b, n, TN_NONE) || !have_same_bits(c, b, n))
         return false;
     types_summed(b, types, sizeof types);
@@ -337,6 +439,22 @@ static bool check_ranks(tn_check *c, tn_comm_board *b, uint32_t n)
         tn_check_ok(c, "%u ranks: sums of %s (the same bits on all), gathers, broadcasts, and an "
                     "abort that frees those who wait", n, types);
     return true;
+}
+
+/* It has a path while this process lives, for ranks that a launcher starts. */
+static tn_comm_board *new_board(int *fd, char *path, size_t size)
+{
+    *fd = memfd_create("tenon-check", MFD_CLOEXEC);
+    if (*fd < 0)
+        return NULL;
+    snprintf(path, size, "/proc/%d/fd/%d", (int)getpid(), *fd);
+    void *b = ftruncate(*fd, sizeof(tn_comm_board)) == 0
+        ? mmap(NULL, sizeof(tn_comm_board), PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0)
+        : MAP_FAILED;
+    if (b != MAP_FAILED)
+        return b;
+    close(*fd);
+    return NULL;
 }
 
 void tn_check_comm(tn_check *c)
@@ -355,15 +473,18 @@ void tn_check_comm(tn_check *c)
         tn_check_skip(c, "works on device memory only: its sums are checked by running a model");
         return;
     }
-    tn_comm_board *b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
-                            0);
-    if (b == MAP_FAILED) {
+    char path[64];
+    int fd = -1;
+    tn_comm_board *b = new_board(&fd, path, sizeof path);
+    if (b == NULL) {
         tn_check_fail(c, "no shared memory: %s", strerror(errno));
         return;
     }
+    c->board = path;
     for (size_t i = 0; good && i < sizeof ranks / sizeof ranks[0]; i++)
         good = check_ranks(c, b, ranks[i]);
     if (good)
         tn_check_comm_loss(c, b);
     munmap(b, sizeof *b);
+    close(fd);
 }

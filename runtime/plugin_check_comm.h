@@ -9,18 +9,29 @@
 
 #include "plugin_check.h"
 
+#include <stdatomic.h>
 #include <sys/types.h>
 
 #define TN_CHECK_RANKS_MAX 8u
 #define TN_CHECK_DTYPES 4u
 #define TN_CHECK_JOIN_MS 20000u
 
+/* What a rank does between join and leave. */
+enum {
+    TN_PART_CALLS = 0, TN_PART_KILLED = 1, TN_PART_STOPPED = 2, TN_PART_LEFT = 3,
+    TN_PART_CROWDED = 4, TN_PARTS = 5
+};
+
 typedef struct tn_comm_board {
+    uint32_t nrank, part;
+    _Atomic uint32_t nstarted;                         /* launched ranks number themselves */
     uint8_t id[TN_COMM_ID_SIZE];
     volatile uint32_t has_id;                          /* 1: id is there; 2: make_id failed */
-    volatile uint32_t is_over;                         /* the last rank of a loss may go */
+    volatile uint32_t is_over;                         /* the crowd has gone */
+    volatile int32_t pid[TN_CHECK_RANKS_MAX];
     volatile uint32_t has_joined[TN_CHECK_RANKS_MAX];
     volatile uint32_t has_ended[TN_CHECK_RANKS_MAX];   /* well */
+    volatile uint32_t is_done[TN_CHECK_RANKS_MAX];     /* well or not */
     uint32_t is_refused[TN_CHECK_RANKS_MAX];           /* join answered TN_UNSUPPORTED */
     char text[TN_CHECK_RANKS_MAX][1024];               /* the first failure */
     char seen[TN_CHECK_RANKS_MAX][1024];               /* the error that was hoped for */
@@ -36,16 +47,22 @@ typedef struct tn_comm_rank {
     void *group;
 } tn_comm_rank;
 
-/* What a rank does between join and leave; false with a text when it found something wrong. */
-typedef bool (*tn_comm_part)(tn_comm_rank *r);
+/* The processes of a group: a child per rank, or the launcher alone. */
+typedef struct tn_comm_cast {
+    pid_t pid[TN_CHECK_RANKS_MAX];
+    uint32_t npid;
+} tn_comm_cast;
 
 /* Writes "rank 1 of 2: WHAT: ..." on the board, and is false. */
 bool tn_comm_failed(tn_comm_rank *r, const char *what, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Rank `rank` of `n` in a child: loads, joins, plays its part, leaves. */
-pid_t tn_comm_fork(const tn_check *c, tn_comm_board *b, uint32_t rank, uint32_t n,
-                   tn_comm_part part);
+/* Clears the board and starts n ranks that play a part. */
+void tn_comm_start(const tn_check *c, tn_comm_board *b, uint32_t n, uint32_t part,
+                   tn_comm_cast *k);
+/* Waits until all but `lost` (TN_NONE: all) are done, then ends who is left; the lost one is
+ * not waited for before, so it stays a zombie. */
+void tn_comm_end(tn_comm_cast *k, const tn_comm_board *b, uint32_t lost, int seconds);
 /* Loads, inits and starts the plugin in this process. */
 tn_status tn_comm_enter(tn_comm_rank *r, tn_err *err);
 /* Waits for a child up to `seconds`, then ends it. */
@@ -53,6 +70,11 @@ void tn_comm_reap(pid_t pid, int seconds);
 /* Whether all (but `lost`, or TN_NONE) came to a good end; the first text fails or skips. */
 bool tn_comm_judge(tn_check *c, const tn_comm_board *b, uint32_t n, uint32_t lost);
 
+/* Parts of plugin_check_loss.c; false with a text when something was wrong. */
+bool tn_comm_part_killed(tn_comm_rank *r);
+bool tn_comm_part_stopped(tn_comm_rank *r);
+bool tn_comm_part_left(tn_comm_rank *r);
+bool tn_comm_part_crowded(tn_comm_rank *r);
 /* In a rank, after everything else: ends with an abort. */
 bool tn_comm_part_abort(tn_comm_rank *r);
 /* Groups that lose a rank, and joins that must fail. */

@@ -105,7 +105,7 @@ static bool sum_fails(tn_comm_rank *r, const char *what, uint32_t ms_most)
         || tn_comm_failed(r, what, "health is good after a sum that failed");
 }
 
-static bool part_killed(tn_comm_rank *r)
+bool tn_comm_part_killed(tn_comm_rank *r)
 {
     tn_err err = {.text = ""};
     if (sum(r, &err) != TN_OK)
@@ -117,7 +117,7 @@ static bool part_killed(tn_comm_rank *r)
     return false;
 }
 
-static bool part_stopped(tn_comm_rank *r)
+bool tn_comm_part_stopped(tn_comm_rank *r)
 {
     tn_err err = {.text = ""};
     if (sum(r, &err) != TN_OK)
@@ -128,20 +128,16 @@ static bool part_stopped(tn_comm_rank *r)
     return false;
 }
 
-static bool part_left(tn_comm_rank *r)
+bool tn_comm_part_left(tn_comm_rank *r)
 {
     return is_last(r) || sum_fails(r, "rank left", FREED_MS);
 }
 
-static void lose(tn_check *c, tn_comm_board *b, uint32_t n, tn_comm_part part, const char *what)
+static void lose(tn_check *c, tn_comm_board *b, uint32_t n, uint32_t part, const char *what)
 {
-    pid_t pid[TN_CHECK_RANKS_MAX];
-    memset(b, 0, sizeof *b);
-    for (uint32_t r = 0; r < n; r++)
-        pid[r] = tn_comm_fork(c, b, r, n, part);
-    for (uint32_t r = 0; r < n - 1; r++)
-        tn_comm_reap(pid[r], LOSS_SECONDS);
-    tn_comm_reap(pid[n - 1], 0);
+    tn_comm_cast k;
+    tn_comm_start(c, b, n, part, &k);
+    tn_comm_end(&k, b, n - 1, LOSS_SECONDS);
     if (tn_comm_judge(c, b, n, n - 1))
         tn_check_ok(c, "%u ranks, the last %s: %s", n, what, b->seen[0]);
 }
@@ -199,7 +195,7 @@ static void check_joins(tn_check *c, tn_comm_board *b)
 }
 
 /* A second rank 1, once the group is whole. The others go on. */
-static bool part_crowded(tn_comm_rank *r)
+bool tn_comm_part_crowded(tn_comm_rank *r)
 {
     tn_err err = {.text = ""};
     for (int i = 0; i < 20000 && !r->b->is_over; i++)
@@ -225,18 +221,18 @@ static void intrude(tn_comm_rank *r)
 
 static void check_crowd(tn_check *c, tn_comm_board *b)
 {
-    pid_t pid[3];
-    memset(b, 0, sizeof *b);
-    for (uint32_t r = 0; r < 2; r++)
-        pid[r] = tn_comm_fork(c, b, r, 2, part_crowded);
-    pid[2] = fork();
-    if (pid[2] == 0) {
+    tn_comm_cast k;
+    if (c->launcher != NULL)
+        return; /* it starts as many as are wanted, and no more */
+    tn_comm_start(c, b, 2, TN_PART_CROWDED, &k);
+    pid_t pid = fork();
+    if (pid == 0) {
         tn_comm_rank r = {.c = c, .b = b, .rank = 2, .nrank = 2};
         intrude(&r);
         _exit(0);
     }
-    for (uint32_t r = 0; r < 3; r++)
-        tn_comm_reap(pid[r], 60);
+    tn_comm_end(&k, b, TN_NONE, LOSS_SECONDS);
+    tn_comm_reap(pid, LOSS_SECONDS);
     if (tn_comm_judge(c, b, 3, TN_NONE))
         tn_check_ok(c, "a second rank 1 is turned away, and the group goes on");
 }
@@ -268,8 +264,8 @@ static void check_stopped(tn_check *c, tn_comm_board *b)
         memcpy(set, c->set, c->nset * sizeof *set);
     set[hurried.nset++] = "timeout=1";
     hurried.set = set;
-    lose(&hurried, b, 2, part_stopped, "stopped");
-    lose(&hurried, b, 4, part_stopped, "stopped");
+    lose(&hurried, b, 2, TN_PART_STOPPED, "stopped");
+    lose(&hurried, b, 4, TN_PART_STOPPED, "stopped");
     c->nok = hurried.nok;
     c->nfail = hurried.nfail;
     c->nskip = hurried.nskip;
@@ -277,9 +273,9 @@ static void check_stopped(tn_check *c, tn_comm_board *b)
 
 void tn_check_comm_loss(tn_check *c, tn_comm_board *b)
 {
-    lose(c, b, 2, part_killed, "killed");
-    lose(c, b, 4, part_killed, "killed");
-    lose(c, b, 3, part_left, "gone in peace");
+    lose(c, b, 2, TN_PART_KILLED, "killed");
+    lose(c, b, 4, TN_PART_KILLED, "killed");
+    lose(c, b, 3, TN_PART_LEFT, "gone in peace");
     check_stopped(c, b);
     check_joins(c, b);
     check_crowd(c, b);

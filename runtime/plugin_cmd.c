@@ -31,6 +31,8 @@ static const tn_flag own[] = {
     {"config", NULL, 1, "The INI to read instead of the installed one."},
     {"run", NULL, 0, "check: also run the plugin."},
     {"set", NULL, 1, "check: KEY=VALUE, an option of the plugin; may be repeated."},
+    {"launcher", NULL, 1, "check: command that starts {n} ranks of a communicator, such as "
+     "'mpirun -n {n}'."},
     {"kind", NULL, 1, "new: quant, device, comm or front."},
     {"help", "-h", 0, "Prints this text."},
 };
@@ -177,9 +179,12 @@ static tn_status info(const desk *d, const char *name, tn_buf *out, tn_err *err)
 
 /* ----------------------------------------------------------------------------------- check */
 
-static tn_status check(const desk *d, const char *file, tn_err *err)
+/* `board`: that of the check whose rank this process is, or NULL. */
+static tn_status check(const desk *d, const char *file, const char *board, tn_err *err)
 {
-    tn_check c = {.set = d->set, .nset = d->nset, .out = STDOUT_FILENO};
+    tn_check c = {.set = d->set, .nset = d->nset, .out = STDOUT_FILENO,
+                  .launcher = tn_flags_value(d->flags, "launcher"), .program = "/proc/self/exe"};
+    char program[PATH_MAX];
     char *path = realpath(file, NULL);
     if (path == NULL)
         return tn_fail(err, TN_NOINPUT, "plugin check: %.200s: %s", file, strerror(errno));
@@ -188,9 +193,17 @@ static tn_status check(const desk *d, const char *file, tn_err *err)
     tn_status st = TN_OK;
     if (n < 4 || strcmp(base + n - 3, ".so") != 0 || n - 3 >= sizeof c.name)
         st = tn_fail(err, TN_USAGE, "plugin check: %.200s; expected NAME.so", file);
-    if (st == TN_OK) {
-        c.file = path;
+    ssize_t size = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (size > 0) {
+        program[size] = 0;
+        c.program = program;
+    }
+    c.file = path;
+    if (st == TN_OK)
         memcpy(c.name, base, n - 3);
+    if (st == TN_OK && board != NULL)
+        st = tn_check_rank(&c, board, err);
+    else if (st == TN_OK) {
         bool good = tn_check_plugin(&c, tn_flags_value(d->flags, "run") != NULL);
         if (!good)
             st = tn_fail(err, TN_UNAVAILABLE, "plugin %s: %u checks failed, %u passed, %u skipped",
@@ -226,6 +239,8 @@ static tn_status dispatch(const desk *d, tn_buf *out, tn_err *err)
         tn_buf_puts(out, usage);
         return TN_OK;
     }
+    if (f->nword == 3 && strcmp(word, "rank") == 0)
+        return check(d, f->word[1], f->word[2], err); /* what check starts through a launcher */
     if (f->nword != (is_list ? 1u : 2u))
         return tn_fail(err, TN_USAGE, "plugin: expected list, info NAME, check FILE.so or "
                        "new NAME --kind KIND");
@@ -234,7 +249,7 @@ static tn_status dispatch(const desk *d, tn_buf *out, tn_err *err)
     if (strcmp(word, "info") == 0)
         return info(d, f->word[1], out, err);
     if (strcmp(word, "check") == 0)
-        return check(d, f->word[1], err);
+        return check(d, f->word[1], NULL, err);
     if (strcmp(word, "new") == 0)
         return begin_new(d, f->word[1], out, err);
     return tn_fail(err, TN_USAGE, "plugin: unknown word %.64s; expected list, info, check or new",
