@@ -145,6 +145,16 @@ static tn_status configure(const tn_check *c, tn_check_room *r, tn_err *err)
     return st;
 }
 
+/* By the file's name without .so, as plugins are named. */
+static tn_status load_device(const tn_check *c, tn_check_room *r, tn_err *err)
+{
+    char name[40];
+    const char *base = strrchr(c->device, '/');
+    snprintf(name, sizeof name, "%s", base != NULL ? base + 1 : c->device);
+    name[strcspn(name, ".")] = 0;
+    return tn_wall_load(r->wall, name, c->device, true, "check", err);
+}
+
 tn_status tn_check_enter(const tn_check *c, bool init, const tn_front_host *front, void *user,
                          tn_check_room *r, tn_err *err)
 {
@@ -160,8 +170,11 @@ tn_status tn_check_enter(const tn_check *c, bool init, const tn_front_host *fron
         tn_wall_set_front(r->wall, front, user);
         st = tn_wall_load(r->wall, c->name, c->file, true, "check", err);
     }
+    if (st == TN_OK && c->device != NULL)
+        st = load_device(c, r, err);
     if (st == TN_OK) {
         r->guest = tn_wall_at(r->wall, 0);
+        r->device = c->device != NULL ? tn_wall_at(r->wall, 1) : NULL;
         st = configure(c, r, err);
     }
     if (st == TN_OK && init)
@@ -328,7 +341,9 @@ static int open_files(void)
 static tn_status live_once(const tn_check *c, tn_err *err)
 {
     tn_check_room r;
-    tn_status st = tn_check_enter(c, true, NULL, NULL, &r, err);
+    tn_check alone = *c;
+    alone.device = NULL;
+    tn_status st = tn_check_enter(&alone, true, NULL, NULL, &r, err);
     if (st != TN_OK)
         return st;
     if (r.guest->kind != TN_KIND_FRONT) /* with a host behind them in their own check */

@@ -17,6 +17,8 @@ typedef struct tn_check {
     uint32_t nset;
     const char *launcher;       /* starts {n} ranks of a communicator ("mpirun -n {n}"), or NULL */
     const char *program;        /* with it: tenon, which plays the ranks */
+    const char *device;         /* plugin of the device a communicator works on, absolute, or NULL */
+    uint32_t ncard;             /* with it: rank r takes card r % ncard */
     const char *board;          /* of the communicator's check under way */
     int out;                    /* file descriptor the lines go to */
     uint32_t nok, nfail, nskip; /* of this process */
@@ -34,6 +36,7 @@ typedef struct tn_check_room {
     struct tn_guard *guard;
     tn_wall *wall;
     const tn_guest *guest;
+    const tn_guest *device;     /* with tn_check.device */
 } tn_check_room;
 tn_status tn_check_enter(const tn_check *c, bool init, const tn_front_host *front, void *user,
                          tn_check_room *r, tn_err *err);
@@ -48,6 +51,9 @@ void tn_check_quant(tn_check *c);
 void tn_check_device(tn_check *c);
 void tn_check_comm(tn_check *c);
 void tn_check_front(tn_check *c);
+
+/* plugin_check_times.c: measures a communicator over `nrank` ranks; the table goes to c->out. */
+tn_status tn_check_times(tn_check *c, uint32_t nrank, tn_err *err);
 
 /* Plays one rank of a check that runs elsewhere, for a launcher. */
 tn_status tn_check_rank(const tn_check *c, const char *board, tn_err *err);

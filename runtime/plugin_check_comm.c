@@ -87,23 +87,33 @@ static bool differs(tn_comm_rank *r, const char *what, uint64_t i, float found, 
 
 /* --------------------------------------------------------------------------- in every rank */
 
-static bool check_sum(tn_comm_rank *r, uint32_t dtype, uint64_t n, uint8_t *x)
+static tn_status sum(tn_comm_rank *r, tn_comm_buffer *x, uint64_t n, uint32_t dtype, tn_err *err)
+{
+    if (!tn_comm_push(r, x, n * size_of(dtype)))
+        return TN_INTERNAL;
+    tn_status st = r->comm->all_reduce(r->group, x->mem, n, dtype, r->stream, err);
+    return tn_comm_settle(r, st, x, err);
+}
+
+static bool check_sum(tn_comm_rank *r, uint32_t dtype, uint64_t n, tn_comm_buffer *x)
 {
     tn_err err = {.text = ""};
     size_t size = size_of(dtype);
     for (uint64_t i = 0; i < n; i++)
-        store(dtype, x + i * size, value_of(r->rank, i));
-    tn_status st = r->comm->all_reduce(r->group, x, n, dtype, NULL, &err);
+        store(dtype, x->host + i * size, value_of(r->rank, i));
+    tn_status st = sum(r, x, n, dtype, &err);
     if (st == TN_UNSUPPORTED && dtype != TN_F32)
         return true; /* said so, on all ranks alike: they would hang else */
     if (st != TN_OK)
         return tn_comm_failed(r, "all_reduce", "%.800s", err.text);
+    if (!tn_comm_pull(r, x, n * size))
+        return false;
     for (uint64_t i = 0; i < n; i++) {
-        float want = 0;
+        float want = 0, found = load(dtype, x->host + i * size);
         for (uint32_t q = 0; q < r->nrank; q++)
             want += value_of(q, i);
-        if (load(dtype, x + i * size) != want)
-            return differs(r, "all_reduce", i, load(dtype, x + i * size), want);
+        if (found != want)
+            return differs(r, "all_reduce", i, found, want);
     }
     return true;
 }
@@ -117,46 +127,59 @@ static uint64_t hash_of(const uint8_t *x, size_t size)
 }
 
 /* Sums that round: the same bits everywhere is all that can be asked. */
-static bool leave_hashes(tn_comm_rank *r, uint8_t *x)
+static bool leave_hashes(tn_comm_rank *r, tn_comm_buffer *x)
 {
     tn_err err = {.text = ""};
     for (uint32_t t = 0; t < TN_CHECK_DTYPES; t++) {
         size_t size = size_of(dtypes[t]);
         for (uint64_t i = 0; i < COUNT_MOST; i++)
-            store(dtypes[t], x + i * size, 1.0f / (float)(1 + (i * 31 + r->rank * 17) % 101));
-        tn_status st = r->comm->all_reduce(r->group, x, COUNT_MOST, dtypes[t], NULL, &err);
+            store(dtypes[t], x->host + i * size,
+                  1.0f / (float)(1 + (i * 31 + r->rank * 17) % 101));
+        tn_status st = sum(r, x, COUNT_MOST, dtypes[t], &err);
         if (st != TN_OK && (st != TN_UNSUPPORTED || dtypes[t] == TN_F32))
             return tn_comm_failed(r, "all_reduce", "%.800s", err.text);
-        r->b->hash[r->rank][t] = st == TN_OK ? hash_of(x, COUNT_MOST * size) : 0;
+        if (st == TN_OK && !tn_comm_pull(r, x, COUNT_MOST * size))
+            return false;
+        r->b->hash[r->rank][t] = st == TN_OK ? hash_of(x->host, COUNT_MOST * size) : 0;
     }
     return true;
 }
 
-static bool check_gather(tn_comm_rank *r, uint64_t n, uint8_t *in, uint8_t *out)
+static bool check_gather(tn_comm_rank *r, uint64_t n, tn_comm_buffer *in, tn_comm_buffer *out)
 {
     tn_err err = {.text = ""};
     for (uint64_t i = 0; i < n; i++)
-        store(TN_F32, in + i * 4, value_of(r->rank, i));
-    if (r->comm->all_gather(r->group, in, out, n, TN_F32, NULL, &err) != TN_OK)
+        store(TN_F32, in->host + i * 4, value_of(r->rank, i));
+    if (!tn_comm_push(r, in, n * 4))
+        return false;
+    tn_status st = r->comm->all_gather(r->group, in->mem, out->mem, n, TN_F32, r->stream, &err);
+    if (tn_comm_settle(r, st, out, &err) != TN_OK)
         return tn_comm_failed(r, "all_gather", "%.800s", err.text);
+    if (!tn_comm_pull(r, out, n * 4 * r->nrank))
+        return false;
     for (uint64_t i = 0; i < n * r->nrank; i++) {
-        float want = value_of((uint32_t)(i / n), i % n);
-        if (load(TN_F32, out + i * 4) != want)
-            return differs(r, "all_gather", i, load(TN_F32, out + i * 4), want);
+        float want = value_of((uint32_t)(i / n), i % n), found = load(TN_F32, out->host + i * 4);
+        if (found != want)
+            return differs(r, "all_gather", i, found, want);
     }
     return true;
 }
 
-static bool check_broadcast(tn_comm_rank *r, uint64_t bytes, uint32_t root, uint8_t *x)
+static bool check_broadcast(tn_comm_rank *r, uint64_t bytes, uint32_t root, tn_comm_buffer *x)
 {
     tn_err err = {.text = ""};
     for (uint64_t i = 0; i < bytes; i++)
-        x[i] = (uint8_t)(r->rank == root ? i * 3 + root : 0);
-    if (r->comm->broadcast(r->group, x, bytes, root, NULL, &err) != TN_OK)
+        x->host[i] = (uint8_t)(r->rank == root ? i * 3 + root : 0);
+    if (!tn_comm_push(r, x, bytes))
+        return false;
+    tn_status st = r->comm->broadcast(r->group, x->mem, bytes, root, r->stream, &err);
+    if (tn_comm_settle(r, st, x, &err) != TN_OK)
         return tn_comm_failed(r, "broadcast", "%.800s", err.text);
+    if (!tn_comm_pull(r, x, bytes))
+        return false;
     for (uint64_t i = 0; i < bytes; i++)
-        if (x[i] != (uint8_t)(i * 3 + root))
-            return differs(r, "broadcast", i, x[i], (uint8_t)(i * 3 + root));
+        if (x->host[i] != (uint8_t)(i * 3 + root))
+            return differs(r, "broadcast", i, x->host[i], (uint8_t)(i * 3 + root));
     return true;
 }
 
@@ -170,7 +193,7 @@ static bool check_rest(tn_comm_rank *r)
     return true;
 }
 
-static bool check_all(tn_comm_rank *r, uint8_t *x, uint8_t *y)
+static bool check_all(tn_comm_rank *r, tn_comm_buffer *x, tn_comm_buffer *y)
 {
     for (uint32_t t = 0; t < TN_CHECK_DTYPES; t++)
         for (size_t i = 0; i < NCOUNT; i++)
@@ -188,12 +211,11 @@ static bool check_all(tn_comm_rank *r, uint8_t *x, uint8_t *y)
 
 static bool part_calls(tn_comm_rank *r)
 {
-    uint8_t *x = malloc((size_t)COUNT_LONG * 4);
-    uint8_t *y = malloc((size_t)COUNT_MOST * 4 * r->nrank);
-    bool good = x != NULL && y != NULL ? check_all(r, x, y)
-                                       : tn_comm_failed(r, "check", "out of memory");
-    free(x);
-    free(y);
+    tn_comm_buffer x = {.host = NULL}, y = {.host = NULL};
+    bool good = tn_comm_take(r, (size_t)COUNT_LONG * 4, &x)
+        && tn_comm_take(r, (size_t)COUNT_MOST * 4 * r->nrank, &y) && check_all(r, &x, &y);
+    tn_comm_give(r, &x);
+    tn_comm_give(r, &y);
     /* A group of one has nobody who waits. */
     return good && (r->nrank == 1 || tn_comm_part_abort(r));
 }
@@ -224,6 +246,8 @@ tn_status tn_comm_enter(tn_comm_rank *r, tn_err *err)
         st = tn_wall_start(r->room.wall, 0, err);
     if (st == TN_OK)
         r->comm = r->room.guest->comm;
+    if (st == TN_OK && r->c->device != NULL && !tn_comm_open_device(r, r->rank % r->c->ncard))
+        st = tn_fail(err, TN_UNAVAILABLE, "%.900s", r->b->text[r->rank]);
     return st;
 }
 
@@ -239,7 +263,8 @@ static void live_as_rank(tn_comm_rank *r, comm_part part)
         tn_comm_failed(r, "make_id", "%.800s", err.text);
         return;
     }
-    tn_status st = r->comm->join(r->room.guest->self, r->b->id, r->rank, r->nrank, 0,
+    tn_status st = r->comm->join(r->room.guest->self, r->b->id, r->rank, r->nrank,
+                                 r->c->device != NULL ? r->rank % r->c->ncard : 0,
                                  TN_CHECK_JOIN_MS, &r->group, &err);
     r->b->is_refused[r->rank] = st == TN_UNSUPPORTED;
     if (st != TN_OK) {
@@ -249,6 +274,7 @@ static void live_as_rank(tn_comm_rank *r, comm_part part)
     r->b->has_joined[r->rank] = 1;
     bool good = part(r);
     r->comm->leave(r->group);
+    tn_comm_close_device(r);
     tn_check_leave(&r->room);
     r->b->has_ended[r->rank] = good;
 }
@@ -261,6 +287,7 @@ static void play(const tn_check *c, tn_comm_board *b, uint32_t rank)
         [TN_PART_STOPPED] = tn_comm_part_stopped,
         [TN_PART_LEFT] = tn_comm_part_left,
         [TN_PART_CROWDED] = tn_comm_part_crowded,
+        [TN_PART_TIMES] = tn_comm_part_times,
     };
     tn_comm_rank me = {.c = c, .b = b, .rank = rank, .nrank = b->nrank};
     live_as_rank(&me, parts[b->part]);
@@ -290,7 +317,7 @@ tn_status tn_check_rank(const tn_check *c, const char *board, tn_err *err)
 /* The words of the launcher, {n} replaced, then this program as a rank. Never returns. */
 static void launch(const tn_check *c, const tn_comm_board *b)
 {
-    char *word[WORDS_MAX + 2 * SETS_MAX + 8], number[16], *save = NULL;
+    char *word[WORDS_MAX + 2 * SETS_MAX + 12], number[16], cards[32], *save = NULL;
     char *line = strdup(c->launcher);
     size_t n = 0;
     snprintf(number, sizeof number, "%u", b->nrank);
@@ -304,6 +331,12 @@ static void launch(const tn_check *c, const tn_comm_board *b)
     for (uint32_t i = 0; i < c->nset && i < SETS_MAX; i++) {
         word[n++] = "--set";
         word[n++] = (char *)(uintptr_t)c->set[i];
+    }
+    if (c->device != NULL) {
+        word[n++] = "--device";
+        word[n++] = (char *)(uintptr_t)c->device;
+        snprintf(cards, sizeof cards, "--cards=%u", c->ncard);
+        word[n++] = cards;
     }
     word[n] = NULL;
     dup2(STDERR_FILENO, STDOUT_FILENO);
@@ -338,23 +371,26 @@ static bool all_done(const tn_comm_board *b, uint32_t lost)
 }
 
 /* A child that died is not done and never will be. */
-static bool have_died(tn_comm_cast *k, uint32_t lost)
+static bool have_died(tn_comm_cast *k, tn_comm_board *b, uint32_t lost)
 {
+    int status;
     bool died = true;
     for (uint32_t i = 0; i < k->npid; i++) {
         if (i == lost && k->npid > 1)
             continue;
-        if (k->pid[i] > 0 && waitpid(k->pid[i], NULL, WNOHANG) == k->pid[i])
+        if (k->pid[i] > 0 && waitpid(k->pid[i], &status, WNOHANG) == k->pid[i]) {
             k->pid[i] = 0;
+            b->signal[i] = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+        }
         died = died && k->pid[i] <= 0;
     }
     return died;
 }
 
-void tn_comm_end(tn_comm_cast *k, const tn_comm_board *b, uint32_t lost, int seconds)
+void tn_comm_end(tn_comm_cast *k, tn_comm_board *b, uint32_t lost, int seconds)
 {
     struct timespec nap = {.tv_nsec = 10000000};
-    for (int i = 0; i < seconds * 100 && !all_done(b, lost) && !have_died(k, lost); i++)
+    for (int i = 0; i < seconds * 100 && !all_done(b, lost) && !have_died(k, b, lost); i++)
         nanosleep(&nap, NULL);
     for (uint32_t r = 0; r < b->nrank; r++)
         if (b->pid[r] > 0 && !b->is_done[r])
@@ -393,8 +429,11 @@ bool tn_comm_judge(tn_check *c, const tn_comm_board *b, uint32_t n, uint32_t los
         }
     for (uint32_t r = 0; r < n; r++)
         if (r != lost && !b->has_ended[r]) {
-            tn_check_fail(c, "rank %u of %u did not come to an end (it %s)", r, n,
-                          b->has_joined[r] ? "had joined" : "never joined");
+            char signal[24] = "";
+            if (b->signal[r] != 0)
+                snprintf(signal, sizeof signal, ", signal %d", b->signal[r]);
+            tn_check_fail(c, "rank %u of %u did not come to an end (it %s%s)", r, n,
+                          b->has_joined[r] ? "had joined" : "never joined", signal);
             return false;
         }
     return true;
@@ -441,8 +480,7 @@ static bool check_ranks(tn_check *c, tn_comm_board *b, uint32_t n)
     return true;
 }
 
-/* It has a path while this process lives, for ranks that a launcher starts. */
-static tn_comm_board *new_board(int *fd, char *path, size_t size)
+tn_comm_board *tn_comm_new_board(int *fd, char *path, size_t size)
 {
     *fd = memfd_create("tenon-check", MFD_CLOEXEC);
     if (*fd < 0)
@@ -469,13 +507,14 @@ void tn_check_comm(tn_check *c)
     }
     bool on_host = room.guest->comm->flags & TN_COMM_HOST;
     tn_check_leave(&room);
-    if (!on_host) {
-        tn_check_skip(c, "works on device memory only: its sums are checked by running a model");
+    if (!on_host && c->device == NULL) {
+        tn_check_skip(c, "works on device memory only: checked with --device FILE.so, the plugin of "
+                      "that device");
         return;
     }
     char path[64];
     int fd = -1;
-    tn_comm_board *b = new_board(&fd, path, sizeof path);
+    tn_comm_board *b = tn_comm_new_board(&fd, path, sizeof path);
     if (b == NULL) {
         tn_check_fail(c, "no shared memory: %s", strerror(errno));
         return;

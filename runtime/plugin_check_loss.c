@@ -35,8 +35,16 @@ static void sleep_ms(uint32_t ms)
 
 static tn_status sum(tn_comm_rank *r, tn_err *err)
 {
-    float x[COUNT] = {0};
-    return r->comm->all_reduce(r->group, x, COUNT, TN_F32, NULL, err);
+    tn_comm_buffer x;
+    if (!tn_comm_take(r, COUNT * sizeof(float), &x))
+        return TN_NO_MEMORY;
+    memset(x.host, 0, COUNT * sizeof(float));
+    tn_status st = tn_comm_push(r, &x, COUNT * sizeof(float)) ? TN_OK : TN_INTERNAL;
+    if (st == TN_OK)
+        st = r->comm->all_reduce(r->group, x.mem, COUNT, TN_F32, r->stream, err);
+    st = tn_comm_settle(r, st, &x, err);
+    tn_comm_give(r, &x);
+    return st;
 }
 
 /* ---------------------------------------------------------------------------------- an abort */
@@ -105,11 +113,17 @@ static bool sum_fails(tn_comm_rank *r, const char *what, uint32_t ms_most)
         || tn_comm_failed(r, what, "health is good after a sum that failed");
 }
 
-bool tn_comm_part_killed(tn_comm_rank *r)
+/* All have joined when a first sum is done. */
+static bool sum_once(tn_comm_rank *r)
 {
     tn_err err = {.text = ""};
-    if (sum(r, &err) != TN_OK)
-        return tn_comm_failed(r, "first sum", "%.800s", err.text);
+    return sum(r, &err) == TN_OK || tn_comm_failed(r, "first sum", "%.800s", err.text);
+}
+
+bool tn_comm_part_killed(tn_comm_rank *r)
+{
+    if (!sum_once(r))
+        return false;
     if (!is_last(r))
         return sum_fails(r, "rank killed", FREED_MS);
     sleep_ms(200);
@@ -119,9 +133,8 @@ bool tn_comm_part_killed(tn_comm_rank *r)
 
 bool tn_comm_part_stopped(tn_comm_rank *r)
 {
-    tn_err err = {.text = ""};
-    if (sum(r, &err) != TN_OK)
-        return tn_comm_failed(r, "first sum", "%.800s", err.text);
+    if (!sum_once(r))
+        return false;
     if (!is_last(r))
         return sum_fails(r, "rank stopped", STOPPED_S * 1000 + FREED_MS);
     raise(SIGSTOP);
@@ -130,7 +143,7 @@ bool tn_comm_part_stopped(tn_comm_rank *r)
 
 bool tn_comm_part_left(tn_comm_rank *r)
 {
-    return is_last(r) || sum_fails(r, "rank left", FREED_MS);
+    return sum_once(r) && (is_last(r) || sum_fails(r, "rank left", FREED_MS));
 }
 
 static void lose(tn_check *c, tn_comm_board *b, uint32_t n, uint32_t part, const char *what)

@@ -31,7 +31,10 @@ static const tn_flag own[] = {
     {"config", NULL, 1, "The INI to read instead of the installed one."},
     {"run", NULL, 0, "check: also run the plugin."},
     {"set", NULL, 1, "check: KEY=VALUE, an option of the plugin; may be repeated."},
-    {"launcher", NULL, 1, "check: command that starts {n} ranks of a communicator, such as "
+    {"ranks", NULL, 1, "bench: how many; 2 unless said."},
+    {"device", NULL, 1, "check, bench: the file of a device plugin, for communicators that work on its memory."},
+    {"cards", NULL, 1, "with --device: over how many cards ranks are spread; 1 unless said."},
+    {"launcher", NULL, 1, "check, bench: command that starts {n} ranks of a communicator, such as "
      "'mpirun -n {n}'."},
     {"kind", NULL, 1, "new: quant, device, comm or front."},
     {"help", "-h", 0, "Prints this text."},
@@ -42,6 +45,7 @@ static const char usage[] =
     "tenon plugin list                     plugins in plugin_path\n"
     "tenon plugin info NAME                one of them, with its options\n"
     "tenon plugin check [--run] FILE.so    does it keep the contract?\n"
+    "tenon plugin bench FILE.so            how long does a communicator take?\n"
     "tenon plugin new NAME --kind KIND     a C file to begin with\n";
 
 /* The configuration and the folders it names. */
@@ -179,37 +183,90 @@ static tn_status info(const desk *d, const char *name, tn_buf *out, tn_err *err)
 
 /* ----------------------------------------------------------------------------------- check */
 
-/* `board`: that of the check whose rank this process is, or NULL. */
-static tn_status check(const desk *d, const char *file, const char *board, tn_err *err)
+/* What check, bench and rank need to know. The strings are freed by bench_close. */
+typedef struct bench {
+    tn_check c;
+    char *file, *device, *program;
+} bench;
+
+static void bench_close(bench *b)
 {
-    tn_check c = {.set = d->set, .nset = d->nset, .out = STDOUT_FILENO,
-                  .launcher = tn_flags_value(d->flags, "launcher"), .program = "/proc/self/exe"};
-    char program[PATH_MAX];
-    char *path = realpath(file, NULL);
-    if (path == NULL)
-        return tn_fail(err, TN_NOINPUT, "plugin check: %.200s: %s", file, strerror(errno));
-    const char *base = strrchr(path, '/') + 1;
+    free(b->file);
+    free(b->device);
+    free(b->program);
+}
+
+static tn_status number_of(const desk *d, const char *key, uint32_t fallback, uint32_t *out,
+                           tn_err *err)
+{
+    const char *text = tn_flags_value(d->flags, key);
+    char *end;
+    *out = fallback;
+    if (text == NULL)
+        return TN_OK;
+    unsigned long n = strtoul(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end != 0 || n == 0 || n > 1024)
+        return tn_fail(err, TN_USAGE, "plugin: --%s %.64s; expected a number from 1 on", key, text);
+    *out = (uint32_t)n;
+    return TN_OK;
+}
+
+static tn_status bench_open(const desk *d, const char *file, bench *b, tn_err *err)
+{
+    const char *device = tn_flags_value(d->flags, "device");
+    *b = (bench){.c = {.set = d->set, .nset = d->nset, .out = STDOUT_FILENO,
+                       .launcher = tn_flags_value(d->flags, "launcher")}};
+    b->file = realpath(file, NULL);
+    if (b->file == NULL)
+        return tn_fail(err, TN_NOINPUT, "plugin: %.200s: %s", file, strerror(errno));
+    if (device != NULL && (b->device = realpath(device, NULL)) == NULL)
+        return tn_fail(err, TN_NOINPUT, "plugin: --device %.200s: %s", device, strerror(errno));
+    b->program = realpath("/proc/self/exe", NULL);
+    if (b->program == NULL)
+        return tn_fail(err, TN_OS, "plugin: /proc/self/exe: %s", strerror(errno));
+    b->c.file = b->file;
+    b->c.device = b->device;
+    b->c.program = b->program;
+    const char *base = strrchr(b->file, '/') + 1;
     size_t n = strlen(base);
-    tn_status st = TN_OK;
-    if (n < 4 || strcmp(base + n - 3, ".so") != 0 || n - 3 >= sizeof c.name)
-        st = tn_fail(err, TN_USAGE, "plugin check: %.200s; expected NAME.so", file);
-    ssize_t size = readlink("/proc/self/exe", program, sizeof program - 1);
-    if (size > 0) {
-        program[size] = 0;
-        c.program = program;
-    }
-    c.file = path;
+    if (n < 4 || strcmp(base + n - 3, ".so") != 0 || n - 3 >= sizeof b->c.name)
+        return tn_fail(err, TN_USAGE, "plugin: %.200s; expected NAME.so", file);
+    memcpy(b->c.name, base, n - 3);
+    return number_of(d, "cards", 1, &b->c.ncard, err);
+}
+
+static tn_status check(const desk *d, const char *file, tn_err *err)
+{
+    bench b;
+    tn_status st = bench_open(d, file, &b, err);
+    if (st == TN_OK && !tn_check_plugin(&b.c, tn_flags_value(d->flags, "run") != NULL))
+        st = tn_fail(err, TN_UNAVAILABLE, "plugin %s: %u checks failed, %u passed, %u skipped",
+                     b.c.name, b.c.nfail, b.c.nok, b.c.nskip);
+    bench_close(&b);
+    return st;
+}
+
+static tn_status measure(const desk *d, const char *file, tn_err *err)
+{
+    bench b;
+    uint32_t n = 0;
+    tn_status st = bench_open(d, file, &b, err);
     if (st == TN_OK)
-        memcpy(c.name, base, n - 3);
-    if (st == TN_OK && board != NULL)
-        st = tn_check_rank(&c, board, err);
-    else if (st == TN_OK) {
-        bool good = tn_check_plugin(&c, tn_flags_value(d->flags, "run") != NULL);
-        if (!good)
-            st = tn_fail(err, TN_UNAVAILABLE, "plugin %s: %u checks failed, %u passed, %u skipped",
-                         c.name, c.nfail, c.nok, c.nskip);
-    }
-    free(path);
+        st = number_of(d, "ranks", 2, &n, err);
+    if (st == TN_OK)
+        st = tn_check_times(&b.c, n, err);
+    bench_close(&b);
+    return st;
+}
+
+/* What check and bench start through a launcher. */
+static tn_status be_rank(const desk *d, const char *file, const char *board, tn_err *err)
+{
+    bench b;
+    tn_status st = bench_open(d, file, &b, err);
+    if (st == TN_OK)
+        st = tn_check_rank(&b.c, board, err);
+    bench_close(&b);
     return st;
 }
 
@@ -240,19 +297,22 @@ static tn_status dispatch(const desk *d, tn_buf *out, tn_err *err)
         return TN_OK;
     }
     if (f->nword == 3 && strcmp(word, "rank") == 0)
-        return check(d, f->word[1], f->word[2], err); /* what check starts through a launcher */
+        return be_rank(d, f->word[1], f->word[2], err);
     if (f->nword != (is_list ? 1u : 2u))
-        return tn_fail(err, TN_USAGE, "plugin: expected list, info NAME, check FILE.so or "
-                       "new NAME --kind KIND");
+        return tn_fail(err, TN_USAGE, "plugin: expected list, info NAME, check FILE.so, bench "
+                       "FILE.so or new NAME --kind KIND");
     if (is_list)
         return list(d, out, err);
     if (strcmp(word, "info") == 0)
         return info(d, f->word[1], out, err);
     if (strcmp(word, "check") == 0)
-        return check(d, f->word[1], NULL, err);
+        return check(d, f->word[1], err);
+    if (strcmp(word, "bench") == 0)
+        return measure(d, f->word[1], err);
     if (strcmp(word, "new") == 0)
         return begin_new(d, f->word[1], out, err);
-    return tn_fail(err, TN_USAGE, "plugin: unknown word %.64s; expected list, info, check or new",
+    return tn_fail(err, TN_USAGE, "plugin: unknown word %.64s; expected list, info, check, bench or "
+                   "new",
                    word);
 }
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Communicators through the installed program: the conformance test of those that need a
-launcher, and what their sentences say."""
+launcher or a card (a fake one here), and what their sentences say."""
 import os
 import shutil
 import subprocess
+import tempfile
 
-from tenonlib import PLUGINS, TENON, Counter
+from tenonlib import PLUGINS, TENON, TOP, Counter
 
 check = Counter()
 LAUNCHER = "mpirun --oversubscribe --enable-recovery -n {n}"
@@ -59,6 +60,63 @@ def mpi():
         assert code == 0, (out, err)
 
 
+def build_fake(folder, name, *flags):
+    so = os.path.join(folder, name + ".so")
+    subprocess.run([os.environ.get("CC", "cc"), "-std=gnu11", "-D_GNU_SOURCE", "-O1", "-w", "-shared",
+                    "-fPIC", "-fvisibility=hidden", "-Wl,-z,relro", f"-I{TOP}/include",
+                    f"{TOP}/tests/badplugins/fakenccl.c", "-o", so, *flags, "-lpthread", "-lm", "-ldl"],
+                   check=True)
+    return so
+
+
+def nccl():
+    with check("nccl: without a driver or a library its probe says so"):
+        code, out, err = plugin_check("nccl", "--set", "driver=libno-such.so.1")
+        assert code == 69, (out, err)
+        says(out, "nccl: no NVIDIA driver: libno-such.so.1")
+    with tempfile.TemporaryDirectory(prefix="tenon-nccl-") as folder:
+        library = build_fake(folder, "libfakenccl", "-DLIBRARY")
+        card = build_fake(folder, "fakecard", f'-DLIBRARY_FILE="{library}"')
+        fake = ["--set", f"driver={library}", "--device", card]
+        with check("nccl: no library"):
+            code, out, err = plugin_check("nccl", *fake, "--set", "library=libno-such.so.2")
+            assert code == 69, (out, err)
+            says(out, "nccl: no NCCL library: libno-such.so.2")
+        with check("nccl: a graph that holds calls of a group holds up nobody who leaves it"):
+            r = subprocess.run([TENON, "plugin", "bench", f"{PLUGINS}/nccl.so", *fake, "--set",
+                                f"library={library}"], text=True, capture_output=True, timeout=60,
+                               env=dict(ENV, FAKENCCL_GRAPHS="1"))
+            assert r.returncode == 0 and r.stdout.startswith("nccl, 2 ranks: "), (r.stdout, r.stderr)
+            assert "a captured graph still holds calls of a group" in r.stderr, r.stderr
+        for split in ("yes", "no"):
+            with check(f"nccl: the conformance test on a fake card, split = {split}"):
+                code, out, err = plugin_check("nccl", *fake, "--set", f"library={library}", "--set",
+                                              f"split={split}")
+                assert code == 0, (out, err)
+                says(out, "ok    8 ranks: sums of f32, f16, bf16, i32 (the same bits on all)",
+                     "ok    4 ranks, the last killed: after 2", "ok    3 ranks, the last gone in peace",
+                     "ok    a second rank 1 is turned away")
+                assert "2 ranks, the last stopped: after 10" in out, out
+
+
+def times():
+    with check("bench prints a table, and says what is wrong"):
+        r = subprocess.run([TENON, "plugin", "bench", f"{PLUGINS}/shared.so", "--ranks", "3"], text=True,
+                           capture_output=True, timeout=120)
+        assert r.returncode == 0 and r.stdout.startswith("shared, 3 ranks: "), (r.stdout, r.stderr)
+        rows = [line.split() for line in r.stdout.splitlines()[2:]]
+        assert [int(x[0]) for x in rows] == [4, 1024, 8192, 16384, 65536, 262144, 1048576, 4194304,
+                                             16777216], rows
+        assert all(float(x) > 0 for row in rows for x in row[1:4]), rows
+        for args, code, text in ((["--ranks", "0"], 64, "--ranks 0"), (["--ranks", "9"], 64, "1 to 8"),
+                                 (["--device", "/no/such.so"], 66, "--device /no/such.so")):
+            r = subprocess.run([TENON, "plugin", "bench", f"{PLUGINS}/shared.so", *args], text=True,
+                               capture_output=True, timeout=60)
+            assert r.returncode == code and text in r.stderr, (args, r.returncode, r.stderr)
+
+
 shared()
 mpi()
+nccl()
+times()
 check.finish()

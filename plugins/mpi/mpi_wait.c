@@ -276,10 +276,10 @@ tn_status mpi_health(void *group, tn_err *err)
     if (st != TN_OK)
         return st;
     uint32_t ended = find_ended(g);
-    for (uint32_t r = 0; r < g->nrank; r++)
-        if (atomic_load(&g->peer[r].has_left))
-            set_fault(g, FAULT_GONE, r);
     if (ended != TN_NONE)
         set_fault(g, FAULT_DEAD, ended);
+    for (uint32_t r = 0; r < g->nrank && ended == TN_NONE; r++)
+        if (atomic_load(&g->peer[r].has_left)) /* no fault: this rank may be at its last call */
+            return say_fault(g, FAULT_GONE << 16 | r, err);
     return mpi_check(g, err);
 }

@@ -7,7 +7,7 @@
  * ranks get the same bits. */
 #include "shared.h"
 
-#define TWO_ROUNDS_FROM 16384u /* bytes; below, a second round costs more than it saves */
+#define TWO_ROUNDS_FROM 4096u  /* bytes; below, a second round costs more than it saves */
 #define PIECE "256KiB"
 
 enum { OP_REDUCE = 1, OP_SLICES = 2, OP_GATHER = 3, OP_BROADCAST = 4, OP_BARRIER = 5 };

@@ -231,6 +231,8 @@ tn_status shared_health(void *group, tn_err *err)
     uint32_t lost = find_lost(g, atomic_load(&g->m->released) + 0x40000000u, &what);
     if (lost == TN_NONE)
         return TN_OK;
+    if (what == SHARED_LEFT) /* no fault: the others may be at their last round */
+        return say_fault(g, what << 16 | lost, err);
     set_fault(g->m, what, lost);
     return check_fault(g, err);
 }
