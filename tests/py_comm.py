@@ -2,9 +2,13 @@
 """Communicators through the installed program: the conformance test of those that need a
 launcher or a card (a fake one here), and what their sentences say."""
 import os
+import re
 import shutil
+import socket
+import struct
 import subprocess
 import tempfile
+import time
 
 from tenonlib import PLUGINS, TENON, TOP, Counter
 
@@ -37,6 +41,58 @@ def shared():
              "ok    2 ranks, the last killed: after 2", "ok    a second rank 1 is turned away")
         assert "the last stopped: after 10" in out and "rank 3 (process" in out, out
         assert set(os.listdir("/dev/shm")) - before == set()
+
+
+def doors():
+    with open("/proc/net/unix", encoding="utf-8") as f:
+        return set(re.findall(r"@(tenon-shared-[0-9a-f]{32})\n", f.read()))
+
+
+def knock(name, data):
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    s.settimeout(5)
+    s.connect("\0" + name)
+    if data:
+        s.send(data)
+    return s
+
+
+def letter(kind, version=1, rank=1, nrank=2, pid=None):
+    return struct.pack("=IIIIiIQ256s", kind, version, rank, nrank, pid or os.getpid(), 0, 65536, b"")
+
+
+def strangers():
+    """What comes to rank 0's socket while it waits: noise, half letters, false ones, silence."""
+    with tempfile.TemporaryDirectory(prefix="tenon-comm-") as folder, \
+            check("shared: strangers at the door are turned away, and the ranks still meet"):
+        launcher = os.path.join(folder, "late.sh")
+        with open(launcher, "w", encoding="utf-8") as f:
+            f.write('#!/bin/sh\nshift\n"$@" &\nsleep 2\n"$@" &\nwait\n')
+        os.chmod(launcher, 0o700)
+        before = doors()
+        p = subprocess.Popen([TENON, "plugin", "bench", f"{PLUGINS}/shared.so", "--launcher",
+                              f"{launcher} {{n}}"], text=True, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE)
+        end = time.monotonic() + 10
+        while not doors() - before and time.monotonic() < end:
+            time.sleep(0.01)
+        name = (doors() - before).pop()
+        hello, ready = 0x736801, 0x736803
+        kept = [knock(name, b"") for _ in range(20)]
+        for data in (b"x", os.urandom(288), os.urandom(5000), letter(0), letter(ready)):
+            assert knock(name, data).recv(4096) == b"", data[:20]
+        for data, why in ((letter(hello, version=2), b"protocol 2"), (letter(hello, nrank=3), b"of 3"),
+                          (letter(hello, rank=0), b"rank 0 is there already"),
+                          (letter(hello, rank=7), b"rank 7 of 2"), (letter(hello, pid=1), b"process 1 ")):
+            answer = knock(name, data).recv(4096)
+            assert why in answer, (why, answer)
+        s = knock(name, letter(hello))  # takes the seat, and ends
+        assert len(s.recv(4096)) == len(letter(hello))
+        s.close()
+        out, err = p.communicate(timeout=60)
+        assert p.returncode == 0 and out.startswith("shared, 2 ranks: "), (out, err)
+        for s in kept:
+            s.close()
 
 
 def mpi():
@@ -90,9 +146,11 @@ def nccl():
             assert "a captured graph still holds calls of a group" in r.stderr, r.stderr
         for split in ("yes", "no"):
             with check(f"nccl: the conformance test on a fake card, split = {split}"):
+                before = set(os.listdir("/dev/shm"))
                 code, out, err = plugin_check("nccl", *fake, "--set", f"library={library}", "--set",
                                               f"split={split}")
                 assert code == 0, (out, err)
+                assert set(os.listdir("/dev/shm")) - before == set()
                 says(out, "ok    8 ranks: sums of f32, f16, bf16, i32 (the same bits on all)",
                      "ok    4 ranks, the last killed: after 2", "ok    3 ranks, the last gone in peace",
                      "ok    a second rank 1 is turned away")
@@ -116,6 +174,7 @@ def times():
 
 
 shared()
+strangers()
 mpi()
 nccl()
 times()

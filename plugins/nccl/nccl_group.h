@@ -110,6 +110,7 @@ typedef struct nccl_group {
     nccl_page *page;
     uint64_t calls;            /* of this rank */
     _Atomic uint64_t least_calls, least_since; /* of the slowest rank of this host, and since when */
+    _Atomic uint64_t last_look;
     _Atomic uint64_t gone_since; /* the first rank left; 0: none did */
     int watch[GROUP_RANKS_MAX]; /* pidfds, -1: none */
 } nccl_group;
@@ -129,6 +130,8 @@ tn_status nccl_page_open(nccl_group *g, const char *name, tn_err *err);
 void nccl_page_unlink(const char *name);
 void nccl_page_watch(nccl_group *g);
 void nccl_page_close(nccl_group *g);
+/* TN_UNAVAILABLE, with the ranks that have no seat. */
+tn_status nccl_say_missing(const nccl_group *g, const char *what, tn_err *err);
 void nccl_page_call(nccl_group *g);  /* this rank made another call */
 /* The sentence for what is wrong, if anything is. */
 tn_status nccl_check(const nccl_group *g, tn_err *err);

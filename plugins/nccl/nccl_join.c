@@ -46,8 +46,7 @@ tn_status nccl_settle(nccl_group *g, void *comm, int code, uint64_t deadline_ms,
         if (st != TN_OK)
             return st;
         if (ms_now(g) > end)
-            return tn_fail(err, TN_UNAVAILABLE, "nccl: %s: not all of %u ranks came in time", what,
-                           g->nrank);
+            return nccl_say_missing(g, what, err);
         nap(&turns);
         int e = g->lib->state(comm, &code);
         if (e != NCCL_SUCCESS)

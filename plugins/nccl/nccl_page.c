@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define GONE_NS 2000000000ull
+#define STOPPED_NS 5000000000ull
 
 static uint64_t now_ns(const nccl_group *g)
 {
@@ -64,6 +65,17 @@ void nccl_page_watch(nccl_group *g)
         if (r != g->rank && atomic_load(&s->state) == PAGE_HERE && atomic_load(&s->space) == space)
             g->watch[r] = (int)syscall(SYS_pidfd_open, atomic_load(&s->pid), 0);
     }
+}
+
+tn_status nccl_say_missing(const nccl_group *g, const char *what, tn_err *err)
+{
+    char list[200] = "";
+    size_t n = 0;
+    for (uint32_t r = 0; r < g->nrank; r++)
+        if (atomic_load(&g->page->seat[r].state) == 0 && n < sizeof list - 8)
+            n += (size_t)snprintf(list + n, sizeof list - n, "%s%u", n > 0 ? ", " : "", r);
+    return tn_fail(err, TN_UNAVAILABLE, "nccl: %s: not all of %u ranks came in time%s%s", what,
+                   g->nrank, n > 0 ? "; not seen on this host: " : "", list);
 }
 
 void nccl_page_close(nccl_group *g)
@@ -133,11 +145,13 @@ static uint32_t slowest(const nccl_group *g, uint64_t *calls)
     return least;
 }
 
+/* Who has not looked for long was stopped, and the others perhaps with it. */
 static void look_for_late(nccl_group *g)
 {
     uint64_t calls, t = now_ns(g);
+    bool stopped = t - atomic_exchange(&g->last_look, t) > STOPPED_NS;
     uint32_t r = slowest(g, &calls);
-    if (r == g->rank || calls != atomic_load(&g->least_calls)) {
+    if (stopped || r == g->rank || calls != atomic_load(&g->least_calls)) {
         atomic_store(&g->least_calls, calls);
         atomic_store(&g->least_since, t);
     } else if (t - atomic_load(&g->least_since) > g->timeout_s * 1000000000ull)

@@ -204,9 +204,14 @@ static void turn_away(knock *k, const char *why)
     k->fd = -1;
 }
 
+/* Other users get no place: they could take them all. */
 static void let_in(door *d)
 {
     int fd = accept4(d->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd >= 0 && caller(fd) == 0) {
+        close(fd);
+        return;
+    }
     for (uint32_t i = 0; fd >= 0 && i < KNOCKS_MAX; i++)
         if (d->at[i].fd < 0) {
             d->at[i] = (knock){.fd = fd, .rank = TN_NONE};

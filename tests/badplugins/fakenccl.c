@@ -111,12 +111,10 @@ static void perform(comm *c, const op *o)
 static void *live(void *user)
 {
     comm *c = user;
-    if (atomic_fetch_add(&c->m->joined, 1) >= c->n) { /* one too many */
-        atomic_store(&c->code, UNHANDLED);
-        return NULL;
-    }
+    atomic_fetch_add(&c->m->joined, 1);
     while (atomic_load(&c->m->joined) < c->n && !atomic_load(&c->aborted))
         nap();
+    shm_unlink(c->name.name); /* whoever comes now comes too late */
     atomic_store(&c->code, SUCCESS);
     while (!atomic_load(&c->aborted) && !atomic_load(&c->has_ended)) {
         uint64_t i = atomic_load(&c->done);
