@@ -452,6 +452,7 @@ def check_ptx(place, checks, models):
 
 # ----------------------------------------------------------------------------------------- main
 
+F8_CACHE = ("--kv-cache-dtype", "fp8")
 INT8 = {"dense": ("--dense", "int8"), "head": ("--head", "int8")}
 
 
@@ -460,6 +461,7 @@ def check_model(place, checks, m):
     checks.run("nll", m.name, check_nll, place, m, (), place.o.nll)
     for what, settings in INT8.items():
         checks.run("nll", f"{m.name}, {what} = int8", check_nll, place, m, settings, place.o.int8)
+    checks.run("nll", f"{m.name}, cache = fp8", check_nll, place, m, F8_CACHE, place.o.f8)
     checks.run("crowd", f"{m.name}: alone and among {place.o.crowd}", check_crowd, place, m)
     checks.run("crowd", f"{m.name}: beside cancelled requests", check_cancelled, place, m)
     checks.run("crowd", f"{m.name}: preempted", check_preempted, place, m)
@@ -482,6 +484,7 @@ def options():
     p.add_argument("--tie", type=float, default=1e-3, help="a gap of logits that is none (0.001)")
     p.add_argument("--nll", type=float, default=2e-3, help="greatest share that NLL may be off (0.002)")
     p.add_argument("--int8", type=float, default=1e-2, help="the same with int8 weights (0.01)")
+    p.add_argument("--f8", type=float, default=2e-2, help="the same with a cache of fp8 (0.02)")
     o = p.parse_args()
     o.replays = o.replays or (20 if o.simulated else 10000)
     o.tokens = o.tokens or (6 if o.simulated else 64)

@@ -218,7 +218,36 @@ static world make_world(const std::vector<piece> &p, uint32_t tokens, uint32_t s
     return w;
 }
 
-/* The cache: NaN, but for tokens of sequences. */
+/* E4M3 by its definition: NaN is 0x7f, there is no infinity. */
+static double f8_value(uint32_t code)
+{
+    uint32_t e = code >> 3 & 15, m = code & 7;
+    if ((code & 0x7f) == 0x7f)
+        return NAN;
+    double x = e == 0 ? ldexp(m, -9) : ldexp(8 + m, (int)e - 10);
+    return code & 0x80 ? -x : x;
+}
+
+/* The nearest, of two as near the even one, at most 448. */
+static uint8_t f8_code(double x)
+{
+    uint32_t best = 0;
+    if (!std::isfinite(x))
+        return (uint8_t)(0x7f | (std::signbit(x) ? 0x80 : 0));
+    for (uint32_t i = 1; i < 0x7f; i++) {
+        double off = fabs(fabs(x) - f8_value(i)), least = fabs(fabs(x) - f8_value(best));
+        if (off < least || (off == least && i % 2 == 0))
+            best = i;
+    }
+    return (uint8_t)(best | (std::signbit(x) ? 0x80 : 0));
+}
+
+#define NAN_BITS 0x7fffu
+
+/* What caches of the tests hold. */
+static uint32_t cache_type = TN_F16;
+
+/* The cache: NaN, but for tokens of sequences. Of an E4M3 cache the values of its codes. */
 struct pages {
     std::vector<uint16_t> k, v;
     gpu_cache c;
@@ -229,15 +258,42 @@ struct pages {
     }
 };
 
-#define NAN_BITS 0x7fffu
-
 static pages make_pages(const world &w, uint32_t heads, uint32_t dim)
 {
     pages p;
     size_t n = (size_t)w.nblock * heads * w.tokens * dim;
     p.k.assign(n, NAN_BITS), p.v.assign(n, NAN_BITS);
-    p.c = gpu_cache{NULL, NULL, heads, dim, dim, w.tokens};
+    p.c = gpu_cache{NULL, NULL, heads, dim, dim, w.tokens, cache_type};
     return p;
+}
+
+/* Sends one side; what an E4M3 cache cannot hold is rounded here too. */
+static void *send_side(std::vector<uint16_t> &side)
+{
+    if (cache_type == TN_F16)
+        return upload(side);
+    std::vector<uint8_t> code(side.size());
+    std::vector<int> known(65536, -1); /* half to code */
+    for (size_t i = 0; i < side.size(); i++) {
+        int &c = known[side[i]];
+        if (c < 0)
+            c = f8_code(half_value(side[i]));
+        code[i] = (uint8_t)c;
+        side[i] = std::isnan(f8_value((uint32_t)c)) ? NAN_BITS : half_bits((float)f8_value((uint32_t)c));
+    }
+    return upload(code);
+}
+
+/* One side as halves again. */
+static std::vector<uint16_t> fetch_side(const void *side, size_t n)
+{
+    if (cache_type == TN_F16)
+        return download((const uint16_t *)side, n);
+    std::vector<uint16_t> half(n);
+    std::vector<uint8_t> code = download((const uint8_t *)side, n);
+    for (size_t i = 0; i < n; i++)
+        half[i] = code[i] == 0x7f ? NAN_BITS : half_bits((float)f8_value(code[i]));
+    return half;
 }
 
 static void fill_pages(pages &p, const world &w, float scale)
@@ -332,7 +388,7 @@ static cudaError_t run_one_stage(const gpu_attend *a, const world &w, uint32_t n
 {
     attend_args x = {};
     x.q = a->q, x.out = a->out, x.gate = a->gate;
-    x.k = (const __half *)a->cache.k, x.v = (const __half *)a->cache.v;
+    x.k = a->cache.k, x.v = a->cache.v, x.f8 = a->cache.type == TN_F8_E4M3;
     x.count = w.step.count, x.pos = w.step.pos, x.block = w.step.block, x.seq = w.step.seq;
     x.q_heads = a->q_heads, x.kv_heads = a->kv_heads, x.group = a->q_heads / a->kv_heads;
     x.head_dim = a->head_dim, x.window = a->window, x.tokens = w.tokens;
@@ -398,7 +454,7 @@ static void run_case(const attend_case &c)
     fill_pages(p, w, c.keys);
     spoil(c, p, w);
     send(q), send(gate), send(out);
-    p.c.k = upload(p.k), p.c.v = upload(p.v);
+    p.c.k = send_side(p.k), p.c.v = send_side(p.v);
     gpu_attend a = {};
     a.q = q.span, a.out = out.span, a.gate = gate.span;
     if (c.gated == 0)
@@ -519,7 +575,7 @@ static void test_shared_blocks()
     pages p = make_pages(w, 1, 128);
     fill_pages(p, w, 1);
     send(q), send(out);
-    p.c.k = upload(p.k), p.c.v = upload(p.v);
+    p.c.k = send_side(p.k), p.c.v = send_side(p.v);
     gpu_attend a = {};
     a.q = q.span, a.out = out.span, a.q_heads = 8, a.kv_heads = 1, a.head_dim = 128;
     a.scale = (float)(1 / sqrt(128.0)), a.cache = p.c;
@@ -576,6 +632,8 @@ static std::vector<double> turned(const heads_case &c, const rows &x, uint32_t r
 
 static bool near(double got, double want, uint32_t type, double size)
 {
+    if (type == TN_F8_E4M3) /* a step is an eighth, or 2^-9 */
+        return fabs(got - want) <= fabs(want) / 16.0 + ldexp(1, -10) + 1e-6 * size;
     double slack = type == TN_F32 ? 1e-5 * size : fabs(want) / 2048 + 1e-6 * size + 6e-8;
     return fabs(got - want) <= slack;
 }
@@ -595,7 +653,7 @@ static void run_heads(const heads_case &c)
     pages p = make_pages(w, c.kv_heads, c.dim);
     rows q0 = q, k0 = k, v0 = v;
     send(q), send(k), send(v);
-    p.c.k = upload(p.k), p.c.v = upload(p.v);
+    p.c.k = send_side(p.k), p.c.v = send_side(p.v);
     gpu_heads a = {};
     a.q = q.span, a.k = k.span, a.v = v.span, a.q_heads = c.q_heads, a.kv_heads = c.kv_heads;
     a.head_dim = c.dim, a.eps = 1e-6f, a.offset = c.offset, a.cs = upload(cs), a.dims = c.dims;
@@ -606,8 +664,8 @@ static void run_heads(const heads_case &c)
     must(gpu_do_heads(&a, &w.step, &w.shape, NULL), c.name);
     must(cudaDeviceSynchronize(), c.name);
     fetch(q), fetch(k), fetch(v);
-    std::vector<uint16_t> gotk = download((const uint16_t *)p.c.k, p.k.size());
-    std::vector<uint16_t> gotv = download((const uint16_t *)p.c.v, p.v.size());
+    std::vector<uint16_t> gotk = fetch_side(p.c.k, p.k.size());
+    std::vector<uint16_t> gotv = fetch_side(p.c.v, p.v.size());
     uint64_t wrong = 0, written = 0;
     for (uint32_t r = 0; r < nrow; r++) {
         bool real = r < w.nrow && w.pos[r] >= 0;
@@ -623,8 +681,8 @@ static void run_heads(const heads_case &c)
                 if (is_q || !real)
                     continue;
                 size_t at = p.at(w, (uint32_t)w.row_seq[r], (uint32_t)w.pos[r], head) + d;
-                wrong += !near(half_value(gotk[at]), want[d], TN_F16, 30);
-                wrong += !near(half_value(gotv[at]), v0.get(r, col), TN_F16, 30);
+                wrong += !near(half_value(gotk[at]), want[d], cache_type, 30);
+                wrong += !near(half_value(gotv[at]), v0.get(r, col), cache_type, 30);
                 wrong += v.get(r, col) != v0.get(r, col);
                 written += 2;
             }
@@ -653,20 +711,75 @@ static void test_heads()
     run_heads({"no rotation", 4, 2, 64, 16, TN_F16, 0, TN_ROPE_HALF, 1, 0.0f});
 }
 
+/* ------------------------------------------------------------------------------ E4M3 */
+
+/* Thread i: code i to a half, and float i to its code. */
+__global__ void convert(const float *x, uint32_t n, uint8_t *code, uint16_t *half)
+{
+    uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n)
+        code[i] = float_to_f8(x[i]);
+    if (i < 256) { /* the neighbour tells whether bytes mix */
+        uint32_t w = i << 16 | (i ^ 0x55) << 24 | (255 - i) << 8 | i;
+        uint32_t low = f8_pair<0>(w), high = f8_pair<2>(w);
+        half[4 * i] = (uint16_t)low, half[4 * i + 1] = (uint16_t)(low >> 16);
+        half[4 * i + 2] = (uint16_t)high, half[4 * i + 3] = (uint16_t)(high >> 16);
+    }
+}
+
+static void test_f8()
+{
+    std::vector<float> x = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 1e-30f, 448.0f, 463.9f, 464.0f,
+                            465.0f, 1e30f, -1e30f, ldexpf(1, -10), ldexpf(1.0001f, -10)};
+    for (uint32_t c = 0; c < 0x7e; c++) {
+        float low = (float)f8_value(c), high = (float)f8_value(c + 1), mid = (low + high) / 2;
+        for (float v : {low, mid, nextafterf(mid, 0), nextafterf(mid, 1000)})
+            x.push_back(v), x.push_back(-v);
+    }
+    uint32_t n = (uint32_t)x.size(), wrong = 0;
+    uint8_t *code = (uint8_t *)take(n);
+    uint16_t *half = (uint16_t *)take(1024 * 2);
+    GPU_LAUNCH(convert, (n + 255) / 256, 256, 0, NULL, upload(x), n, code, half);
+    must(cudaDeviceSynchronize(), "convert");
+    std::vector<uint8_t> got = download(code, n);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t want = std::isnan(x[i]) ? got[i] | 0x7fu : f8_code((double)x[i]);
+        if (got[i] != want && wrong++ < 3)
+            printf("FAIL f8: %g: found %02x, wanted %02x\n", (double)x[i], got[i], want);
+    }
+    std::vector<uint16_t> halves = download(half, 1024);
+    for (uint32_t i = 0; i < 1024; i++) {
+        uint32_t c = i / 4, in[4] = {c, 255 - c, c, c ^ 0x55};
+        double have = half_value(halves[i]), want = f8_value(in[i % 4]);
+        bool same = std::isnan(want) ? std::isnan(have) : have == want;
+        if (!same && wrong++ < 3)
+            printf("FAIL f8: code %02x: found %g, wanted %g\n", in[i % 4], have, want);
+    }
+    printf(wrong == 0 ? "ok f8\n" : "FAIL f8: %u wrong\n", wrong);
+    failures += wrong > 0;
+    give_all();
+}
+
 #include "cuda_attend_bench.h"
 
 int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
-        bench();
+        bench(TN_F16);
+        bench(TN_F8_E4M3);
         return 0;
     }
     test_offers();
-    test_heads();
-    test_decode();
-    test_prefill();
-    test_adversaries();
-    test_shared_blocks();
+    test_f8();
+    for (uint32_t type : {TN_F16, TN_F8_E4M3}) {
+        cache_type = type;
+        printf("a cache of %s\n", type == TN_F16 ? "f16" : "e4m3");
+        test_heads();
+        test_decode();
+        test_prefill();
+        test_adversaries();
+        test_shared_blocks();
+    }
     if (failures > 0)
         printf("%d cases failed\n", failures);
     return failures > 0;

@@ -86,15 +86,16 @@ static void bench_attend(const bench_shape &b, uint32_t nsm)
 {
     std::vector<piece> p(b.seqs, piece{b.context, b.nrow});
     world w = make_world(p, 16, 0, 0);
-    double bytes = 4.0 * b.seqs * (b.context + b.nrow) * b.kv_heads * b.dim;
+    double elem = cache_type == TN_F16 ? 2 : 1;
+    double bytes = 2 * elem * b.seqs * (b.context + b.nrow) * b.kv_heads * b.dim;
     uint32_t copies = (uint32_t)std::min(64.0, std::max(2.0, ceil(400e6 / bytes)));
-    size_t side = (size_t)w.nblock * 16 * b.kv_heads * b.dim * 2;
+    size_t side = (size_t)w.nblock * 16 * b.kv_heads * b.dim * (size_t)elem;
     gpu_attend a = {};
     a.q = span_of(w.nrow, b.q_heads * b.dim), a.out = span_of(w.nrow, b.q_heads * b.dim);
     a.gate = span_of(w.nrow, b.q_heads * b.dim);
     a.q_heads = b.q_heads, a.kv_heads = b.kv_heads, a.head_dim = b.dim;
     a.scale = (float)(1 / sqrt((double)b.dim));
-    a.cache = gpu_cache{NULL, NULL, b.kv_heads, b.dim, b.dim, 16};
+    a.cache = gpu_cache{NULL, NULL, b.kv_heads, b.dim, b.dim, 16, cache_type};
     tn_limits lim = {};
     a.partial = (float *)take(gpu_attend_floats(&a, &lim, nsm) * 4);
     std::vector<void *> k(copies), v(copies);
@@ -104,9 +105,10 @@ static void bench_attend(const bench_shape &b, uint32_t nsm)
         a.cache.k = k[i % copies], a.cache.v = v[i % copies];
         return gpu_do_attend(&a, &w.step, &w.shape, nsm, stream);
     });
-    printf("attend heads %u/%u dim %u seqs %u rows %u context %u: %.2f us (%.2f .. %.2f), "
-           "%.0f GB/s, %.1f TFLOP/s\n", b.q_heads, b.kv_heads, b.dim, b.seqs, b.nrow, b.context,
-           t.median, t.least, t.most, bytes / t.median * 1e-3, operations(b) / t.median * 1e-6);
+    printf("attend %s heads %u/%u dim %u seqs %u rows %u context %u: %.2f us (%.2f .. %.2f), "
+           "%.0f GB/s, %.1f TFLOP/s\n", cache_type == TN_F16 ? "f16" : "e4m3",
+           b.q_heads, b.kv_heads, b.dim, b.seqs, b.nrow, b.context, t.median, t.least, t.most,
+           bytes / t.median * 1e-3, operations(b) / t.median * 1e-6);
     give_all();
 }
 
@@ -119,7 +121,7 @@ static void bench_heads(uint32_t seqs, uint32_t nrow)
     a.q_norm = a.k_norm = (const float *)take_filled(1024);
     a.cs = (const float *)take_filled((size_t)w.nrow * 64 * 4), a.dims = 64;
     size_t side = (size_t)w.nblock * 16 * 512 * 2;
-    a.cache = gpu_cache{take_filled(side), take_filled(side), 2, 256, 256, 16};
+    a.cache = gpu_cache{take_filled(side), take_filled(side), 2, 256, 256, 16, cache_type};
     bench_times t = time_graph([&](uint32_t, cudaStream_t stream) {
         return gpu_do_heads(&a, &w.step, &w.shape, stream);
     });
@@ -128,8 +130,9 @@ static void bench_heads(uint32_t seqs, uint32_t nrow)
     give_all();
 }
 
-static void bench()
+static void bench(uint32_t type)
 {
+    cache_type = type;
     int sm = 132;
     cudaDeviceGetAttribute(&sm, cudaDevAttrMultiProcessorCount, 0);
     uint32_t nsm = (uint32_t)sm;

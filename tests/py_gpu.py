@@ -75,7 +75,7 @@ with check("a simulated card passes"):
     assert "FAIL" not in out, out
     for line in ("ok   doctor: ", "ok   kernels: cuda_attend", "skip kernels: cuda_delta",
                  "ok   replays: 20 times", "ok   reference: tiny", "ok   nll: tiny (", "ok   nll: tiny, head",
-                 "ok   crowd: tiny: alone", "ok   crowd: tiny: beside cancelled",
+                 "ok   nll: tiny, cache = fp8", "ok   crowd: tiny: alone", "ok   crowd: tiny: beside cancelled",
                  "ok   crowd: tiny: beside NaN"):
         assert line in out, (line, out)
 
@@ -84,7 +84,7 @@ with check("what the card does not offer is refused by name"):
     with open(card, "w", encoding="utf-8") as f:
         f.write(f"[plugin cuda]\nfile = {gpu}/lib/tenon/cuda.so\n[plugin cpu]\nfile = {PLUGINS}/cpu.so\n")
     for flag, name, words in (("--dtype", "bfloat16", "the device cuda computes in float16"),
-                              ("--kv-cache-dtype", "fp8", "kv_cache_dtype: fp8 is not offered")):
+                              ("--kv-cache-dtype", "bfloat16", "kv_cache_dtype: bfloat16 is not offered")):
         r = run("complete", model, "--config", card, "--prompt", "x", "--max-tokens", "1", "--device",
                 "cuda", flag, name)
         assert r.returncode == 69 and words in r.stderr, r.stderr

@@ -47,13 +47,20 @@ static double distance(fx_device *d, void *program, const fixture *f, const refe
     return size > 0 ? sqrt(diff / size) : sqrt(diff);
 }
 
+/* Bounds of a case: least > 0 where something must be lost, cache as limits have it. */
+typedef struct bounds {
+    double least, most;
+    uint32_t cache;
+} bounds;
+
 static void check_near(fx_device *d, void *program, const fixture *f, const reference *r,
-                       uint32_t buffer, uint32_t rows, double bound, const char *what, uint32_t n)
+                       uint32_t buffer, uint32_t rows, bounds b, const char *what, uint32_t n)
 {
     double got = distance(d, program, f, r, buffer, rows);
-    if (!(got <= bound))
-        fail_msg("%s, case %u: buffer %s, %u rows, %u wide: off by %g, at most %g", what, n,
-                 f->buffer[buffer].name, rows, f->buffer[buffer].width, got, bound);
+    if (!(got >= b.least && got <= b.most))
+        fail_msg("%s, case %u: buffer %s, %u rows, %u wide: off by %g, at most %g, at least %g",
+                 what, n, f->buffer[buffer].name, rows, f->buffer[buffer].width, got, b.most,
+                 b.least);
 }
 
 /* Rows of random tokens, sizes[i] of sequence i (-1: a row of padding), behind what the turns
@@ -84,12 +91,13 @@ static void fill_step(script *s, fixture *f, const int32_t *sizes, uint64_t turn
 
 /* Runs the recipe three times, each step behind the one before, and holds buffer `out` against
  * the reference. Without a profile small steps run as graphs and gate and up are one. */
-static void check_op(fixture *f, uint32_t out, const int32_t *sizes, uint32_t profile,
-                     double bound, const char *what, uint32_t n)
+static void check_bounds(fixture *f, uint32_t out, const int32_t *sizes, uint32_t profile,
+                         bounds b, const char *what, uint32_t n)
 {
     fx_device d = {0};
     tn_limits l = script_limits();
     l.profile = profile;
+    l.cache_dtype = b.cache;
     fx_section(f);
     fx_device_open(&d, &tn_plugin_entry, 1, NULL);
     void *program = fx_program(&d, f, &l, PER_SEQ * 6, NSLOT);
@@ -100,13 +108,19 @@ static void check_op(fixture *f, uint32_t out, const int32_t *sizes, uint32_t pr
         ref_step(r, &s->step);
         script_run(&d, program, &s->step);
         bool tokens = f->buffer[out].rows == TN_ROWS_TOKENS;
-        check_near(&d, program, f, r, out, tokens ? s->step.nrow : s->step.nout, bound, what, n);
+        check_near(&d, program, f, r, out, tokens ? s->step.nrow : s->step.nout, b, what, n);
     }
     free(s);
     ref_free(r);
     d.table->release(program);
     fx_device_close(&d);
     fx_free(f);
+}
+
+static void check_op(fixture *f, uint32_t out, const int32_t *sizes, uint32_t profile,
+                     double most, const char *what, uint32_t n)
+{
+    check_bounds(f, out, sizes, profile, (bounds){.most = most}, what, n);
 }
 
 static const int32_t one[] = {1, 0}, few[] = {3, -1, 1, 2, 0}, many[] = {37, 1, -1, 64, 5, 0};
@@ -307,7 +321,8 @@ static void test_row_operations(void **state)
     }
 }
 
-static void test_attention(void **state)
+/* Twice over all cases, with the cache and the bounds of `b`. */
+static void check_attention(bounds b)
 {
     const struct {
         uint32_t q_heads, kv_heads, dim, dims, pairing, window, norm, gate;
@@ -320,7 +335,6 @@ static void test_attention(void **state)
         {3, 3, 96, 0, 0, 16, 0, 0, 3},
     };
     const uint32_t n = sizeof c / sizeof c[0];
-    (void)state;
     for (uint32_t i = 0; i < 2 * n; i++) {
         uint32_t x, j = i % n;
         uint32_t nq = c[j].q_heads * c[j].dim, nkv = c[j].kv_heads * c[j].dim;
@@ -347,8 +361,91 @@ static void test_attention(void **state)
                           .gate = c[j].gate ? x : TN_NONE, .gate_col = 8 + nq + 2 * nkv,
                           .scale = 0.1f, .softcap = c[j].softcap};
         fx_op(f, TN_OP_ATTEND, &a, "attend");
-        check_op(f, y, batches[i % 3], i % 2, 4e-3, "attention", i);
+        check_bounds(f, y, batches[i % 3], i % 2, b, "attention", i);
     }
+}
+
+static void test_attention(void **state)
+{
+    (void)state;
+    check_attention((bounds){.most = 4e-3});
+}
+
+/* An E4M3 number is off by up to a sixteenth, by about 0.026 of the whole on average. */
+static void test_f8_cache(void **state)
+{
+    (void)state;
+    check_attention((bounds){.least = 5e-3, .most = 0.06, .cache = TN_F8_E4M3});
+}
+
+/* Blocks go out and in as E4M3, half as large as those of f16, and bytes stay what they were. */
+static void test_f8_blocks(void **state)
+{
+    fx_device d = {0};
+    tn_err err;
+    uint64_t size[2];
+    (void)state;
+    for (uint32_t i = 0; i < 2; i++) {
+        fixture *f = fx_new(3);
+        tn_limits l = script_limits();
+        tn_need need = {.size = sizeof need};
+        void *program;
+        f->recipe.vocab = 64;
+        fx_cache(f, 3, 64);
+        uint32_t x = fx_buffer(f, TN_ROWS_TOKENS, 64, "x");
+        tn_op_embed op = {.size = sizeof op, .out = x, .scale = 1};
+        op.w = fx_matrix(f, TN_ROLE_EMBED, 64, 64, TN_FORM_F32, 0, 0);
+        fx_op(f, TN_OP_EMBED, &op, "embed");
+        fx_section(f);
+        l.cache_dtype = i == 0 ? 0 : TN_F8_E4M3;
+        fx_device_open(&d, &tn_plugin_entry, 1, NULL);
+        assert_int_equal(d.table->compile(d.dev, &f->recipe, &l, &program, &need, &err), TN_OK);
+        assert_int_equal(need.cache_dtype, i == 0 ? TN_F16 : TN_F8_E4M3);
+        tn_pools pools = {.size = sizeof pools, .nblock = 4};
+        assert_int_equal(d.table->reserve(program, &pools, &err), TN_OK);
+        size[i] = d.table->block_size(program);
+        assert_int_equal(size[i], need.block_bytes);
+        uint8_t *in = malloc(size[i]), *out = malloc(size[i]);
+        for (uint64_t j = 0; j < size[i]; j++)
+            in[j] = (uint8_t)fx_bits(f);
+        assert_int_equal(d.table->block_write(program, 2, in, &err), TN_OK);
+        assert_int_equal(d.table->block_copy(program, 2, 1, &err), TN_OK);
+        assert_int_equal(d.table->block_read(program, 1, out, &err), TN_OK);
+        assert_memory_equal(in, out, size[i]);
+        free(in);
+        free(out);
+        d.table->release(program);
+        fx_device_close(&d);
+        fx_free(f);
+    }
+    assert_int_equal(size[0], 2 * size[1]);
+}
+
+/* What the kernels do not know is refused in one sentence. */
+static void test_cache_types(void **state)
+{
+    static const uint32_t type[] = {TN_BF16, TN_F32, TN_F8_E5M2};
+    static const char *const name[] = {"bfloat16", "float32", "this type"};
+    fx_device d = {0};
+    uint32_t x;
+    (void)state;
+    fixture *f = with_input(1, 64, true, &x);
+    fx_section(f);
+    fx_device_open(&d, &tn_plugin_entry, 1, NULL);
+    for (uint32_t i = 0; i < 3; i++) {
+        tn_limits l = script_limits();
+        tn_err err;
+        void *program;
+        char want[128];
+        l.cache_dtype = type[i];
+        snprintf(want, sizeof want, "cuda: kv_cache_dtype: %s is not offered; expected float16, fp8 "
+                 "or auto", name[i]);
+        assert_int_equal(d.table->compile(d.dev, &f->recipe, &l, &program, NULL, &err),
+                         TN_UNSUPPORTED);
+        assert_string_equal(err.text, want);
+    }
+    fx_device_close(&d);
+    fx_free(f);
 }
 
 typedef struct delta_case {
@@ -727,7 +824,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_requantized),
         cmocka_unit_test(test_gate_up), cmocka_unit_test(test_row_operations),
         cmocka_unit_test(test_experts), cmocka_unit_test(test_route_ties),
-        cmocka_unit_test(test_attention), cmocka_unit_test(test_delta),
+        cmocka_unit_test(test_attention), cmocka_unit_test(test_f8_cache),
+        cmocka_unit_test(test_f8_blocks), cmocka_unit_test(test_cache_types),
+        cmocka_unit_test(test_delta),
         cmocka_unit_test(test_model), cmocka_unit_test(test_bad_rows),
         cmocka_unit_test(test_replays),
     };

@@ -79,16 +79,48 @@ struct sight {
     uint32_t first, limit;
 };
 
+/* Words that eight neighbours take in a cache of E, __half or uint8_t for E4M3: what is loaded
+ * stays packed in registers until it is multiplied. */
+template <typename E>
+struct packed {
+    static constexpr int EIGHT = 2 * (int)sizeof(E);
+    static constexpr bool F8 = sizeof(E) == 1;
+};
+
 /* K of 16 tokens: k[j][i] of a lane is token 8 j + g, dims 32 i + 8 t on. */
-template <int HD>
+template <int HD, typename E>
 struct keys {
-    uint4 k[2][HD / 32];
+    uint32_t k[2][HD / 32][packed<E>::EIGHT];
 };
 /* V of 16 tokens: v[2 j + e][i] is token 8 j + 2 t + e, VD dims from i * 8 VD + VD g on. */
-template <int HD>
+template <int HD, typename E>
 struct values {
-    uint32_t v[4][HD / (HD % 64 == 0 ? 64 : 32)][HD % 64 == 0 ? 4 : 2];
+    uint32_t v[4][HD / (HD % 64 == 0 ? 64 : 32)][packed<E>::EIGHT / (HD % 64 == 0 ? 1 : 2)];
 };
+
+/* N words from an address that is a multiple of their size. */
+template <int N>
+LANE void load_words(uint32_t *to, const void *from)
+{
+    if (N == 4) {
+        uint4 x = load_once(from);
+        to[0] = x.x, to[1 % N] = x.y, to[2 % N] = x.z, to[3 % N] = x.w;
+    } else if (N == 2) {
+        uint2 x = load_once8(from);
+        to[0] = x.x, to[1 % N] = x.y;
+    } else {
+        to[0] = __ldg((const uint32_t *)from);
+    }
+}
+
+/* Values 2 i and 2 i + 1 of those that lie in `w`, as halves. */
+template <typename E>
+LANE uint32_t word_of(const uint32_t *w, int i)
+{
+    if (!packed<E>::F8)
+        return w[i];
+    return i % 2 == 0 ? f8_pair<0>(w[i / 2]) : f8_pair<2>(w[i / 2]);
+}
 
 /* The blocks of the two eights of a step. Where no query sees a token there may be none: it is
  * block 0 then, whose memory may be read and is not made use of. */
@@ -106,48 +138,41 @@ LANE step_blocks blocks_of(const attend_args &a, const tn_seq &q, uint32_t at, s
     return s;
 }
 
-template <int HD>
-LANE void load_keys(keys<HD> &k, const attend_args &a, step_blocks b, uint32_t at, uint32_t head)
+template <int HD, typename E>
+LANE void load_keys(keys<HD, E> &k, const attend_args &a, step_blocks b, uint32_t at, uint32_t head)
 {
     uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     UNROLL
     for (uint32_t j = 0; j < 2; j++) {
-        const __half *from = a.k + token_place(a, b.b[j], at + 8 * j, head) * HD + (g * HD + 8 * t);
+        const E *from = (const E *)a.k + token_place(a, b.b[j], at + 8 * j, head) * HD +
+                        (g * HD + 8 * t);
         UNROLL
         for (int i = 0; i < HD / 32; i++)
-            k.k[j][i] = load_once(from + 32 * i);
+            load_words<packed<E>::EIGHT>(k.k[j][i], from + 32 * i);
     }
 }
 
-template <int HD>
-LANE void load_values(values<HD> &v, const attend_args &a, step_blocks b, uint32_t at,
+template <int HD, typename E>
+LANE void load_values(values<HD, E> &v, const attend_args &a, step_blocks b, uint32_t at,
                       uint32_t head)
 {
     constexpr int VD = HD % 64 == 0 ? 8 : 4;
     uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     UNROLL
     for (uint32_t j = 0; j < 2; j++) {
-        const __half *from = a.v + token_place(a, b.b[j], at + 8 * j, head) * HD +
-                             (2 * t * HD + VD * g);
+        const E *from = (const E *)a.v + token_place(a, b.b[j], at + 8 * j, head) * HD +
+                        (2 * t * HD + VD * g);
         UNROLL
         for (uint32_t e = 0; e < 2; e++)
             UNROLL
-            for (int i = 0; i < HD / (8 * VD); i++) {
-                uint32_t *to = v.v[2 * j + e][i];
-                if (VD == 8) {
-                    uint4 x = load_once(from + e * HD + 64 * i);
-                    to[0] = x.x, to[1] = x.y, to[VD / 2 - 2] = x.z, to[VD / 2 - 1] = x.w;
-                } else {
-                    uint2 x = __ldg((const uint2 *)(from + e * HD + 32 * i));
-                    to[0] = x.x, to[1] = x.y;
-                }
-            }
+            for (int i = 0; i < HD / (8 * VD); i++)
+                load_words<packed<E>::EIGHT * VD / 8>(v.v[2 * j + e][i], from + e * HD + 8 * VD * i);
     }
 }
 
 /* Where no query sees a token its weights are 0, but what lies there may be no number. */
-template <int HD>
-LANE void hide_values(values<HD> &v, uint32_t at, sight all)
+template <int HD, typename E>
+LANE void hide_values(values<HD, E> &v, uint32_t at, sight all)
 {
     constexpr int VD = HD % 64 == 0 ? 8 : 4;
     if (at >= all.first && at + STEP <= all.limit)
@@ -159,7 +184,7 @@ LANE void hide_values(values<HD> &v, uint32_t at, sight all)
         UNROLL
         for (int i = 0; i < HD / (8 * VD); i++)
             UNROLL
-            for (int w = 0; w < VD / 2; w++)
+            for (int w = 0; w < packed<E>::EIGHT * VD / 8; w++)
                 v.v[n][i][w] &= keep;
     }
 }
@@ -180,8 +205,8 @@ LANE uint32_t query_word(uint32_t n, uint32_t d)
 }
 
 /* s[j]: scaled products of the queries with tokens 8 j .. of the step. */
-template <int HD, int NQ>
-LANE void multiply_keys(float s[2][4], const keys<HD> &k, const uint32_t *q, float scale)
+template <int HD, int NQ, typename E>
+LANE void multiply_keys(float s[2][4], const keys<HD, E> &k, const uint32_t *q, float scale)
 {
     float odd[2][4]; /* two chains of products wait less on each other */
     UNROLL
@@ -196,7 +221,8 @@ LANE void multiply_keys(float s[2][4], const keys<HD> &k, const uint32_t *q, flo
         uint32_t a0[4] = {x.x, x.y, x.z, x.w}, a1[4] = {y.x, y.y, y.z, y.w};
         UNROLL
         for (int j = 0; j < 2; j++) {
-            uint32_t b0[2] = {k.k[j][i].x, k.k[j][i].y}, b1[2] = {k.k[j][i].z, k.k[j][i].w};
+            uint32_t b0[2] = {word_of<E>(k.k[j][i], 0), word_of<E>(k.k[j][i], 1)};
+            uint32_t b1[2] = {word_of<E>(k.k[j][i], 2), word_of<E>(k.k[j][i], 3)};
             mma_f16(s[j], a0, b0);
             mma_f16(odd[j], a1, b1);
         }
@@ -262,17 +288,19 @@ LANE void weigh(uint32_t weight[NQ / 8][2], float s[2][4], sums<HD, NQ> &sum,
     }
 }
 
-template <int HD, int NQ>
-LANE void add_values(sums<HD, NQ> &sum, const values<HD> &v, const uint32_t weight[NQ / 8][2])
+template <int HD, int NQ, typename E>
+LANE void add_values(sums<HD, NQ> &sum, const values<HD, E> &v, const uint32_t weight[NQ / 8][2])
 {
     UNROLL
     for (int p = 0; p < sizes<HD, NQ>::VG; p++)
         UNROLL
         for (int i = 0; i < sizes<HD, NQ>::VD / 2; i++) {
-            uint32_t a[4] = {__byte_perm(v.v[0][p][i], v.v[1][p][i], 0x5410),
-                             __byte_perm(v.v[0][p][i], v.v[1][p][i], 0x7632),
-                             __byte_perm(v.v[2][p][i], v.v[3][p][i], 0x5410),
-                             __byte_perm(v.v[2][p][i], v.v[3][p][i], 0x7632)};
+            uint32_t w[4];
+            UNROLL
+            for (int n = 0; n < 4; n++)
+                w[n] = word_of<E>(v.v[n][p], i);
+            uint32_t a[4] = {__byte_perm(w[0], w[1], 0x5410), __byte_perm(w[0], w[1], 0x7632),
+                             __byte_perm(w[2], w[3], 0x5410), __byte_perm(w[2], w[3], 0x7632)};
             UNROLL
             for (int h = 0; h < NQ / 8; h++)
                 mma_f16(sum.o[p][i][h], a, weight[h]);
@@ -281,32 +309,32 @@ LANE void add_values(sums<HD, NQ> &sum, const values<HD> &v, const uint32_t weig
 
 /* A warp's steps of [from, to): those that begin at from + 16 warp + CHUNK i. `all`: tokens
  * that some query of the block sees. */
-template <int HD, int NQ>
+template <int HD, int NQ, typename E>
 LANE void walk(sums<HD, NQ> &sum, const attend_args &a, const tn_seq &q, const uint32_t *query,
                uint32_t from, uint32_t to, sight all, const sight *seen, uint32_t head)
 {
-    keys<HD> k;
-    values<HD> v;
+    keys<HD, E> k;
+    values<HD, E> v;
     uint32_t at = from + threadIdx.x / 32 * STEP, weight[NQ / 8][2];
     step_blocks b = blocks_of(a, q, at, all), next = b;
     if (sizes<HD, NQ>::AHEAD && at < to)
-        load_keys<HD>(k, a, b, at, head);
+        load_keys<HD, E>(k, a, b, at, head);
     __syncthreads(); /* the queries are there */
     for (; at < to; at += CHUNK) {
         float s[2][4];
         next = blocks_of(a, q, at + CHUNK, all);
         if (sizes<HD, NQ>::AHEAD)
-            load_values<HD>(v, a, b, at, head);
+            load_values<HD, E>(v, a, b, at, head);
         else
-            load_keys<HD>(k, a, b, at, head);
-        multiply_keys<HD, NQ>(s, k, query, a.scale);
+            load_keys<HD, E>(k, a, b, at, head);
+        multiply_keys<HD, NQ, E>(s, k, query, a.scale);
         if (!sizes<HD, NQ>::AHEAD)
-            load_values<HD>(v, a, b, at, head);
+            load_values<HD, E>(v, a, b, at, head);
         else if (at + CHUNK < to)
-            load_keys<HD>(k, a, next, at + CHUNK, head);
+            load_keys<HD, E>(k, a, next, at + CHUNK, head);
         weigh<HD, NQ>(weight, s, sum, a, seen, at);
-        hide_values<HD>(v, at, all);
-        add_values<HD, NQ>(sum, v, weight);
+        hide_values<HD, E>(v, at, all);
+        add_values<HD, NQ, E>(sum, v, weight);
         b = next;
     }
 }
@@ -430,7 +458,7 @@ LANE void join_warps(sums<HD, NQ> &sum, const attend_args &a, const tn_seq &q, c
 /* One block: NQ pairs of one sequence and KV head, one split of its context, shared out over
  * the warps 16 tokens at a time. Grid: splits, KV heads x tiles of NQ pairs, sequences + 1;
  * the last of these clears padding. Sums in fp32. */
-template <int HD, int NQ>
+template <int HD, int NQ, typename E>
 __global__ void __launch_bounds__(WARPS * 32, 2) attend_short(const attend_args a)
 {
     __shared__ __align__(16) uint32_t query[NQ * HD / 2];
@@ -470,7 +498,7 @@ __global__ void __launch_bounds__(WARPS * 32, 2) attend_short(const attend_args 
     all.first = first_seen(a.window, context + pair0 / a.group);
     all.limit = context + last / a.group + 1;
     uint32_t from = part.lo + blockIdx.x * part.chunk;
-    walk<HD, NQ>(sum, a, q, query, from, min(from + part.chunk, all.limit), all, seen, head);
+    walk<HD, NQ, E>(sum, a, q, query, from, min(from + part.chunk, all.limit), all, seen, head);
     join_warps<HD, NQ>(sum, a, q, part, pair0, head, p, room);
 }
 
@@ -574,7 +602,7 @@ static uint32_t tiles_of(const attend_args *a)
 static float time_of(const attend_args *a, uint32_t units, uint32_t context, uint32_t splits,
                      uint32_t nsm)
 {
-    float pair_bytes = 4.0f * (float)a->head_dim * (float)units;
+    float pair_bytes = (a->f8 ? 2.0f : 4.0f) * (float)a->head_dim * (float)units;
     float reading = pair_bytes * (float)context / (23e3f * (float)nsm);
     float waves = (float)((units * splits + 2 * nsm - 1) / (2 * nsm));
     float chunks = (float)((context + splits * CHUNK - 1) / (splits * CHUNK));
@@ -607,7 +635,10 @@ static void launch_short(const attend_args *args, cudaStream_t stream)
 {
     attend_args a = *args;
     dim3 grid(a.splits, a.kv_heads * tiles_of(&a), a.seqs + 1);
-    GPU_LAUNCH_EARLY((attend_short<HD, NQ>), grid, dim3(WARPS * 32), 0, stream, a);
+    if (a.f8)
+        GPU_LAUNCH_EARLY((attend_short<HD, NQ, uint8_t>), grid, dim3(WARPS * 32), 0, stream, a);
+    else
+        GPU_LAUNCH_EARLY((attend_short<HD, NQ, __half>), grid, dim3(WARPS * 32), 0, stream, a);
     if (a.splits > 1)
         GPU_LAUNCH_EARLY((join_splits<HD>), dim3(a.seq_rows * a.q_heads, a.seqs), dim3(JOIN_THREADS), 0,
                    stream, a);
@@ -632,7 +663,7 @@ static attend_args args_of(const gpu_attend *a, const gpu_step *s, const gpu_sha
 {
     attend_args x = {};
     x.q = a->q, x.out = a->out, x.gate = a->gate;
-    x.k = (const __half *)a->cache.k, x.v = (const __half *)a->cache.v;
+    x.k = a->cache.k, x.v = a->cache.v, x.f8 = a->cache.type == TN_F8_E4M3;
     x.count = s->count, x.pos = s->pos, x.block = s->block, x.seq = s->seq;
     x.q_heads = a->q_heads, x.kv_heads = a->kv_heads, x.group = a->q_heads / a->kv_heads;
     x.head_dim = a->head_dim, x.window = a->window, x.tokens = a->cache.tokens;
@@ -668,7 +699,7 @@ static int is_valid(const gpu_attend *a)
 {
     const gpu_cache *c = &a->cache;
     return gpu_attend_offered(a->q_heads, a->kv_heads, a->head_dim) && a->scale > 0 &&
-           a->softcap >= 0 && c->tokens >= 8 &&
+           a->softcap >= 0 && (c->type == TN_F16 || c->type == TN_F8_E4M3) && c->tokens >= 8 &&
            c->tokens <= 256 && c->tokens % 8 == 0 && c->heads == a->kv_heads &&
            c->k_dim == a->head_dim && c->v_dim == a->head_dim;
 }

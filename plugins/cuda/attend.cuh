@@ -21,7 +21,8 @@
 
 struct attend_args {
     gpu_span q, out, gate;
-    const __half *k, *v;
+    const void *k, *v;         /* __half or, with f8, bytes of E4M3 */
+    uint32_t f8;
     const uint32_t *count;
     const int32_t *pos, *block;
     const tn_seq *seq;

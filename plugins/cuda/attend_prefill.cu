@@ -138,11 +138,60 @@ LANE void copy_tile(__half *to, const attend_args &a, const job &j, tile_blocks<
             uint32_t token = at + eight + n, spot = place<HD>(eight + n, piece);
             bool there = token >= j.lo && token < j.hi;
             uint64_t src = there ? from + n * HD + piece * 8 : 0;
-            copy_async(to + spot, a.k + src, there);
-            copy_async(to + TILE * ROW + spot, a.v + src, there);
+            copy_async(to + spot, (const __half *)a.k + src, there);
+            copy_async(to + TILE * ROW + spot, (const __half *)a.v + src, there);
         }
     }
     copy_commit();
+}
+
+/* A tile of an E4M3 cache on its way: this thread's eights of K and of V. They wait in registers
+ * while the tile before is worked at, and become halves when they are put down. */
+template <int HD, int TILE>
+struct fetched {
+    uint2 k[TILE / 32][HD / 32], v[TILE / 32][HD / 32];
+};
+
+template <int HD, int TILE>
+LANE void fetch_tile(fetched<HD, TILE> &f, const attend_args &a, const job &j,
+                     tile_blocks<TILE> s, uint32_t at)
+{
+    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    UNROLL
+    for (int e = 0; e < TILE / 32; e++) {
+        uint32_t eight = (warp + WARPS * e) * 8;
+        uint64_t from = token_place(a, s.b[e], at + eight, j.head) * HD;
+        UNROLL
+        for (uint32_t i = 0; i < HD / 32; i++) {
+            uint32_t token = at + eight + (lane + 32 * i) / (HD / 8);
+            f.k[e][i] = f.v[e][i] = make_uint2(0, 0);
+            if (token >= j.lo && token < j.hi) {
+                f.k[e][i] = load_once8((const uint8_t *)a.k + from + (lane + 32 * i) * 8);
+                f.v[e][i] = load_once8((const uint8_t *)a.v + from + (lane + 32 * i) * 8);
+            }
+        }
+    }
+}
+
+LANE uint4 eight_halves(uint2 x)
+{
+    return make_uint4(f8_pair<0>(x.x), f8_pair<2>(x.x), f8_pair<0>(x.y), f8_pair<2>(x.y));
+}
+
+template <int HD, int TILE>
+LANE void put_tile(__half *to, const fetched<HD, TILE> &f)
+{
+    constexpr uint32_t ROW = HD == 96 ? 104 : HD;
+    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    UNROLL
+    for (int e = 0; e < TILE / 32; e++)
+        UNROLL
+        for (uint32_t i = 0; i < HD / 32; i++) {
+            uint32_t n = (warp + WARPS * e) * 8 + (lane + 32 * i) / (HD / 8);
+            uint32_t spot = place<HD>(n, (lane + 32 * i) % (HD / 8));
+            *(uint4 *)(to + spot) = eight_halves(f.k[e][i]);
+            *(uint4 *)(to + TILE * ROW + spot) = eight_halves(f.v[e][i]);
+        }
 }
 
 /* s[n]: products of the warp's 16 queries with tokens 8 n .. of the tile. */
@@ -307,40 +356,18 @@ LANE void put_rows(tile_sums<HD> &sum, const attend_args &a, const job &j)
     }
 }
 
-/* One block: 64 pairs of one sequence and KV head, 16 a warp, over all tokens that they see,
- * TILE tokens at a time. With two stages the next tile is on its way while one is worked at;
- * with one, only other blocks of the multiprocessor hide the wait. Late tiles of a sequence,
- * which see most, come first. Grid: tiles of all sequences, KV heads, splits of the tokens.
- * Sums in fp32. */
+/* The tiles of the block, one after the other, K and V as they lie in the cache. */
 template <int HD, int TILE, int STAGES>
-__global__ void __launch_bounds__(WARPS * 32, 2) attend_tiles(const attend_args a)
+LANE void walk_halves(tile_sums<HD> &sum, const attend_args &a, const job &j,
+                      const __half *query, __half *stage, tile_blocks<TILE> next)
 {
-    GPU_DYNAMIC_SHARED(shared);
-    typedef layout<HD, TILE, STAGES> z;
-    __half *query = (__half *)shared, *stage = query + PAIRS * z::ROW;
-    job j;
-    if (!find_job<TILE>(j, a, gridDim.x - 1 - blockIdx.x, blockIdx.y, blockIdx.z))
-        return;
-    uint32_t context = (uint32_t)j.q.context, last = min(j.pair0 + PAIRS, j.npair) - 1;
-    uint32_t at = j.first;
-    tile_blocks<TILE> next = blocks_of<TILE>(a, j, at);
-    copy_tile<HD, TILE>(stage, a, j, next, at);
-    next = blocks_of<TILE>(a, j, at + TILE);
-    stage_queries<HD>(query, a, j);
-    tile_sums<HD> sum = {};
-    UNROLL
-    for (uint32_t h = 0; h < 2; h++) {
-        uint32_t pair = min(j.pair0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + 8 * h, last);
-        sum.max[h] = -INFINITY;
-        sum.first[h] = first_seen(a.window, context + pair / a.group);
-        sum.limit[h] = context + pair / a.group + 1;
-    }
-    for (uint32_t i = 0; at < j.end; i++, at += TILE) {
-        const __half *now = stage + (STAGES == 2 ? i % 2 * z::STAGE : 0);
+    const uint32_t size = layout<HD, TILE, STAGES>::STAGE;
+    for (uint32_t i = 0, at = j.first; at < j.end; i++, at += TILE) {
+        const __half *now = stage + (STAGES == 2 ? i % 2 * size : 0);
         copy_wait<0>();
         __syncthreads();
         if (STAGES == 2 && at + TILE < j.end) {
-            copy_tile<HD, TILE>(stage + (i + 1) % 2 * z::STAGE, a, j, next, at + TILE);
+            copy_tile<HD, TILE>(stage + (i + 1) % 2 * size, a, j, next, at + TILE);
             next = blocks_of<TILE>(a, j, at + 2 * TILE);
         }
         do_tile<HD, TILE>(sum, a, j, query, now, at);
@@ -350,6 +377,67 @@ __global__ void __launch_bounds__(WARPS * 32, 2) attend_tiles(const attend_args 
             next = blocks_of<TILE>(a, j, at + 2 * TILE);
         }
     }
+}
+
+/* The same with an E4M3 cache; the first tile is in the first stage. */
+template <int HD, int TILE, int STAGES>
+LANE void walk_f8(tile_sums<HD> &sum, const attend_args &a, const job &j, const __half *query,
+                  __half *stage, tile_blocks<TILE> next)
+{
+    const uint32_t size = layout<HD, TILE, STAGES>::STAGE;
+    fetched<HD, TILE> f;
+    for (uint32_t i = 0, at = j.first; at < j.end; i++, at += TILE) {
+        bool more = at + TILE < j.end;
+        __syncthreads();
+        if (more) {
+            fetch_tile<HD, TILE>(f, a, j, next, at + TILE);
+            next = blocks_of<TILE>(a, j, at + 2 * TILE);
+        }
+        do_tile<HD, TILE>(sum, a, j, query, stage + (STAGES == 2 ? i % 2 * size : 0), at);
+        if (STAGES == 1)
+            __syncthreads();
+        if (more)
+            put_tile<HD, TILE>(stage + (STAGES == 2 ? (i + 1) % 2 * size : 0), f);
+    }
+}
+
+/* One block: 64 pairs of one sequence and KV head, 16 a warp, over all tokens that they see,
+ * TILE tokens at a time. With two stages the next tile is on its way while one is worked at;
+ * with one, only other blocks of the multiprocessor hide the wait. Late tiles of a sequence,
+ * which see most, come first. F8: the cache is E4M3. Grid: tiles of all sequences, KV heads,
+ * splits of the tokens. Sums in fp32. */
+template <int HD, int TILE, int STAGES, bool F8>
+__global__ void __launch_bounds__(WARPS * 32, 2) attend_tiles(const attend_args a)
+{
+    GPU_DYNAMIC_SHARED(shared);
+    typedef layout<HD, TILE, STAGES> z;
+    __half *query = (__half *)shared, *stage = query + PAIRS * z::ROW;
+    job j;
+    if (!find_job<TILE>(j, a, gridDim.x - 1 - blockIdx.x, blockIdx.y, blockIdx.z))
+        return;
+    uint32_t context = (uint32_t)j.q.context, last = min(j.pair0 + PAIRS, j.npair) - 1;
+    tile_blocks<TILE> next = blocks_of<TILE>(a, j, j.first);
+    if (F8) {
+        fetched<HD, TILE> f;
+        fetch_tile<HD, TILE>(f, a, j, next, j.first);
+        put_tile<HD, TILE>(stage, f);
+    } else {
+        copy_tile<HD, TILE>(stage, a, j, next, j.first);
+    }
+    next = blocks_of<TILE>(a, j, j.first + TILE);
+    stage_queries<HD>(query, a, j);
+    tile_sums<HD> sum = {};
+    UNROLL
+    for (uint32_t h = 0; h < 2; h++) {
+        uint32_t pair = min(j.pair0 + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + 8 * h, last);
+        sum.max[h] = -INFINITY;
+        sum.first[h] = first_seen(a.window, context + pair / a.group);
+        sum.limit[h] = context + pair / a.group + 1;
+    }
+    if (F8)
+        walk_f8<HD, TILE, STAGES>(sum, a, j, query, stage, next);
+    else
+        walk_halves<HD, TILE, STAGES>(sum, a, j, query, stage, next);
     put_rows<HD>(sum, a, j);
 }
 
@@ -407,18 +495,18 @@ static uint32_t splits_of(const attend_args *a, uint32_t context, uint32_t nsm)
     return splits > 0 ? splits : 1;
 }
 
-template <int HD, int TILE, int STAGES>
+template <int HD, int TILE, int STAGES, bool F8>
 static cudaError_t launch(const attend_args *args, cudaStream_t stream)
 {
     attend_args a = *args;
     const uint32_t bytes = layout<HD, TILE, STAGES>::BYTES;
-    cudaError_t e = cudaFuncSetAttribute(attend_tiles<HD, TILE, STAGES>,
+    cudaError_t e = cudaFuncSetAttribute(attend_tiles<HD, TILE, STAGES, F8>,
                                          cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (e != cudaSuccess) {
         cudaGetLastError();
         return e;
     }
-    GPU_LAUNCH((attend_tiles<HD, TILE, STAGES>), dim3(tiles_most(&a), a.kv_heads, a.splits),
+    GPU_LAUNCH((attend_tiles<HD, TILE, STAGES, F8>), dim3(tiles_most(&a), a.kv_heads, a.splits),
                dim3(WARPS * 32), bytes, stream, a);
     if (a.splits > 1)
         GPU_LAUNCH((join_tiles<HD, TILE>), dim3(tiles_most(&a), a.kv_heads, PAIRS / WARPS),
@@ -432,8 +520,10 @@ static cudaError_t launch_stages(const attend_args *a, uint32_t stages, cudaStre
 {
     cudaError_t e = cudaErrorInvalidValue;
     if (stages >= 2)
-        e = launch<HD, TILE, 2>(a, stream);
-    return e == cudaSuccess ? e : launch<HD, TILE, 1>(a, stream);
+        e = a->f8 ? launch<HD, TILE, 2, true>(a, stream) : launch<HD, TILE, 2, false>(a, stream);
+    if (e == cudaSuccess)
+        return e;
+    return a->f8 ? launch<HD, TILE, 1, true>(a, stream) : launch<HD, TILE, 1, false>(a, stream);
 }
 
 extern "C" cudaError_t attend_long(const attend_args *args, uint32_t context, uint32_t stages,

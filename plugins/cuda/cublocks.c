@@ -29,7 +29,7 @@ tn_status cu_block_copy(cu_program *p, int32_t from, int32_t to, tn_err *err)
     cudaError_t e = cudaSuccess;
     for (uint32_t i = 0; i < p->ncache && e == cudaSuccess; i++) {
         gpu_cache c = cu_cache_of(p, i);
-        uint64_t size = (uint64_t)c.heads * c.tokens * c.k_dim * 2;
+        uint64_t size = (uint64_t)c.heads * c.tokens * c.k_dim * cu_cache_elem(p);
         void *const side[2] = {c.k, c.v};
         for (uint32_t j = 0; j < 2 && e == cudaSuccess; j++)
             e = cudaMemcpyAsync((uint8_t *)side[j] + (uint64_t)to * size,
@@ -47,7 +47,7 @@ tn_status cu_block_move(cu_program *p, int32_t block, void *data, bool read, tn_
     cudaError_t e = cudaSuccess;
     for (uint32_t i = 0; st == TN_OK && i < p->ncache && e == cudaSuccess; i++) {
         gpu_cache c = cu_cache_of(p, i);
-        uint64_t row = (uint64_t)c.k_dim * 2, piece = row * c.tokens, wide = row * c.heads;
+        uint64_t row = (uint64_t)c.k_dim * cu_cache_elem(p), piece = row * c.tokens, wide = row * c.heads;
         void *const side[2] = {c.k, c.v};
         for (uint32_t j = 0; j < 2; j++, at += wide * c.tokens)
             for (uint32_t h = 0; h < c.heads && e == cudaSuccess; h++) {

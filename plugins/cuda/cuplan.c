@@ -276,9 +276,11 @@ static tn_status take_limits(cu_program *p, const tn_limits *l, tn_err *err)
                                   m->block_tokens > 256))
         return tn_fail(err, TN_UNSUPPORTED, "cuda: blocks of %u tokens; expected a multiple of 8 "
                        "from 8 to 256", m->block_tokens);
-    if (m->cache_dtype != 0 && m->cache_dtype != TN_F16)
+    m->cache_dtype = m->cache_dtype != 0 ? m->cache_dtype : TN_F16;
+    if (m->cache_dtype != TN_F16 && m->cache_dtype != TN_F8_E4M3)
         return tn_fail(err, TN_UNSUPPORTED, "cuda: kv_cache_dtype: %s is not offered; expected "
-                       "float16 or auto", m->cache_dtype == TN_F8_E4M3 ? "fp8" : "this type");
+                       "float16, fp8 or auto", m->cache_dtype == TN_BF16 ? "bfloat16"
+                       : m->cache_dtype == TN_F32 ? "float32" : "this type");
     return TN_OK;
 }
 
@@ -392,7 +394,7 @@ tn_status cu_program_open(cu_dev *dev, const tn_recipe *r, const tn_limits *l, c
     cu_plan_packing(p);
     p->work_size = p->work_size + 256 > cu_stages_size(p) ? p->work_size + 256 : cu_stages_size(p);
     if (need != NULL)
-        *need = (tn_need){.size = sizeof *need, .cache_dtype = TN_F16,
+        *need = (tn_need){.size = sizeof *need, .cache_dtype = p->lim.cache_dtype,
                           .weight_bytes = p->weight_size, .workspace_bytes = p->work_size,
                           .block_bytes = cu_block_bytes(p), .slot_bytes = cu_slot_bytes(p),
                           .host_bytes = 2 * p->parcel_size + cu_stages_size(p)};

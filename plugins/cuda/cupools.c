@@ -68,7 +68,7 @@ void cu_release(cu_program *p)
 static uint64_t cache_side(const cu_program *p, uint32_t i)
 {
     const tn_cache_spec *c = cu_cache_spec(p, i);
-    return (uint64_t)c->heads * c->k_dim * p->lim.block_tokens * sizeof(uint16_t);
+    return (uint64_t)c->heads * c->k_dim * p->lim.block_tokens * cu_cache_elem(p);
 }
 
 uint64_t cu_block_bytes(const cu_program *p)
@@ -104,7 +104,8 @@ gpu_cache cu_cache_of(const cu_program *p, uint32_t cache)
     const tn_cache_spec *c = cu_cache_spec(p, cache);
     uint8_t *k = p->cache.data + p->cache_at[cache];
     return (gpu_cache){.k = k, .v = k + p->nblock * cache_side(p, cache), .heads = c->heads,
-                       .k_dim = c->k_dim, .v_dim = c->v_dim, .tokens = p->lim.block_tokens};
+                       .k_dim = c->k_dim, .v_dim = c->v_dim, .tokens = p->lim.block_tokens,
+                       .type = p->lim.cache_dtype};
 }
 
 gpu_state cu_state_of(const cu_program *p, uint32_t state)

@@ -230,6 +230,12 @@ static inline void cu_count(const cu_dev *d, uint32_t metric, double n)
         d->host->metric_put(d->host->ctx, metric, n);
 }
 
+/* Bytes of one number in the cache. */
+static inline uint32_t cu_cache_elem(const cu_program *p)
+{
+    return p->lim.cache_dtype == TN_F8_E4M3 ? 1 : 2;
+}
+
 static inline uint64_t cu_round(uint64_t n, uint64_t unit)
 {
     return (n + unit - 1) / unit * unit;

@@ -248,15 +248,16 @@ cudaError_t gpu_prepare(gpu_span in, const int32_t *perm, uint32_t k, uint32_t c
 
 /* ---------------------------------------------------------------------------------- heads.cu */
 
-/* A paged cache, K and V of one layer: [block][head][token of the block][dim], in f16. */
+/* A paged cache, K and V of one layer: [block][head][token of the block][dim]. */
 typedef struct gpu_cache {
     void *k, *v;
     uint32_t heads, k_dim, v_dim;
     uint32_t tokens;           /* a block */
+    uint32_t type;             /* TN_F16 or TN_F8_E4M3 */
 } gpu_cache;
 
 /* HEADS: norms q and k, turns them, writes K and V of the rows to the cache. The order of
- * roundings: norm and rotation in fp32, rounded once to x's type and to the cache. */
+ * roundings: norm and rotation in fp32, rounded once to x's type and once to the cache's. */
 typedef struct gpu_heads {
     gpu_span q, k, v;          /* columns of the first head; changed in place */
     uint32_t q_heads, kv_heads, head_dim;

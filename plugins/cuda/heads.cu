@@ -70,6 +70,16 @@ LANE uint64_t cache_place(const heads_args &h, uint32_t row, int32_t pos, uint32
            h.a.head_dim;
 }
 
+/* Elements at, at + 1 of K or V; `at` is even. */
+LANE void cache_pair(const gpu_cache &c, void *side, uint64_t at, float2 x)
+{
+    if (c.type == TN_F8_E4M3)
+        *(uint16_t *)((uint8_t *)side + at) =
+            (uint16_t)(float_to_f8(x.x) | float_to_f8(x.y) << 8);
+    else
+        *(__half2 *)((__half *)side + at) = __halves2half2(to_half(x.x), to_half(x.y));
+}
+
 /* One warp: one query or key head of a row, a key head with its value head. A lane holds dims
  * 2 lane + 64 i and the next one; shared memory lets it see what its dims turn with. All in
  * fp32, rounded once to the span and once to the cache. */
@@ -122,9 +132,8 @@ __global__ void __launch_bounds__(WARPS * 32) do_heads(const heads_args h)
         put_pair(span, row, head * dim + d, y);
         if (place == ~0ull)
             continue;
-        *(__half2 *)((__half *)a.cache.k + place + d) = __halves2half2(to_half(y.x), to_half(y.y));
-        *(__half2 *)((__half *)a.cache.v + place + d) =
-            __halves2half2(to_half(v[i].x), to_half(v[i].y));
+        cache_pair(a.cache, a.cache.k, place + d, y);
+        cache_pair(a.cache, a.cache.v, place + d, v[i]);
     }
 }
 

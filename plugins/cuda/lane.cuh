@@ -140,6 +140,41 @@ LANE float bf16_to_float(uint16_t b)
     return __uint_as_float((uint32_t)b << 16);
 }
 
+/* E4M3: a sign, four bits of exponent (bias 7), three of mantissa; up to 448, no infinity, NaN is
+ * 0x7f. Rounds to nearest even, finite values beyond the range to the greatest; an infinity
+ * becomes NaN, so that it is still seen. */
+LANE uint8_t float_to_f8(float x)
+{
+    uint32_t u = __float_as_uint(x), sign = u >> 24 & 0x80, a = u & 0x7fffffffu, code;
+    if (a >= 0x7f800000u)
+        return (uint8_t)(sign | 0x7f);
+    if (a < 0x3c800000u)          /* below 2^-6: multiples of 2^-9 */
+        code = (uint32_t)rintf(__uint_as_float(a) * 512.0f);
+    else
+        code = ((a + 0x7ffff + (a >> 20 & 1)) >> 20) - (120u << 3);
+    return (uint8_t)(sign | (code < 0x7e ? code : 0x7e));
+}
+
+/* The two E4M3 in bytes `at` and `at` + 1 of a word, `at` 0 or 2, as halves, exactly. Cards
+ * before 8.9 have no instruction for it: exponent and mantissa lie in a half as they do in the
+ * byte, but for a factor of 2^8; NaN alone carries into bit 14 when one is added, and gets its
+ * exponent so. */
+template <int at>
+LANE uint32_t f8_pair(uint32_t w)
+{
+#if !defined(TN_CUDASIM) && __CUDA_ARCH__ >= 890
+    uint32_t h;
+    uint16_t two = (uint16_t)(w >> 8 * at);
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(h) : "h"(two));
+    return h;
+#else
+    uint32_t t = __byte_perm(w, 0, at == 0 ? 0x1404 : 0x3424);
+    uint32_t m = t >> 1 & 0x3f803f80u;
+    m |= (m + 0x00800080u) & 0x40004000u;
+    return bits_of(__hmul2(half2_of(m), half2_of(0x5c005c00u))) | (t & 0x80008000u);
+#endif
+}
+
 LANE uint16_t float_to_bf16(float x)
 {
     uint32_t u = __float_as_uint(x);
@@ -351,6 +386,18 @@ LANE uint4 load_once(const void *p)
     uint4 v;
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+#endif
+}
+
+LANE uint2 load_once8(const void *p)
+{
+#ifdef TN_CUDASIM
+    return *(const uint2 *)p;
+#else
+    uint2 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];"
+                 : "=r"(v.x), "=r"(v.y) : "l"(p));
     return v;
 #endif
 }
