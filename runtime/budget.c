@@ -28,14 +28,16 @@ static uint64_t cache_bytes(const tn_budget_ask *a, uint64_t fixed, uint64_t wan
     return want < left ? want : left;
 }
 
-/* Copies of mapped experts: what was asked for, else all that `memory` leaves, or half of what
- * is free, for the files' pages want memory as well. */
+/* Copies of mapped experts, or experts of `host` on the device: what was asked for, else all that
+ * `memory` leaves, or of what is free half, for the files' pages want memory as well; of a card
+ * nearly all. */
 static uint64_t experts_bytes(const tn_budget_ask *a, const tn_need *need, uint64_t taken)
 {
     uint64_t all = a->memory != 0 ? a->memory : a->free_memory;
     uint64_t left = all > taken ? all - taken : 0, most = need->host_bytes / 1024 * 1024 + 1024;
-    uint64_t bytes = a->experts != 0 ? a->experts : a->memory != 0 ? left : left / 2;
-    if (!a->mapped || need->host_bytes == 0)
+    uint64_t bytes = a->experts != 0 ? a->experts : a->memory != 0 ? left
+                     : a->host      ? left - left / 16 : left / 2;
+    if ((!a->mapped && !a->host) || need->host_bytes == 0)
         return 0;
     return (bytes < most ? bytes : most) / 1024 * 1024;
 }
@@ -46,7 +48,9 @@ static void print_experts(const tn_budget *b, tn_buf *out)
     tn_budget_bytes(b->experts, kept);
     tn_budget_bytes(b->mapped, all);
     if (b->mapped > 0)
-        tn_buf_printf(out, "experts %s (of %s, mapped) + ", kept, all);
+        tn_buf_printf(out, "experts %s (of %s, %s) + ", kept, all,
+                      !b->in_host ? "mapped" : b->experts < b->mapped
+                      ? "the others in the host's memory" : "none in the host's memory");
 }
 
 tn_status tn_budget_make(const tn_budget_ask *a, const tn_need *need, tn_budget *out,
@@ -57,7 +61,8 @@ tn_status tn_budget_make(const tn_budget_ask *a, const tn_need *need, tn_budget 
                    .block_bytes = need->block_bytes, .slot_bytes = need->slot_bytes};
     b.nslot = need->slot_bytes > 0 ? a->slots : 0;
     b.states = b.nslot * need->slot_bytes;
-    b.mapped = a->mapped ? need->host_bytes : 0;
+    b.mapped = a->mapped || a->host ? need->host_bytes : 0;
+    b.in_host = a->host;
     if (a->experts != 0)
         b.experts = experts_bytes(a, need, 0);
     uint64_t fixed = b.weights + b.workspace + b.states + b.experts;
@@ -73,6 +78,8 @@ tn_status tn_budget_make(const tn_budget_ask *a, const tn_need *need, tn_budget 
     b.cache = n * need->block_bytes;
     if (a->experts == 0)
         b.experts = experts_bytes(a, need, fixed + b.cache);
+    if (a->host)               /* beside the device's memory, which `total` counts */
+        b.host = 0;
     b.total = b.weights + b.workspace + b.states + b.experts + b.cache + b.host;
     uint64_t fits = n * a->block_tokens;
     b.context_fits = fits < a->context ? (uint32_t)fits : a->context;

@@ -19,13 +19,16 @@ typedef struct tn_budget_ask {
     uint32_t slots;         /* state slots, of models that have states */
     uint64_t free_memory;   /* of the device now */
     bool mapped;            /* experts stay in the files: need.host_bytes is what copies take */
+    bool host;              /* they stay in the host's memory where the device has no room */
     uint64_t experts;       /* copies of these at most; 0: what is left beside the cache */
 } tn_budget_ask;
 
 typedef struct tn_budget {
     uint64_t weights, workspace, states, cache, host, total;
-    uint64_t experts;       /* copies of mapped experts that are kept, whole KiB */
+    uint64_t experts;       /* copies of mapped experts that are kept, or those of `host` on the
+                               device; whole KiB */
     uint64_t mapped;        /* what copies of all would take; 0: none are mapped */
+    bool in_host;           /* `mapped` is for experts that may stay in the host's memory */
     uint32_t nblock, block_tokens, nslot;
     uint64_t block_bytes, slot_bytes;
     uint32_t context_fits;  /* longest sequence the cache holds, at most ask.context */

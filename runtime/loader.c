@@ -367,6 +367,7 @@ static void choose_requant(const tn_loader *l, tn_weight_spec *w)
 tn_status tn_loader_forms(tn_loader *l, tn_err *err)
 {
     l->file_bytes = 0;
+    l->nhost = 0;
     for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
         tn_weight_spec *w = &l->draft->weight[i];
         tn_status st = weight_form(l, w, &l->draft->source[i], err);
@@ -375,6 +376,10 @@ tn_status tn_loader_forms(tn_loader *l, tn_err *err)
         choose_requant(l, w);
         if (l->mapped && w->role == TN_ROLE_EXPERTS && w->form.kind != TN_FORM_PRIVATE)
             w->place = TN_PLACE_MAPPED;
+        if (l->host && w->role == TN_ROLE_EXPERTS) {
+            w->place = TN_PLACE_HOST;
+            l->nhost++;
+        }
         l->file_bytes += w->form.file_bytes;
     }
     return TN_OK;

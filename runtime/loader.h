@@ -38,6 +38,8 @@ typedef struct tn_loader {
     uint32_t requant_head, requant_dense; /* 0 or TN_FORM_W8G */
     uint64_t file_bytes;     /* of all weights, once forms are known */
     bool mapped;             /* routed experts are placed MAPPED: loader, draft and views stay */
+    bool host;               /* they are placed HOST */
+    uint32_t nhost;          /* how many weights were, once forms are known */
     bool strict;             /* refuse plain weights that are NaN or infinite */
     uint64_t odd;            /* how many were, once all is packed; quantizations check their own,
                                 and mapped ones are only looked at when strict */

@@ -256,6 +256,7 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
         return st;
     s->loader = (tn_loader){.view = v, .q = s->quant, .draft = &s->draft,
                             .dummy = m->dummy ? &s->dummy : NULL, .mapped = m->mapped,
+                            .host = m->host_experts,
                             .second = s->second != NULL ? tn_ckpt_view(s->second) : NULL,
                             .second_q = s->second_quant,
                             .strict = m->strict_weights,
@@ -276,7 +277,7 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
                          .seqs = m->max_num_seqs, .context = context,
                          .block_tokens = s->limits.block_tokens, .slots = m->max_num_seqs + m->state_snapshots,
                          .free_memory = s->info.memory_free, .mapped = m->mapped,
-                         .experts = m->experts_memory};
+                         .host = s->loader.nhost > 0, .experts = m->experts_memory};
     return tn_budget_make(&ask, &s->need, &s->budget, err);
 }
 

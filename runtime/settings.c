@@ -26,7 +26,7 @@ static const char *const dtypes[] = {"auto", "float16", "bfloat16", "float32", "
 static const char *const cache_dtypes[] = {"auto", "float16", "bfloat16", "float32", "fp8",
                                            "fp8_e4m3", NULL};
 static const char *const load_formats[] = {"auto", "safetensors", "dummy", NULL};
-static const char *const experts[] = {"memory", "mapped", NULL};
+static const char *const experts[] = {"memory", "mapped", "host", NULL};
 static const char *const requants[] = {"keep", "int8", NULL};
 
 static const tn_option tenon_options[] = {
@@ -72,10 +72,11 @@ static const tn_option model_options[] = {
     OPT(BOOL, "lax_index", "no", "Open a folder whose index has a wrong total_size."),
     OPT(BOOL, "strict_weights", "no", "Refuse weights that are NaN or infinite; otherwise they "
         "are counted in the log."),
-    ENUM("experts", "memory", experts, "Where routed experts live: packed in memory, or mapped, "
-         "where they stay in the files and are packed when chosen."),
-    NUM(SIZE, "experts_memory", "0", 0, BYTES_MAX,
-        "Budget for packed copies of mapped experts; 0 takes what the budget leaves."),
+    ENUM("experts", "memory", experts, "Where routed experts live: packed in memory; mapped, "
+         "where they stay in the files and are packed when chosen; or host, where a card has as "
+         "many as there is room for and reads the others from the host's memory."),
+    NUM(SIZE, "experts_memory", "0", 0, BYTES_MAX, "Budget for packed copies of mapped experts, or for "
+        "those on the card with host; 0 takes what the budget leaves."),
     ENUM("load_format", "auto", load_formats, "Where weights come from: auto and safetensors read "
          "the folder's files; dummy needs only its config.json and makes random ones."),
     ENUM("head", "keep", requants, "Requantize a 16-bit output head at load."),
@@ -216,6 +217,7 @@ static void fill_model(const tn_values *v, tn_model_settings *s)
     s->lax_index = int_of(v, "lax_index") != 0;
     s->strict_weights = int_of(v, "strict_weights") != 0;
     s->mapped = place_of(v, "experts") == 1;
+    s->host_experts = place_of(v, "experts") == 2;
     s->experts_memory = (uint64_t)int_of(v, "experts_memory");
     s->dummy = place_of(v, "load_format") == 2;
     s->head_int8 = place_of(v, "head") == 1;

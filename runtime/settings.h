@@ -40,7 +40,8 @@ typedef struct tn_model_settings {
     const char *draft_path;    /* folder of the drafting module; "": the model's own */
     bool allow_links;          /* of the model folder, to files outside it */
     bool mapped;               /* routed experts stay in the files */
-    uint64_t experts_memory;   /* of packed copies of these; 0: what is left */
+    bool host_experts;         /* what the device has no room for stays in the host's memory */
+    uint64_t experts_memory;   /* of packed copies of mapped ones, or the device's; 0: what is left */
     bool dummy;                /* load_format: random numbers instead of the files' */
     bool lax_index;            /* a wrong total_size is logged, not refused */
     bool strict_weights;       /* NaN and infinities are refused, not only counted */

@@ -253,6 +253,106 @@ static void test_pinned_memory_is_bounded(void **state)
     fx_free(f);
 }
 
+/* ----------------------------------------------------------------------- experts of the host */
+
+static const fx_llama mixture = {.layers = 2, .hidden = 128, .ffn = 64, .q_heads = 2, .kv_heads = 1,
+                                 .dim = 64, .vocab = 200, .context = 1024, .form = TN_FORM_W4G,
+                                 .group = 32, .flags = FX_ZEROS | FX_PERM,
+                                 .head_form = TN_FORM_F16, .nexpert = 8, .ntop = 2};
+
+/* What the card and the host say a program takes, and what it computes. */
+typedef struct taken {
+    tn_need need;
+    uint64_t card;             /* taken by reserve */
+    float logit[3][200];
+} taken;
+
+static void run_mixture(uint32_t place, uint32_t role, uint32_t kib, taken *t)
+{
+    fx_device d = {.mapped_kib = kib};
+    tn_limits l = plain_limits();
+    tn_err err;
+    void *program;
+    fixture *f = fx_new(21);
+    fx_build_llama(f, &mixture);
+    for (uint32_t i = 0; i < f->recipe.nweight; i++)
+        if (f->weight[i].role == role)
+            f->weight[i].place = place;
+    fx_device_open(&d, &tn_plugin_entry, 2, NULL);
+    t->need = (tn_need){.size = sizeof t->need};
+    assert_int_equal(d.table->compile(d.dev, &f->recipe, &l, &program, &t->need, &err), TN_OK);
+    d.table->release(program);
+    uint64_t before = memory_free(&d);
+    program = fx_program(&d, f, &l, 8, 0);
+    t->card = before - memory_free(&d) - 8 * t->need.block_bytes;
+    script *s = calloc(1, sizeof *s);
+    int32_t token[40];
+    script_tokens(token, 40, 200);
+    script_open(s, 0);
+    script_add(s, token, 37, 0, NULL, 8);
+    script_out(s, 0);
+    script_out(s, 35);
+    script_out(s, 36);
+    script_run(&d, program, &s->step);
+    assert_int_equal(d.table->peek(program, fx_buffer_named(f, "logits"), 0, 3, t->logit[0], &err),
+                     TN_OK);
+    free(s);
+    d.table->release(program);
+    assert_int_equal(memory_free(&d), before);
+    fx_device_close(&d);
+    fx_free(f);
+}
+
+/* None of the experts on the card, some, all: the budget says where they are, reserve takes what
+ * it says, and the numbers are those of a card that holds everything. */
+static void test_experts_in_host_memory(void **state)
+{
+    static taken all, t;
+    const uint64_t slack = 8192;
+    (void)state;
+    run_mixture(TN_PLACE_DEVICE, TN_ROLE_EXPERTS, 0, &all);
+    assert_true(all.card <= all.need.weight_bytes + all.need.workspace_bytes + slack);
+    run_mixture(TN_PLACE_HOST, TN_ROLE_EXPERTS, 0, &t);
+    uint64_t experts = all.need.weight_bytes - t.need.weight_bytes;
+    assert_true(experts > 2 * 8 * (128 * 64 * 3) / 2);
+    assert_int_equal(t.need.host_bytes - all.need.host_bytes, experts);
+    assert_true(t.card + experts <= all.card + slack && t.card + experts + slack >= all.card);
+    assert_memory_equal(t.logit, all.logit, sizeof t.logit);
+    run_mixture(TN_PLACE_HOST, TN_ROLE_EXPERTS, (uint32_t)(experts / 2048), &t);
+    assert_true(t.card + experts / 4 < all.card && t.card + experts * 3 / 4 > all.card - slack);
+    assert_memory_equal(t.logit, all.logit, sizeof t.logit);
+    run_mixture(TN_PLACE_HOST, TN_ROLE_EXPERTS, (uint32_t)(experts / 1024 + 1), &t);
+    assert_true(t.card <= all.card + slack && t.card + slack >= all.card);
+    assert_memory_equal(t.logit, all.logit, sizeof t.logit);
+}
+
+/* Other weights, and experts that are to stay in their file, are refused. */
+static void test_other_places(void **state)
+{
+    static const struct { uint32_t place, role; const char *words; } c[] = {
+        {TN_PLACE_HOST, TN_ROLE_DENSE, "is to stay outside the card"},
+        {TN_PLACE_MAPPED, TN_ROLE_EXPERTS, "is to stay in its file"},
+    };
+    (void)state;
+    for (uint32_t k = 0; k < 2; k++) {
+        fx_device d = {0};
+        tn_limits l = plain_limits();
+        tn_err err;
+        void *program;
+        fixture *f = fx_new(21);
+        fx_build_llama(f, &mixture);
+        for (uint32_t i = 0; i < f->recipe.nweight; i++)
+            if (f->weight[i].role == c[k].role)
+                f->weight[i].place = c[k].place;
+        fx_device_open(&d, &tn_plugin_entry, 1, NULL);
+        assert_int_equal(d.table->compile(d.dev, &f->recipe, &l, &program, NULL, &err),
+                         TN_UNSUPPORTED);
+        assert_non_null(strstr(err.text, c[k].words));
+        fx_device_close(&d);
+        fx_free(f);
+    }
+}
+
 /* -------------------------------------------------------------------------------------- peek */
 
 static void test_peek_at_what_is_fused(void **state)
@@ -280,6 +380,7 @@ int main(void)
         cmocka_unit_test(test_reserve_again), cmocka_unit_test(test_packing_takes_nothing),
         cmocka_unit_test(test_graphs_make_room), cmocka_unit_test(test_long_histories),
         cmocka_unit_test(test_pinned_memory_is_bounded),
+        cmocka_unit_test(test_experts_in_host_memory), cmocka_unit_test(test_other_places),
         cmocka_unit_test(test_peek_at_what_is_fused),
     };
     return cmocka_run_group_tests_name("cuda memory", tests, NULL, NULL);

@@ -140,6 +140,40 @@ static void budget_leaves_memory_to_others(void **state)
     }
 }
 
+/* Experts of the host: the card has as many as there is room for beside all else, and the total is
+ * the card's. */
+static void budget_splits_experts_of_the_host(void **state)
+{
+    (void)state;
+    static const struct { uint64_t memory, asked, free_memory, experts; } all[] = {
+        {0, 0, 70 << 10, 60 << 10}, /* a sixteenth of what is left stays free */
+        {40 << 10, 0, 1 << 30, 34 << 10},
+        {1 << 20, 0, 1 << 30, 200 << 10},
+        {60 << 10, 8 << 10, 1 << 30, 8 << 10},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        tn_need need = {.weight_bytes = 4 << 10, .workspace_bytes = 1 << 10,
+                        .host_bytes = (200 << 10) - 1, .block_bytes = 128};
+        tn_budget_ask ask = {.seqs = 2, .context = 64, .block_tokens = 16, .host = true,
+                             .memory = all[i].memory, .experts = all[i].asked,
+                             .free_memory = all[i].free_memory};
+        tn_budget b;
+        tn_err err;
+        tn_buf out;
+        char text[96], kept[32];
+        assert_int_equal(tn_budget_make(&ask, &need, &b, &err), TN_OK);
+        assert_int_equal(b.nblock, 8);
+        assert_int_equal(b.experts, all[i].experts);
+        assert_int_equal(b.total, (6 << 10) + all[i].experts);
+        tn_buf_open(&out, 4096);
+        tn_budget_print(&b, &out);
+        tn_budget_bytes(b.experts, kept);
+        snprintf(text, sizeof text, "experts %s (of 200.00 KiB, the others in the host", kept);
+        assert_non_null(strstr(out.data, text));
+        tn_buf_close(&out);
+    }
+}
+
 static void budget_is_told_in_words(void **state)
 {
     (void)state;
@@ -179,6 +213,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(indices_are_whole), cmocka_unit_test(page_folds_layers),
         cmocka_unit_test(budget_shares_memory), cmocka_unit_test(budget_leaves_memory_to_others),
+        cmocka_unit_test(budget_splits_experts_of_the_host),
         cmocka_unit_test(budget_is_told_in_words),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -730,7 +730,7 @@ typedef struct tn_need {
     uint64_t workspace_bytes;
     uint64_t block_bytes;        /* one cache block over all layers */
     uint64_t slot_bytes;         /* one state slot over all layers, 0 without states */
-    uint64_t host_bytes;         /* pinned memory, or copies of all that is placed MAPPED */
+    uint64_t host_bytes;         /* pinned memory with all placed HOST, or copies of all MAPPED */
 } tn_need;
 
 /* Hands rows [row0, row1) of an expert to a device, in the spec's form; `perm` is the same for
@@ -745,7 +745,7 @@ typedef struct tn_reader {
 typedef struct tn_pools {
     uint32_t size, nblock;       /* cache blocks */
     uint32_t nslot;              /* state slots, snapshots included */
-    uint32_t mapped_kib;         /* KiB for packed copies of weights placed MAPPED */
+    uint32_t mapped_kib;         /* KiB of device memory for weights placed MAPPED or HOST */
 } tn_pools;
 
 /* A device knows memory, kernels and forms, and nothing about files.

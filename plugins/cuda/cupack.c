@@ -178,7 +178,7 @@ static tn_status pack_perms(cu_program *p, const cu_weight *w, const tn_reader *
                              "%llu", w->spec.name, (unsigned long long)i, perm[i],
                              (unsigned long long)w->spec.k);
         cudaError_t c = st == TN_OK ? cudaMemcpy((int32_t *)(uintptr_t)w->m.perm + e * n, perm,
-                                                 n * sizeof *perm, cudaMemcpyHostToDevice)
+                                                 n * sizeof *perm, cudaMemcpyDefault)
                                     : cudaSuccess;
         if (c != cudaSuccess)
             st = cu_fail(err, c, "packing a permutation");

@@ -137,9 +137,10 @@ static tn_status check_weight(const cu_program *p, uint32_t i, const tn_weight_s
                                     s->form.cols % s->form.group != 0))
         return bad(p, TN_INTERNAL, err, "weight %s: %llu columns in groups of %u", s->name,
                    (unsigned long long)s->form.cols, s->form.group);
-    if (s->place != TN_PLACE_DEVICE)
-        return bad(p, TN_UNSUPPORTED, err, "weight %s is to stay outside the device's memory; "
-                   "this device keeps all weights on the card", s->name);
+    if (s->place != TN_PLACE_DEVICE && (s->place != TN_PLACE_HOST || s->role != TN_ROLE_EXPERTS))
+        return bad(p, TN_UNSUPPORTED, err, "weight %s is to stay %s; this device keeps experts on "
+                   "the card or in the host's memory (experts = host), all else on the card",
+                   s->name, s->place == TN_PLACE_MAPPED ? "in its file" : "outside the card");
     return TN_OK;
 }
 
@@ -192,11 +193,12 @@ static void place_weights(cu_program *p)
     for (uint32_t i = 0; i < p->nweight; i++) {
         cu_weight *w = &p->weight[i];
         w->at = p->weight_size;
+        w->host = w->spec.place == TN_PLACE_HOST;
         if (w->spec.role == TN_ROLE_VECTOR)
             w->size = w->spec.n * w->spec.k * w->spec.nexpert * sizeof(float);
         else
             w->size = w->into == i ? matrix_bytes(w) : 0;
-        p->weight_size += cu_round(w->size, 256);
+        *(w->host ? &p->host_size : &p->weight_size) += cu_round(w->size, 256);
     }
 }
 
@@ -397,7 +399,7 @@ tn_status cu_program_open(cu_dev *dev, const tn_recipe *r, const tn_limits *l, c
         *need = (tn_need){.size = sizeof *need, .cache_dtype = p->lim.cache_dtype,
                           .weight_bytes = p->weight_size, .workspace_bytes = p->work_size,
                           .block_bytes = cu_block_bytes(p), .slot_bytes = cu_slot_bytes(p),
-                          .host_bytes = 2 * p->parcel_size + cu_stages_size(p)};
+                          .host_bytes = 2 * p->parcel_size + cu_stages_size(p) + p->host_size};
     *out = p;
     return TN_OK;
 }

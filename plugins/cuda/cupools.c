@@ -43,6 +43,7 @@ static void give_all(cu_program *p)
 {
     cu_step_close(p);
     give(&p->weights);
+    cu_host_give(p);
     give(&p->work);
     give(&p->cache);
     give(&p->states);
@@ -147,7 +148,7 @@ static uint8_t *next_piece(uint8_t **at, uint64_t size)
 /* A stack's codes, scales, zeros and permutations, one array each. */
 static void place_weight(cu_program *p, cu_weight *w)
 {
-    uint8_t *at = p->weights.data + w->at;
+    uint8_t *at = (w->host ? p->host.data : p->weights.data) + w->at;
     gpu_matrix *m = &w->m;
     if (w->spec.role == TN_ROLE_VECTOR) {
         w->vector = (float *)(void *)at;
@@ -226,7 +227,11 @@ tn_status cu_reserve(cu_program *p, const tn_pools *pools, tn_err *err)
     p->nslot = pools->nslot;
     uint64_t cache = cu_block_bytes(p) * p->nblock;
     uint64_t states = p->nstate > 0 ? cu_slot_bytes(p) * p->nslot + p->nslot * sizeof(int32_t) : 0;
-    tn_status st = take(&p->weights, p->weight_size, "the weights", err);
+    uint64_t weights, host;
+    cu_host_share(p, pools->mapped_kib * 1024ull, &weights, &host);
+    tn_status st = take(&p->weights, weights, "the weights", err);
+    if (st == TN_OK)
+        st = cu_host_take(p, host, err);
     if (st == TN_OK)
         st = take(&p->work, p->work_size, "the workspace", err);
     if (st == TN_OK)
@@ -241,6 +246,8 @@ tn_status cu_reserve(cu_program *p, const tn_pools *pools, tn_err *err)
     }
     if (st == TN_OK)
         st = cu_lower(p, false, err);
+    if (st == TN_OK)
+        st = cu_host_tell(p, err);
     if (st != TN_OK)
         give_all(p);
     p->reserved = st == TN_OK;

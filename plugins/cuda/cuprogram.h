@@ -6,6 +6,7 @@
  *     culower.c    operations become commands: calls of the kernels with their arguments
  *     cupack.c     weights from the reader to the card, by threads of its own
  *     cupools.c    the memory
+ *     cuhost.c     experts that stay in the host's memory
  *     custep.c     a step: staging, graphs, results
  *     cublocks.c   blocks and states in and out
  *     cubad.c      rows that are not finite
@@ -39,7 +40,8 @@ typedef struct cu_weight {
                                   `half` 1 and 2 the gate of a pair */
     uint32_t half;
     float *vector;             /* VECTOR */
-    uint64_t at, size;         /* in the weights' memory */
+    uint64_t at, size;         /* in the weights' memory, or the host's */
+    bool host;                 /* in the host's memory, read over the link */
     bool packed;
 } cu_weight;
 
@@ -128,6 +130,7 @@ typedef struct cu_program {
 
     /* planned by compile: sizes and places */
     uint64_t weight_size, work_size;
+    uint64_t host_size;               /* of weights that may stay in the host's memory */
     uint64_t act_at, act_size;        /* rows turned to halves for a product */
     uint64_t attend_at, delta_at, sample_at, step_at;
     uint64_t attend_size, delta_size, sample_size;
@@ -141,6 +144,7 @@ typedef struct cu_program {
     uint32_t nworker;                 /* that pack, each with two of them */
 
     cu_memory weights, work, cache, states;
+    cu_memory host;                   /* pinned; the card knows it by the same address */
     uint32_t nblock, nslot;
     uint64_t *cache_at, *state_at;    /* [ncache], [nstate] in their memory */
     bool reserved, cleared;           /* cleared: the workspace is as kernels want it first */
@@ -176,6 +180,13 @@ gpu_state cu_state_of(const cu_program *p, uint32_t state);
 
 /* One sentence from a CUDA call that failed. */
 tn_status cu_fail(tn_err *err, cudaError_t e, const char *what);
+
+/* cuhost.c: shares out weights placed HOST, as many as `room` bytes hold to the card, and gives
+ * what both memories take in all; takes the host's; tells what a token reads of it. */
+void cu_host_share(cu_program *p, uint64_t room, uint64_t *card, uint64_t *host);
+tn_status cu_host_take(cu_program *p, uint64_t size, tn_err *err);
+void cu_host_give(cu_program *p);
+tn_status cu_host_tell(cu_program *p, tn_err *err);
 
 /* cuplan.c */
 tn_status cu_program_open(cu_dev *dev, const tn_recipe *r, const tn_limits *l, cu_program **out,
