@@ -534,6 +534,10 @@ static void test_prefill()
               HIDDEN_NAN});
     run_case({"chunks softcap f32", 6, 2, 96, 16, 0, 3.0f, TN_F32, 1, 132, 0, {{50, 30}}, 3,
               PLAIN});
+#ifdef TN_CUDASIM
+    if (cache_type != TN_F16) /* splits are the same for all caches, and take long here */
+        return;
+#endif
     for (uint32_t i = 0; i < 4; i++) {
         char name[64];
         snprintf(name, sizeof name, "split chunks dim %u", dims[i]);
