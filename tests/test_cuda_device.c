@@ -261,6 +261,42 @@ static void test_requantized(void **state)
     }
 }
 
+/* A NaN among 16-bit weights that become int8 stays one: of its row's outputs, and of no other. */
+static void test_requantized_nan(void **state)
+{
+    static const uint16_t odd[] = {0x7fff, 0xff80}; /* NaN and -infinity, in bf16 */
+    (void)state;
+    for (uint32_t i = 0; i < 2; i++) {
+        uint32_t x;
+        float y[48];
+        tn_err err;
+        fx_device d = {0};
+        tn_limits l = script_limits();
+        fixture *f = with_input(i, 128, true, &x);
+        uint32_t out = fx_buffer(f, TN_ROWS_TOKENS, 48, "y");
+        tn_op_linear op = {.size = sizeof op, .in = x, .nparts = 1};
+        op.part[0] = (tn_part){.out = out, .bias = TN_NONE};
+        op.part[0].w = fx_matrix(f, TN_ROLE_DENSE, 48, 128, TN_FORM_BF16, 0, 0);
+        f->weight[op.part[0].w].requant = TN_FORM_W8G;
+        fx_op(f, TN_OP_LINEAR, &op, "linear");
+        fx_section(f);
+        memcpy(f->data[op.part[0].w].codes + (21 * 128 + 70) * 2, &odd[i], 2);
+        fx_device_open(&d, &tn_plugin_entry, 1, NULL);
+        void *program = fx_program(&d, f, &l, PER_SEQ * 6, NSLOT);
+        script *s = calloc(1, sizeof *s);
+        fill_step(s, f, one, 0);
+        script_run(&d, program, &s->step);
+        assert_int_equal(d.table->peek(program, out, 0, 1, y, &err), TN_OK);
+        for (uint32_t j = 0; j < 48; j++)
+            if ((isfinite(y[j]) != 0) != (j != 21))
+                fail_msg("case %u: output %u is %g", i, j, (double)y[j]);
+        free(s);
+        d.table->release(program);
+        fx_device_close(&d);
+        fx_free(f);
+    }
+}
+
 /* gate and up as two matrices or as one, with a width that ends inside a tile; fused without a
  * profile, and then against the same numbers. */
 static void test_gate_up(void **state)
@@ -821,7 +857,7 @@ int main(int argc, char **argv)
         return cmocka_run_group_tests_name("few", some, NULL, NULL);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_embed), cmocka_unit_test(test_norm), cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_requantized),
+        cmocka_unit_test(test_requantized), cmocka_unit_test(test_requantized_nan),
         cmocka_unit_test(test_gate_up), cmocka_unit_test(test_row_operations),
         cmocka_unit_test(test_experts), cmocka_unit_test(test_route_ties),
         cmocka_unit_test(test_attention), cmocka_unit_test(test_f8_cache),

@@ -127,14 +127,6 @@ LANE uint32_t masked_onto(uint32_t w, uint32_t mask, uint32_t bits)
 #endif
 }
 
-/* Two numbers as halves side by side, a in the low half; beyond +-65504: the greatest half. */
-LANE uint32_t pack_halves(float a, float b)
-{
-    a = fminf(fmaxf(a, -65504.0f), 65504.0f);
-    b = fminf(fmaxf(b, -65504.0f), 65504.0f);
-    return bits_of(__floats2half2_rn(a, b));
-}
-
 LANE float bf16_to_float(uint16_t b)
 {
     return __uint_as_float((uint32_t)b << 16);

@@ -131,7 +131,8 @@ __global__ void pack_scales(const gpu_matrix m, uint32_t expert, uint32_t tile0,
             (uint8_t)(there ? raw_zero(raw, (uint32_t)r, g) : m.form == TN_FORM_W8G ? 128 : 8);
 }
 
-/* Thread (x, y, z): a block of 32 columns of a plain form, requantized: scale = max / 127. */
+/* Thread (x, y, z): a block of 32 columns of a plain form, requantized: scale = max / 127. What is
+ * not finite makes the scale so too, and all that the block multiplies: fmaxf would lose a NaN. */
 __global__ void pack_requant(const gpu_matrix m, uint32_t expert, uint32_t tile0,
                              const gpu_raw raw, uint32_t *bad)
 {
@@ -140,8 +141,12 @@ __global__ void pack_requant(const gpu_matrix m, uint32_t expert, uint32_t tile0
     if (b >= m.nquad * 4 || !raw_index(m, raw, tile, in, &r))
         return;
     float most = 0;
-    for (uint32_t i = 0; i < 32 && r >= 0; i++)
-        most = fmaxf(most, fabsf(raw_value(raw, (uint32_t)r, b * 32 + i)));
+    for (uint32_t i = 0; i < 32 && r >= 0; i++) {
+        float x = fabsf(raw_value(raw, (uint32_t)r, b * 32 + i));
+        most = x <= most ? most : x;
+        if (isnan(x))
+            break;
+    }
     uint16_t scale = checked_half(most / 127.0f, bad);
     m.scale[expert * m.scale_size / 2 + scale_at(m, tile0 + tile, in, b)] = scale;
     float s = __half2float(__ushort_as_half(scale));
