@@ -153,7 +153,8 @@ static void check(const shape &s, uint32_t nsm)
 {
     weights w;
     make_weights(s, &w);
-    const uint32_t ldx = (s.k + 63) / 64 * 64, ldy = (s.n + 63) / 64 * 64, most = s.rows + 9;
+    const uint32_t ldx = (s.k + 63) / 64 * 64, ldy = (s.n + 63) / 64 * 64;
+    const uint32_t most = s.rows > 16 ? s.rows + 9 : s.rows > 8 ? 16 : 8;
     std::vector<uint16_t> x((size_t)most * ldx, 0x7e00), y((size_t)most * ldy, 0x7e00);
     for (uint32_t r = 0; r < s.rows; r++)
         for (uint32_t c = 0; c < s.k; c++)
@@ -294,6 +295,18 @@ int main(int argc, char **argv)
                 continue;
 #endif
             check(s, i % 2 == 0 ? 2 : (uint32_t)nsm);
+        }
+    /* few rows: walked tile by tile, in one share of columns a warp, and in several */
+    const struct { uint32_t k, n, rows, nsm; } few[] = {
+        {1920, 300, 3, 2}, {2048, 80, 16, 2}, {4160, 40, 1, 132}, {4096, 300, 8, 1}, {8576, 40, 5, 2},
+        {12672, 24, 9, 2},
+    };
+    for (const auto &f : forms)
+        for (const auto &c : few) {
+            const uint32_t k = f.group == 128 ? (c.k + 127) / 128 * 128 : c.k;
+            check({f.form, f.group, f.zeros, c.n, k, c.rows}, c.nsm);
+            if (f.form == TN_FORM_W4G)
+                check({f.form, 128, f.zeros, c.n, (k + 127) / 128 * 128, c.rows}, c.nsm);
         }
     printf(failures == 0 ? "passed\n" : "%d FAILED\n", failures);
     return failures != 0;

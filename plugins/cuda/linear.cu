@@ -163,9 +163,15 @@ LANE void put_group(const gpu_linear &a, uint32_t tile0, uint32_t n, uint32_t al
     }
 }
 
+/* Blocks of a walk on a multiprocessor: two tiles of 8-bit codes and x want twice the registers,
+ * and are as many bytes on their way. */
+template <int FORM, int WARPS> struct walk_blocks {
+    static constexpr int count = WARPS == 8 && FORM == TN_FORM_W4G ? 2 : 1;
+};
+
 /* A seat walks `length` tiles. */
 template <int FORM, bool ZEROS, int HOW, int WARPS>
-__global__ void __launch_bounds__(WARPS * 32, WARPS == 8 ? 2 : 1)
+__global__ void __launch_bounds__(WARPS * 32, (walk_blocks<FORM, WARPS>::count))
 walking_kernel(const gpu_linear a, const gpu_step s, uint32_t log, uint32_t all, uint32_t length)
 {
     constexpr int U = ahead<FORM>::blocks;
@@ -224,7 +230,7 @@ static cudaError_t launch_walk(const gpu_linear *a, const gpu_step *s, uint32_t 
     const gpu_step step = *s;
     const uint32_t nwarp = warps_a_tile(a->part[0].w.cols, ahead<FORM>::blocks, WARPS);
     const uint32_t seats = WARPS / nwarp;
-    const uint32_t length = walk_length(tiles, seats, WARPS == 8 ? 2 * nsm : nsm);
+    const uint32_t length = walk_length(tiles, seats, walk_blocks<FORM, WARPS>::count * nsm);
     if (length == 1)              /* nowhere to walk to */
         return launch<FORM, 1, ZEROS, HOW, 1, WARPS>(a, s, 8, tiles, stream);
     GPU_LAUNCH_EARLY((walking_kernel<FORM, ZEROS, HOW, WARPS>),
@@ -241,17 +247,18 @@ template <int FORM, int NT, bool ZEROS, int HOW>
 static cudaError_t choose_shape(const gpu_linear *a, const gpu_step *s, uint32_t rows,
                                 uint32_t nsm, cudaStream_t stream)
 {
-    constexpr int MANY_WARPS = FORM == TN_FORM_W8G || HOW == SCALE_32 ? 8 : 16;
+    constexpr int MANY_WARPS = HOW == SCALE_32 ? 8 : 16;
+    constexpr bool WALKS = FORM != TN_FORM_F16 && HOW != SCALE_32;
     const uint32_t tiles = tiles_of(a), cols = a->part[0].w.cols;
     const bool many = MANY_WARPS == 16 && warps_a_tile(cols, ahead<FORM>::blocks, 16) == 16 &&
-                      (FORM == TN_FORM_W4G || tiles <= 2 * nsm);
-    if (FORM == TN_FORM_W4G && HOW != SCALE_32 && NT == 1 && walks(a->part[0].w, many ? 16 : 8)) {
-        constexpr int WALKS = FORM == TN_FORM_W4G && HOW != SCALE_32 ? FORM : TN_FORM_W4G;
-        constexpr int HOW4 = HOW != SCALE_32 ? HOW : SCALE_64;
-        return many ? launch_walk<WALKS, ZEROS, HOW4, 16>(a, s, tiles, nsm, stream)
-                    : launch_walk<WALKS, ZEROS, HOW4, 8>(a, s, tiles, nsm, stream);
+                      (FORM != TN_FORM_F16 || tiles <= 2 * nsm);
+    if (WALKS && NT == 1 && walks(a->part[0].w, FORM == TN_FORM_W4G && many ? 16 : 8)) {
+        constexpr int FORM4 = WALKS ? FORM : TN_FORM_W4G, HOW4 = WALKS ? HOW : SCALE_64;
+        constexpr int MANY4 = FORM == TN_FORM_W4G ? 16 : 8;
+        return many ? launch_walk<FORM4, ZEROS, HOW4, MANY4>(a, s, tiles, nsm, stream)
+                    : launch_walk<FORM4, ZEROS, HOW4, 8>(a, s, tiles, nsm, stream);
     }
-    constexpr int T = NT == 1 && FORM == TN_FORM_W4G && HOW != SCALE_32 ? 2 : 1;
+    constexpr int T = NT == 1 && FORM == TN_FORM_W4G && HOW != SCALE_32 && HOW != SCALE_128 ? 2 : 1;
     return many ? launch<FORM, NT, ZEROS, HOW, T, MANY_WARPS>(a, s, rows, tiles, stream)
                 : launch<FORM, NT, ZEROS, HOW, 1, 8>(a, s, rows, tiles, stream);
 }
@@ -281,9 +288,12 @@ static cudaError_t choose_scales(const gpu_linear *a, const gpu_step *s, uint32_
     int how = scales_of(a->part[0].w);
     if (how == SCALE_QUAD)
         return choose_rows<FORM, ZEROS, SCALE_QUAD>(a, s, rows, nsm, stream);
-    if (how == SCALE_64 && FORM == TN_FORM_W4G)
-        return choose_rows<FORM, ZEROS, FORM == TN_FORM_W4G ? SCALE_64 : SCALE_32>(a, s, rows,
-                                                                                   nsm, stream);
+    constexpr int SOME = FORM == TN_FORM_W4G ? SCALE_64 : SCALE_32;
+    constexpr int MOST = FORM == TN_FORM_W4G ? SCALE_128 : SCALE_32;
+    if (how == SCALE_64 && a->part[0].w.group % 128 == 0)
+        return choose_rows<FORM, ZEROS, MOST>(a, s, rows, nsm, stream);
+    if (how == SCALE_64)
+        return choose_rows<FORM, ZEROS, SOME>(a, s, rows, nsm, stream);
     return choose_rows<FORM, ZEROS, SCALE_32>(a, s, rows, nsm, stream);
 }
 

@@ -5,7 +5,7 @@
  * blocks of 64 columns, and issues all loads of such a share before the first product, those of
  * the first share before it waits for the kernel that makes x. The warps of a tile leave their
  * sums in shared memory, where they are added in order. Whole codes are summed, and the sums of
- * 32 columns scaled in fp32. How many tiles a warp takes changes no bit; how many warps share a
+ * 32 to 128 columns scaled in fp32. How many tiles a warp takes changes no bit; how many warps share a
  * tile does, and follows from the matrix alone. */
 #ifndef TN_CUDA_SKINNY_CUH
 #define TN_CUDA_SKINNY_CUH
@@ -15,14 +15,19 @@
 #define SKINNY_ROWS 16u          /* most rows, of weights in 16 bits: */
 #define SKINNY_ROWS_F16 64u
 
-/* How the scales of a share are loaded: one for every 32 columns, for every 64, or all four
- * groups of 32 that lie side by side at once. */
-enum { SCALE_32, SCALE_64, SCALE_QUAD };
+/* How the scales of a share are loaded: one for every 32 columns, for every 64 or 128, or all
+ * four groups of 32 that lie side by side at once. */
+enum { SCALE_32, SCALE_64, SCALE_QUAD, SCALE_128 };
+
+/* Halves of a block, 32 columns, that are summed before their scale is applied. */
+template <int HOW> struct halves { static constexpr uint32_t count = 1; };
+template <> struct halves<SCALE_64> { static constexpr uint32_t count = 2; };
+template <> struct halves<SCALE_128> { static constexpr uint32_t count = 4; };
 
 /* Blocks of 64 columns in a share, where the rows leave the registers for it. */
 template <int FORM> struct ahead;
 template <> struct ahead<TN_FORM_W4G> { static constexpr uint32_t blocks = 4; };
-template <> struct ahead<TN_FORM_W8G> { static constexpr uint32_t blocks = 2; };
+template <> struct ahead<TN_FORM_W8G> { static constexpr uint32_t blocks = 4; };
 template <> struct ahead<TN_FORM_F16> { static constexpr uint32_t blocks = 4; };
 
 /* Where a lane finds its part of a tile. */
@@ -48,8 +53,8 @@ LANE tile_place place_of(const product &p, uint32_t tile)
 template <int FORM, int HOW, bool ZEROS, int T, int U>
 struct share {
     static constexpr uint32_t W = form_words<FORM>::count;
-    static constexpr uint32_t S = FORM == TN_FORM_F16 ? 1 : HOW == SCALE_64 ? U : 2 * U;
-    static constexpr uint32_t Z = !ZEROS ? 1 : HOW == SCALE_32 ? 2 * U : U;
+    static constexpr uint32_t S = FORM == TN_FORM_F16 ? 1 : 2 * U / halves<HOW>::count;
+    static constexpr uint32_t Z = !ZEROS ? 1 : HOW == SCALE_QUAD ? U : 2 * U / halves<HOW>::count;
     uint4 w[T][U * W];
     uint32_t scale[T][S], zero[T][Z];
 };
@@ -59,7 +64,7 @@ template <int HOW>
 LANE uint32_t group_place(const product &p, uint32_t col)
 {
     uint32_t g;
-    if (HOW == SCALE_64)
+    if (HOW != SCALE_32)
         g = p.group == 0 ? 0 : col >> (31 - __clz((int)p.group));
     else
         g = p.group == 0 ? 0 : col / p.group;
@@ -72,7 +77,7 @@ LANE void load_scales(const product &p, const tile_place tile[T], uint32_t b0,
                       share<FORM, HOW, ZEROS, T, U> *s)
 {
     typedef share<FORM, HOW, ZEROS, T, U> shape;
-    const uint32_t step = HOW == SCALE_QUAD ? 4 : HOW == SCALE_64 ? 2 : 1;
+    const uint32_t step = HOW == SCALE_QUAD ? 4 : halves<HOW>::count;
     UNROLL for (uint32_t h = 0; h < 2 * U; h += step) {
         uint32_t b = WHOLE || b0 + h / 2 < p.nblock ? b0 + h / 2 : p.nblock - 1;
         uint32_t at = HOW == SCALE_QUAD ? b / 2 * 64
@@ -133,10 +138,18 @@ LANE zeros zeros_in(const share<FORM, HOW, ZEROS, T, U> &s, int i, uint32_t h)
     typedef share<FORM, HOW, ZEROS, T, U> shape;
     if (!ZEROS)
         return zeros_of_bytes(FORM == TN_FORM_W8G ? 0x8080 : 0x0808);
-    if (HOW == SCALE_32)
-        return zeros_of_bytes(s.zero[i][h % shape::Z]);
     return zeros_of_bytes(HOW == SCALE_QUAD ? s.zero[i][h / 2 % shape::Z] >> h % 2 * 16
-                                            : s.zero[i][h / 2 % shape::Z]);
+                                            : s.zero[i][h / halves<HOW>::count % shape::Z]);
+}
+
+/* c += the sums of one scale's columns. */
+LANE void add_scaled(uint32_t scale, const float d[4], float c[4])
+{
+    const float s0 = __low2float(half2_of(scale)), s1 = __high2float(half2_of(scale));
+    c[0] += s0 * d[0];
+    c[1] += s0 * d[1];
+    c[2] += s1 * d[2];
+    c[3] += s1 * d[3];
 }
 
 /* c[tile][8-row group][4], as mma_f16 has it, += the share times rows of x, which begin with the
@@ -146,6 +159,8 @@ LANE void use_share(const share<FORM, HOW, ZEROS, T, U> &s, const __half *const 
                     int32_t left, float c[T][NT][4])
 {
     typedef share<FORM, HOW, ZEROS, T, U> shape;
+    const uint32_t many = halves<HOW>::count;
+    float d[T][NT][4];
     UNROLL for (uint32_t h = 0; h < 2 * U; h++) {
         uint4 v[NT];
         UNROLL for (int n = 0; n < NT; n++) {
@@ -154,30 +169,29 @@ LANE void use_share(const share<FORM, HOW, ZEROS, T, U> &s, const __half *const 
                 v[n] = *(const uint4 *)(x[n] + h * 32);
         }
         UNROLL for (int i = 0; i < T; i++) {
-            uint32_t a[2][4], scale = s.scale[i][(HOW == SCALE_64 ? h / 2 : h) % shape::S];
+            uint32_t a[2][4];
             zeros z = {};
             if (FORM != TN_FORM_F16)
                 z = zeros_in<FORM, HOW, ZEROS, T, U>(s, i, h);
             make_operands<FORM>(s.w[i] + h / 2 * shape::W, h % 2, z, a);
-            float s0 = __low2float(half2_of(scale)), s1 = __high2float(half2_of(scale));
             UNROLL for (int n = 0; n < NT; n++) {
                 const uint32_t lo[2] = {v[n].x, v[n].y}, hi[2] = {v[n].z, v[n].w};
-                float d[4] = {0, 0, 0, 0}, *to = FORM == TN_FORM_F16 ? c[i][n] : d;
+                float *to = FORM == TN_FORM_F16 ? c[i][n] : d[i][n];
+                if (h % many == 0)
+                    UNROLL for (int j = 0; j < 4; j++)
+                        d[i][n][j] = 0;
                 mma_f16(to, a[0], lo);
                 mma_f16(to, a[1], hi);
-                if (FORM == TN_FORM_F16)
-                    continue;
-                c[i][n][0] += s0 * d[0];
-                c[i][n][1] += s0 * d[1];
-                c[i][n][2] += s1 * d[2];
-                c[i][n][3] += s1 * d[3];
+                if (FORM != TN_FORM_F16 && h % many == many - 1)
+                    add_scaled(s.scale[i][h / many % shape::S], d[i][n], c[i][n]);
             }
         }
     }
 }
 
 /* All shares of a warp, the first one loaded: blocks from `first` shares on, `stride` shares
- * from one to the next. Sums of rows that are not there are made of row 0 and mean nothing. */
+ * from one to the next, and one more on its way where registers are left. Sums of rows that are
+ * not there are made of row 0 and mean nothing. */
 template <int FORM, int HOW, bool ZEROS, int T, int NT, int U>
 LANE void use_shares(const product &p, const tile_place tile[T],
                      share<FORM, HOW, ZEROS, T, U> *s, uint32_t first, uint32_t stride,
@@ -185,15 +199,25 @@ LANE void use_shares(const product &p, const tile_place tile[T],
 {
     const uint32_t g = threadIdx.x % 32 / 4, t8 = threadIdx.x % 4 * 8;
     const int32_t end = (int32_t)(p.k < p.nblock * 64 ? p.k : p.nblock * 64) - (int32_t)t8;
+    constexpr bool LOADS_TWO = FORM == TN_FORM_W4G && T * NT == 1 && HOW == SCALE_128;
     const __half *x[NT];
     UNROLL for (int n = 0; n < NT; n++)
         x[n] = x_row(p, n * 8 + g < p.m ? n * 8 + g : 0) + (first * U * 64 + t8);
     for (uint32_t b0 = first * U; b0 < p.nblock;) {
+        const uint32_t next = b0 + stride * U;
+        share<FORM, HOW, ZEROS, T, U> two;
+        if (LOADS_TWO)
+            load_share<FORM, HOW, ZEROS, T, U>(p, tile, next, &two);
         use_share<FORM, HOW, ZEROS, T, NT, U>(*s, x, end - (int32_t)b0 * 64, c);
-        b0 += stride * U;
         UNROLL for (int n = 0; n < NT; n++)
             x[n] += stride * U * 64;
+        b0 = LOADS_TWO ? next + stride * U : next;
         load_share<FORM, HOW, ZEROS, T, U>(p, tile, b0, s);
+        if (!LOADS_TWO || next >= p.nblock)
+            continue;
+        use_share<FORM, HOW, ZEROS, T, NT, U>(two, x, end - (int32_t)next * 64, c);
+        UNROLL for (int n = 0; n < NT; n++)
+            x[n] += stride * U * 64;
     }
 }
 

@@ -42,20 +42,19 @@ LANE void walk_tile(const share<FORM, HOW, ZEROS, 1, U> &s, const uint4 x[2 * U]
                     uint32_t place, float *room)
 {
     typedef share<FORM, HOW, ZEROS, 1, U> shape;
-    float c[4] = {0, 0, 0, 0};
+    const uint32_t many = halves<HOW>::count;
+    float c[4] = {0, 0, 0, 0}, d[4];
     UNROLL for (uint32_t h = 0; there && h < 2 * U; h++) {
-        uint32_t a[2][4], scale = s.scale[0][(HOW == SCALE_64 ? h / 2 : h) % shape::S];
+        uint32_t a[2][4];
         make_operands<FORM>(s.w[0] + h / 2 * shape::W, h % 2,
                             zeros_in<FORM, HOW, ZEROS, 1, U>(s, 0, h), a);
         const uint32_t lo[2] = {x[h].x, x[h].y}, hi[2] = {x[h].z, x[h].w};
-        const float s0 = __low2float(half2_of(scale)), s1 = __high2float(half2_of(scale));
-        float d[4] = {0, 0, 0, 0};
+        if (h % many == 0)
+            d[0] = d[1] = d[2] = d[3] = 0;
         mma_f16(d, a[0], lo);
         mma_f16(d, a[1], hi);
-        c[0] += s0 * d[0];
-        c[1] += s0 * d[1];
-        c[2] += s1 * d[2];
-        c[3] += s1 * d[3];
+        if (h % many == many - 1)
+            add_scaled(s.scale[0][h / many % shape::S], d, c);
     }
     float *mine = room + (threadIdx.x / 32 * WALK_GROUP + place) * 128 + threadIdx.x % 32;
     UNROLL for (int i = 0; i < 4; i++)
@@ -77,8 +76,8 @@ LANE float walk_sum(const float *room, uint32_t warp0, uint32_t nwarp, uint32_t 
 /* Whether the warps of a tile have its columns in one share each. */
 static inline bool walks(const gpu_matrix &w, uint32_t most)
 {
-    const uint32_t blocks = ahead<TN_FORM_W4G>::blocks;
-    return w.form == TN_FORM_W4G && scales_of(w) != SCALE_32 &&
+    const uint32_t blocks = ahead<TN_FORM_W4G>::blocks; /* as many as of W8G */
+    return w.form != TN_FORM_F16 && scales_of(w) != SCALE_32 &&
            w.cols / 64 <= warps_a_tile(w.cols, blocks, most) * blocks;
 }
 
