@@ -126,7 +126,8 @@ static void check_cuts(const fx_llama *m, const char *isa, int64_t threads, uint
     model_close(t);
 }
 
-static const char *const levels[] = {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni"};
+static const char *const levels[] = {"scalar", "avx2", "avxvnni", "avx512", "avx512vnni",
+                                     "avx512amx"};
 
 static bool runs_here(const char *isa)
 {

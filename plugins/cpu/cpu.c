@@ -332,7 +332,8 @@ static void *device_stream(void *dev)
 /* -------------------------------------------------------------------------------- the plugin */
 
 static const char *const isa_choices[] = {
-    "auto", "scalar", "avx2", "avxvnni", "avx512", "avx512vnni", NULL,
+    "auto", "scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512amx",
+    NULL,
 };
 
 static const char *const delta_choices[] = {"recurrent", "chunked", NULL};

@@ -9,6 +9,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 typedef struct level {
@@ -20,11 +22,12 @@ typedef struct level {
 #define HAS_AVXVNNI 2u
 #define HAS_AVX512 4u      /* F, BW, VL and DQ */
 #define HAS_AVX512VNNI 8u
+#define HAS_AMX 16u        /* int8, and the leave to use it */
 
 extern const cpu_kernels cpu_level_scalar;
 #if defined(__x86_64__)
 extern const cpu_kernels cpu_level_avx2, cpu_level_avxvnni;
-extern const cpu_kernels cpu_level_avx512, cpu_level_avx512vnni;
+extern const cpu_kernels cpu_level_avx512, cpu_level_avx512vnni, cpu_level_avx512amx;
 #endif
 
 /* Worst first. */
@@ -35,6 +38,7 @@ static const level levels[] = {
     {&cpu_level_avxvnni, HAS_AVX2 | HAS_AVXVNNI},
     {&cpu_level_avx512, HAS_AVX2 | HAS_AVX512},
     {&cpu_level_avx512vnni, HAS_AVX2 | HAS_AVX512 | HAS_AVX512VNNI},
+    {&cpu_level_avx512amx, HAS_AVX2 | HAS_AVX512 | HAS_AVX512VNNI | HAS_AMX},
 #endif
 };
 
@@ -46,12 +50,20 @@ static bool has(uint32_t word, uint32_t bits)
     return (word & bits) == bits;
 }
 
-/* Register sets that the operating system saves: bit 1 sse, 2 avx, 5 to 7 avx512. */
+/* Register sets that the operating system saves: bit 1 sse, 2 avx, 5 to 7 avx512,
+ * 17 and 18 amx. */
 static uint32_t saved_registers(void)
 {
     uint32_t low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return low;
+}
+
+/* Linux gives a process the large registers of AMX when it asks, once for all its threads. */
+static bool amx_allowed(void)
+{
+    enum { ASK = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
+    return syscall(SYS_arch_prctl, ASK, TILE_DATA) == 0;
 }
 
 static uint32_t features(void)
@@ -62,7 +74,7 @@ static uint32_t features(void)
     uint32_t saved = saved_registers(), one = c;
     if (!has(saved, 0x06) || !__get_cpuid_count(7, 0, &a, &b, &c, &d))
         return 0;
-    uint32_t wide = b, more = c;
+    uint32_t wide = b, more = c, last = d;
     if (!has(wide, bit_AVX2) || !has(one, bit_FMA | bit_F16C))
         return 0;
     found |= HAS_AVX2;
@@ -73,6 +85,8 @@ static uint32_t features(void)
     found |= HAS_AVX512;
     if (has(more, bit_AVX512VNNI))
         found |= HAS_AVX512VNNI;
+    if (has(last, 3u << 24) && has(saved, 3u << 17) && amx_allowed())
+        found |= HAS_AMX;
     return found;
 }
 #else

@@ -100,7 +100,8 @@ typedef struct cpu_rule {
 } cpu_rule;
 
 typedef struct cpu_kernels {
-    const char *name;         /* "scalar", "avx2", "avxvnni", "avx512", "avx512vnni" */
+    const char *name;         /* "scalar", "avx2", "avxvnni", "avx512", "avx512vnni",
+                                 "avx512amx" */
 
     /* Fills rows [row0, row1) of `a` from x (ldx floats a row) gathered by perm.
      * quant: fill q, scale, sum; else fill x. */

@@ -17,6 +17,7 @@
 #define TILE 6          /* most tokens that share one unpacking of a block */
 #define TILE_FLOATS 5   /* the same for fp32 activations */
 #define TALL 6          /* the same where codes were unpacked before */
+#define TALL_GRID 0
 #define QUERIES 6       /* most queries of attention that read a key or value together */
 
 typedef __m256 vf;

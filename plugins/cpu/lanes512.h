@@ -14,7 +14,13 @@
 #define VECS 1
 #define TILE 8
 #define TILE_FLOATS 8
+#ifdef __AMX_INT8__
+#define TALL 16
+#define TALL_GRID 1  /* products in the registers of AMX, see wide_grid.h */
+#else
 #define TALL 12
+#define TALL_GRID 0
+#endif
 #define QUERIES 12
 
 typedef __m512 vf;

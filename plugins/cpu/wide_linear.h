@@ -442,6 +442,7 @@ static void tall_region(const region *g, tile_call call)
     tall_room *room = g->a->room;
     const tall_pass p = {g->w, g->a, g->i0, g->m, (g->m + TALL - 1) / TALL, nblock, room};
     tall_inputs(&p);
+    tall_open();
     for (uint64_t s = g->strip0; s < g->strip1; s++) {
         const uint8_t *strip = g->w->data + s * g->w->strip_size;
         uint64_t r0 = s * CPU_STRIP, left = g->w->n - r0;
@@ -456,6 +457,7 @@ static void tall_region(const region *g, tile_call call)
         write_tile(room->sum, g->m, left < CPU_STRIP ? left : CPU_STRIP, g->y + g->i0 * g->ldy + r0,
                    g->ldy, g->add);
     }
+    tall_close();
 }
 
 /* Two blockings: tokens, so that their inputs stay in the second cache while all strips pass;

@@ -30,9 +30,9 @@ typedef struct tall_block {
     float scale[CPU_STRIP];
 } tall_block;
 
-/* One block of a tile's inputs. */
+/* One block of a tile's inputs, as bytes that the level's products take. */
 typedef struct tall_input {
-    uint8_t x[TALL][CPU_BLOCK];
+    _Alignas(TALL_GRID ? 64 : 4) uint8_t x[TALL][CPU_BLOCK];
     float scale[TALL];
 } tall_input;
 
@@ -57,10 +57,21 @@ typedef struct tall_pass {
 
 static uint64_t tall_begin(const tall_pass *p, uint64_t tile)
 {
+    if (TALL_GRID)
+        return tile * TALL < p->m ? tile * TALL : p->m; /* half a register costs a whole one */
     return p->m * tile / p->ntile;
 }
 
 /* -------------------------------------------------------------------------- inputs */
+
+/* A token that is none: where a tile always has TALL of them. */
+WIDE void tall_pad(tall_input *to, uint64_t nblock, uint64_t t)
+{
+    for (uint64_t b = 0; b < nblock; b++) {
+        memset(to[b].x[t], 0, CPU_BLOCK);
+        to[b].scale[t] = 0;
+    }
+}
 
 static void tall_inputs(const tall_pass *p)
 {
@@ -78,10 +89,16 @@ static void tall_inputs(const tall_pass *p)
             const int8_t *q = p->a->q + (p->i0 + t) * p->w->cols;
             const float *scale = p->a->scale + (p->i0 + t) * p->nblock;
             for (uint64_t b = 0; b < p->nblock; b++) {
-                block_to_unsigned(to[b].x[t - begin], q + b * CPU_BLOCK);
+                if (TALL_GRID)
+                    memcpy(to[b].x[t - begin], q + b * CPU_BLOCK, CPU_BLOCK);
+                else
+                    block_to_unsigned(to[b].x[t - begin], q + b * CPU_BLOCK);
                 to[b].scale[t - begin] = scale[b];
             }
         }
+        if (TALL_GRID)
+            for (uint64_t t = end - begin; t < TALL; t++)
+                tall_pad(to, p->nblock, t);
     }
 }
 
@@ -139,6 +156,22 @@ static bool zeros_fit(const cpu_matrix *w, const uint8_t *strip)
 
 /* ----------------------------------------------------------------------- products */
 
+#if TALL_GRID
+#include "wide_grid.h"
+
+static void tall_tile(uint64_t mt, const tall_block *w, const tall_input *x, uint64_t nblock,
+                      bool begin, float *out)
+{
+    (void)mt;
+    grid_tile(w, x, nblock, begin, out);
+}
+
+WIDE void tall_open(void) { grid_open(); }
+WIDE void tall_close(void) { grid_close(); }
+#else
+WIDE void tall_open(void) {}
+WIDE void tall_close(void) {}
+
 /* Adds blocks to out [mt][16], or begins it. */
 WIDE void tall_of(const int mt, const tall_block *w, const tall_input *x, uint64_t nblock,
                   bool begin, float *out)
@@ -195,6 +228,7 @@ static __attribute__((noinline)) void tall_tile(uint64_t mt, const tall_block *w
     default: break;
     }
 }
+#endif
 
 /* All tokens of the pass against one strip, into the room's sums. */
 static void tall_strip(const tall_pass *p, const uint8_t *strip)
