@@ -12,25 +12,109 @@ uint32_t tn_graph_buffer(tn_graph *g, uint32_t *slot, uint32_t width, uint32_t d
     return *slot;
 }
 
-static uint32_t bias_of(const tn_graph *g, bool named, uint64_t n, const char *module)
+tn_runs tn_graph_run(const tn_graph *g, uint64_t n)
+{
+    uint64_t rows = n / g->s.nrank;
+    return (tn_runs){.first = g->s.rank * rows, .rows = rows, .count = 1};
+}
+
+/* A weight called `name` of runs of rows of a module. */
+static uint32_t stack_runs(tn_graph *g, uint32_t role, const tn_slice *module, const tn_runs *run,
+                           uint32_t nrun, const char *name)
+{
+    uint32_t nslice = 0, at = 0;
+    uint64_t rows = 0;
+    tn_slice p = *module;
+    for (uint32_t i = 0; i < nrun; i++) {
+        nslice += run[i].count;
+        rows += run[i].count * run[i].rows;
+    }
+    uint32_t w = tn_draft_stack(g->d, role, 1, nslice, rows, p.k, "%s", name);
+    for (uint32_t i = 0; i < nrun; i++)
+        for (uint32_t j = 0; j < run[i].count; j++) {
+            p.row0 = run[i].first + j * run[i].stride;
+            p.row1 = p.row0 + run[i].rows;
+            tn_draft_slice(g->d, w, at++, &p);
+        }
+    return w;
+}
+
+uint32_t tn_graph_rows(tn_graph *g, const tn_graph_layer *l, uint32_t role, const tn_slice *module,
+                       const tn_runs *run, uint32_t nrun, const char *part)
 {
     char name[160];
+    tn_slice p = *module;
+    p.module = tn_draft_name(g->d, "%s.%s", l->path, module->module);
+    snprintf(name, sizeof name, part != NULL ? "%s.%s" : "%s", p.module, part);
+    return stack_runs(g, role, &p, run, nrun, name);
+}
+
+static uint32_t bias_of(tn_graph *g, bool named, uint64_t n, const tn_runs *run,
+                        const char *module)
+{
     tn_tensor t;
-    snprintf(name, sizeof name, "%s.bias", module);
-    if (!named && (g->view == NULL || !g->view->find(g->view, name, &t)))
+    tn_slice p = {.module = tn_draft_name(g->d, "%s.bias", module), .n = n, .k = 1, .bare = true};
+    if (p.module == NULL ||
+        (!named && (g->view == NULL || !g->view->find(g->view, p.module, &t))))
         return TN_NONE;
-    return tn_draft_vector(g->d, n, "%s", name);
+    return stack_runs(g, TN_ROLE_VECTOR, &p, run, 1, p.module);
 }
 
 tn_part tn_graph_part(tn_graph *g, const tn_graph_layer *l, const char *module, uint64_t n,
-                      uint64_t k, bool bias, uint32_t out, uint32_t col)
+                      uint64_t k, const tn_runs *run, bool bias, uint32_t out, uint32_t col)
 {
-    char name[128];
     tn_part p = {.out = out, .col = col};
+    tn_slice whole = {.module = module, .n = n, .k = k};
+    char name[160];
     snprintf(name, sizeof name, "%s.%s", l->path, module);
-    p.w = tn_draft_matrix(g->d, TN_ROLE_DENSE, n, k, "%s", name);
-    p.bias = bias_of(g, bias, n, name);
+    p.w = tn_graph_rows(g, l, TN_ROLE_DENSE, &whole, run, 1, NULL);
+    p.bias = bias_of(g, bias, n, run, name);
     return p;
+}
+
+/* ------------------------------------------------------------------ back to the residual */
+
+uint32_t tn_graph_target(tn_graph *g)
+{
+    if (g->s.nrank == 1)
+        return g->x;
+    return tn_graph_buffer(g, &g->part, g->c->hidden, TN_F32, "part");
+}
+
+void tn_graph_back(tn_graph *g, const tn_graph_layer *l, const char *module, uint64_t k,
+                   uint32_t in, bool bias, const char *op)
+{
+    const tn_runs all = {.rows = g->c->hidden, .count = 1};
+    tn_runs cols = tn_graph_run(g, k);
+    tn_slice whole = {.module = module, .n = g->c->hidden, .k = k};
+    char name[160];
+    tn_part p = {.out = tn_graph_target(g), .bias = TN_NONE};
+    snprintf(name, sizeof name, "%s.%s", l->path, module);
+    p.w = tn_graph_rows(g, l, TN_ROLE_DENSE, &whole, &all, 1, NULL);
+    tn_draft_columns(g->d, p.w, cols.first, cols.first + cols.rows);
+    if (g->s.rank == 0) /* once in the sum */
+        p.bias = bias_of(g, bias, g->c->hidden, &all, name);
+    tn_op_linear linear = {.size = sizeof linear, .in = in, .nparts = 1,
+                           .add = g->s.nrank == 1, .part = {p}};
+    tn_draft_op(g->d, TN_OP_LINEAR, l->index, &linear, "%s.%s", l->label, op);
+}
+
+static void add_sum(tn_graph *g, uint32_t layer, uint32_t buffer, const char *name)
+{
+    tn_op_sum sum = {.size = sizeof sum, .x = buffer, .width = g->c->hidden};
+    tn_draft_op(g->d, TN_OP_SUM, layer, &sum, "%s", name);
+}
+
+void tn_graph_join(tn_graph *g, const tn_graph_layer *l, const char *op)
+{
+    char name[96];
+    if (g->s.nrank == 1)
+        return;
+    snprintf(name, sizeof name, "%s.%s_sum", l->label, op);
+    add_sum(g, l->index, g->part, name);
+    tn_op_mix mix = {.size = sizeof mix, .in = g->part, .out = g->x, .width = g->c->hidden,
+                     .gate = TN_NONE, .add = 1, .scale = 1};
+    tn_draft_op(g->d, TN_OP_MIX, l->index, &mix, "%s.%s_add", l->label, op);
 }
 
 static void add_norm(const tn_graph *g, uint32_t layer, uint32_t in, uint32_t out, uint32_t w,
@@ -70,6 +154,16 @@ void tn_graph_layer_add(tn_graph *g, const tn_graph_layer *l)
         tn_graph_mlp(g, l);
 }
 
+/* x = the rows of the step's tokens. */
+void tn_graph_embed(tn_graph *g, const char *name)
+{
+    tn_op_embed op = {.size = sizeof op, .w = g->embed, .out = g->x, .scale = 1,
+                      .first = g->s.rank * g->s.vocab};
+    tn_draft_op(g->d, TN_OP_EMBED, TN_NONE, &op, "%s", name);
+    if (g->s.nrank > 1) /* zeros for tokens of other ranks */
+        add_sum(g, TN_NONE, g->x, name);
+}
+
 static void add_layers(tn_graph *g)
 {
     const tn_model_conf *c = g->c;
@@ -84,18 +178,33 @@ static void add_layers(tn_graph *g)
     }
 }
 
-/* Logits of the output rows from h_out, and the draw. */
+/* Logits of the output rows from h_out, and the draw: every rank draws, and the same, since each
+ * gathers all of the logits. */
 void tn_graph_head(tn_graph *g)
 {
     tn_draft *d = g->d;
-    uint32_t vocab = g->c->vocab, y = g->logits;
+    uint32_t vocab = g->s.nrank * g->s.vocab, y = g->logits;
     tn_op_linear head = {.size = sizeof head, .in = g->h_out, .nparts = 1};
-    head.part[0] = (tn_part){.w = g->head, .bias = TN_NONE, .out = y};
+    head.part[0] = (tn_part){.w = g->head, .bias = TN_NONE,
+                             .out = g->s.nrank > 1 ? g->some_logits : y};
     tn_draft_op(d, TN_OP_LINEAR, TN_NONE, &head, "head");
-    tn_op_logits logits = {.size = sizeof logits, .x = y, .vocab = vocab, .valid = vocab};
+    tn_op_gather gather = {.size = sizeof gather, .in = g->some_logits, .width = g->s.vocab,
+                           .out = y};
+    if (g->s.nrank > 1)
+        tn_draft_op(d, TN_OP_GATHER, TN_NONE, &gather, "head_gather");
+    tn_op_logits logits = {.size = sizeof logits, .x = y, .vocab = vocab, .valid = g->c->vocab};
     tn_draft_op(d, TN_OP_LOGITS, TN_NONE, &logits, "logits");
     tn_op_sample sample = {.size = sizeof sample, .x = y, .vocab = vocab};
     tn_draft_op(d, TN_OP_SAMPLE, TN_NONE, &sample, "sample");
+}
+
+/* This rank's rows of the embedding or the head. */
+static uint32_t vocab_rows(tn_graph *g, uint32_t role, const char *module)
+{
+    const tn_runs run = {.first = (uint64_t)g->s.rank * g->s.vocab, .rows = g->s.vocab_own,
+                         .count = 1};
+    tn_slice whole = {.module = module, .n = g->c->vocab, .k = g->c->hidden};
+    return stack_runs(g, role, &whole, &run, 1, module);
 }
 
 /* Only rows whose logits are wanted need the last norm, unless drafting wants all. */
@@ -106,7 +215,9 @@ static void add_end(tn_graph *g)
     char norm[96];
     snprintf(norm, sizeof norm, "%snorm.weight", c->prefix);
     g->h_out = tn_draft_buffer(d, TN_ROWS_OUTS, c->hidden, g->act_dtype, "h_out");
-    g->logits = tn_draft_buffer(d, TN_ROWS_OUTS, c->vocab, TN_F32, "logits");
+    g->logits = tn_draft_buffer(d, TN_ROWS_OUTS, g->s.nrank * g->s.vocab, TN_F32, "logits");
+    if (g->s.nrank > 1)
+        g->some_logits = tn_draft_buffer(d, TN_ROWS_OUTS, g->s.vocab, TN_F32, "some_logits");
     tn_op_pick pick = {.size = sizeof pick, .in = g->last, .out = g->h_out, .width = c->hidden};
     if (g->last != TN_NONE) {
         tn_graph_norm_named(g, g->x, g->last, norm, "norm");
@@ -122,7 +233,7 @@ static void add_end(tn_graph *g)
     if (c->tied && g->embed != TN_NONE)
         d->weight[g->embed].flags |= TN_WEIGHT_TIED;
     else
-        g->head = tn_draft_matrix(d, TN_ROLE_HEAD, c->vocab, c->hidden, "lm_head");
+        g->head = vocab_rows(g, TN_ROLE_HEAD, "lm_head");
     tn_graph_head(g);
 }
 
@@ -138,9 +249,14 @@ tn_status tn_graph_build(const tn_model_conf *c, const tn_graph_ask *ask, tn_dra
                          tn_err *err)
 {
     uint32_t act = ask->act_dtype;
+    tn_share share;
     tn_draft_open(d, c->type, act, c->vocab);
+    tn_status st = tn_share_make(c, ask->rank, ask->nrank > 0 ? ask->nrank : 1, &share, err);
+    if (st != TN_OK)
+        return st;
     tn_graph g = {
-        .d = d, .c = c, .view = ask->view, .act_dtype = act,
+        .d = d, .c = c, .view = ask->view, .s = share, .act_dtype = act, .part = TN_NONE,
+        .some_logits = TN_NONE,
         .x = tn_draft_buffer(d, TN_ROWS_TOKENS, c->hidden, TN_F32, "x"),
         .h = tn_draft_buffer(d, TN_ROWS_TOKENS, c->hidden, act, "h"),
         .qkv = TN_NONE, .att = TN_NONE, .mix = TN_NONE, .delta = TN_NONE, .gu = TN_NONE,
@@ -153,9 +269,8 @@ tn_status tn_graph_build(const tn_model_conf *c, const tn_graph_ask *ask, tn_dra
         if (!d->failed)
             d->buffer[g.last].flags |= TN_BUF_KEEP;
     }
-    g.embed = tn_draft_matrix(d, TN_ROLE_EMBED, c->vocab, c->hidden, "%sembed_tokens", c->prefix);
-    tn_op_embed op = {.size = sizeof op, .w = g.embed, .out = g.x, .scale = 1};
-    tn_draft_op(d, TN_OP_EMBED, TN_NONE, &op, "embed");
+    g.embed = vocab_rows(&g, TN_ROLE_EMBED, tn_draft_name(d, "%sembed_tokens", c->prefix));
+    tn_graph_embed(&g, "embed");
     add_layers(&g);
     add_end(&g);
     tn_draft_section(d, "model");

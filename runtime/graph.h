@@ -14,6 +14,7 @@
 #define TN_GRAPH_H
 
 #include "recipe.h"
+#include "share.h"
 
 /* What is built beside the model's own numbers. */
 typedef struct tn_graph_ask {
@@ -22,13 +23,15 @@ typedef struct tn_graph_ask {
     uint32_t npos;                /* positions are below it */
     bool drafting;                /* with the section that drafts (graph_mtp.c) */
     const tn_view *second;        /* the folder its tensors come from; NULL: the model's own */
+    uint32_t rank, nrank;         /* whose recipe; nrank 0 and 1: one rank has all */
 } tn_graph_ask;
 
 /* Sections of the recipe. */
 #define TN_SECTION_MODEL 0u
 #define TN_SECTION_DRAFT 1u
 
-/* The recipe of one rank. Opens the draft; close it also after a failure. */
+/* The recipe of one rank. Opens the draft; close it also after a failure. TN_CONFIG: the model
+ * does not come apart into that many ranks (share.h). */
 tn_status tn_graph_build(const tn_model_conf *c, const tn_graph_ask *ask, tn_draft *d,
                          tn_err *err);
 /* Whether these tensors hold the drafting module. */
@@ -41,8 +44,10 @@ typedef struct tn_graph {
     tn_draft *d;
     const tn_model_conf *c;
     const tn_view *view;          /* may be NULL: nothing is known of the files */
+    tn_share s;                   /* what is this rank's */
     uint32_t act_dtype;
     uint32_t x, h;                /* residual and normed rows, [tokens, hidden] */
+    uint32_t part;                /* what this rank adds to x; only with others */
     uint32_t qkv, att;            /* q | k | v | gate; what attention made */
     uint32_t mix, delta;          /* q | k | v | z | b | a; what the delta rule made */
     uint32_t gu, ff;              /* gate | up of a dense MLP; their product */
@@ -52,6 +57,7 @@ typedef struct tn_graph {
                                      TN_NONE without */
     uint32_t embed, head;         /* weights */
     uint32_t x_out, h_out, logits; /* output rows */
+    uint32_t some_logits;         /* of this rank's tokens; only with others */
     uint32_t rope;
 } tn_graph;
 
@@ -63,6 +69,7 @@ typedef struct tn_graph_layer {
     uint32_t mixer, mlp;          /* TN_MIXER_*, TN_MLP_* */
 } tn_graph_layer;
 
+void tn_graph_embed(tn_graph *g, const char *name);
 void tn_graph_head(tn_graph *g);
 void tn_graph_draft(tn_graph *g);
 void tn_graph_layer_add(tn_graph *g, const tn_graph_layer *l);
@@ -71,11 +78,30 @@ void tn_graph_delta(tn_graph *g, const tn_graph_layer *l);
 void tn_graph_mlp(tn_graph *g, const tn_graph_layer *l);
 void tn_graph_experts(tn_graph *g, const tn_graph_layer *l);
 
-/* Part of a LINEAR: the module PATH.NAME [n, k] into columns of `out`. A bias that the config
- * names must be there; one that only the file holds is used as well (some quantizers write
- * them for every linear). */
+/* Rows of a module [n, k]: `count` runs, the i-th of rows [first + i * stride, .. + rows). */
+typedef struct tn_runs {
+    uint64_t first, stride, rows;
+    uint32_t count;
+} tn_runs;
+
+/* Part of a LINEAR: these rows of the module PATH.NAME [n, k], into columns of `out`. A bias
+ * that the config names must be there; one that only the file holds is used as well (some
+ * quantizers write them for every linear). */
 tn_part tn_graph_part(tn_graph *g, const tn_graph_layer *l, const char *module, uint64_t n,
-                      uint64_t k, bool bias, uint32_t out, uint32_t col);
+                      uint64_t k, const tn_runs *run, bool bias, uint32_t out, uint32_t col);
+/* A weight of the runs of a module PATH.NAME one below the other, called PATH.NAME.part. */
+uint32_t tn_graph_rows(tn_graph *g, const tn_graph_layer *l, uint32_t role, const tn_slice *module,
+                       const tn_runs *run, uint32_t nrun, const char *part);
+/* x += in . W^T: the columns from `col0` on of PATH.NAME [hidden, k] that are this rank's, as
+ * many as `in` has; with others only as a part, which tn_graph_join adds up. */
+void tn_graph_back(tn_graph *g, const tn_graph_layer *l, const char *module, uint64_t k,
+                   uint32_t in, bool bias, const char *op);
+/* Where what a rank adds to the residual goes: x itself when it is alone. */
+uint32_t tn_graph_target(tn_graph *g);
+/* x += the sum of all ranks' parts; nothing to do for one alone. */
+void tn_graph_join(tn_graph *g, const tn_graph_layer *l, const char *op);
+/* This rank's equal run of n rows. */
+tn_runs tn_graph_run(const tn_graph *g, uint64_t n);
 /* out = norm(in) over the model's width, with the vector NAME. */
 void tn_graph_norm_named(tn_graph *g, uint32_t in, uint32_t out, const char *name,
                          const char *op);

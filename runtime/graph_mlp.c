@@ -8,16 +8,18 @@
 
 #include <stdio.h>
 
-/* ff = act(gate(h)) * up(h) for the module PATH.NAME. */
-static void add_gate_up(tn_graph *g, const tn_graph_layer *l, const char *module, uint32_t width,
+/* ff = act(gate(h)) * up(h) for the module PATH.NAME, `all` columns wide. */
+static void add_gate_up(tn_graph *g, const tn_graph_layer *l, const char *module, uint32_t all,
                         bool bias, uint32_t gu, uint32_t ff, const char *op)
 {
     char gate[64], up[64];
+    const tn_runs run = tn_graph_run(g, all);
+    uint32_t width = (uint32_t)run.rows;
     snprintf(gate, sizeof gate, "%s.gate_proj", module);
     snprintf(up, sizeof up, "%s.up_proj", module);
     tn_op_linear in = {.size = sizeof in, .in = g->h, .nparts = 2};
-    in.part[0] = tn_graph_part(g, l, gate, width, g->c->hidden, bias, gu, 0);
-    in.part[1] = tn_graph_part(g, l, up, width, g->c->hidden, bias, gu, width);
+    in.part[0] = tn_graph_part(g, l, gate, all, g->c->hidden, &run, bias, gu, 0);
+    in.part[1] = tn_graph_part(g, l, up, all, g->c->hidden, &run, bias, gu, width);
     tn_draft_op(g->d, TN_OP_LINEAR, l->index, &in, "%s.%sgate_up", l->label, op);
     tn_op_act_mul act = {.size = sizeof act, .in = gu, .b_col = width, .out = ff, .width = width,
                          .act = g->c->act};
@@ -27,12 +29,11 @@ static void add_gate_up(tn_graph *g, const tn_graph_layer *l, const char *module
 void tn_graph_mlp(tn_graph *g, const tn_graph_layer *l)
 {
     const tn_model_conf *c = g->c;
-    tn_graph_buffer(g, &g->gu, 2 * c->inter, g->act_dtype, "gate_up");
-    tn_graph_buffer(g, &g->ff, c->inter, g->act_dtype, "ff");
+    tn_graph_buffer(g, &g->gu, 2 * g->s.inter, g->act_dtype, "gate_up");
+    tn_graph_buffer(g, &g->ff, g->s.inter, g->act_dtype, "ff");
     add_gate_up(g, l, "mlp", c->inter, c->mlp_bias, g->gu, g->ff, "");
-    tn_op_linear down = {.size = sizeof down, .in = g->ff, .nparts = 1, .add = 1};
-    down.part[0] = tn_graph_part(g, l, "mlp.down_proj", c->hidden, c->inter, c->mlp_bias, g->x, 0);
-    tn_draft_op(g->d, TN_OP_LINEAR, l->index, &down, "%s.down", l->label);
+    tn_graph_back(g, l, "mlp.down_proj", c->inter, g->ff, c->mlp_bias, "down");
+    tn_graph_join(g, l, "down");
 }
 
 /* ---------------------------------------------------------------------------- experts */
@@ -45,37 +46,56 @@ static bool is_fused(const tn_graph *g, const tn_graph_layer *l)
     return g->view != NULL && g->view->find(g->view, name, &t);
 }
 
-/* A stack from one tensor that holds all experts: [nexpert, rows, k]. */
+/* A stack from one tensor that holds all experts, [nexpert, nrun * all, k]: of each `all` rows
+ * the run that is this rank's. */
 static uint32_t fused_stack(tn_graph *g, const tn_graph_layer *l, const char *module,
-                            uint64_t rows, uint64_t k)
+                            uint64_t all, const tn_runs *run, uint32_t nrun, uint64_t k)
 {
     const tn_moe_conf *m = &g->c->moe;
     tn_slice p = {.module = tn_draft_name(g->d, "%s.%s.experts.%s", l->path, m->block, module),
-                  .n = m->nexpert * rows, .k = k, .bare = true};
-    uint32_t w = tn_draft_stack(g->d, TN_ROLE_EXPERTS, m->nexpert, 1, rows, k, "%s", p.module);
-    for (uint32_t e = 0; e < m->nexpert; e++) {
-        p.row0 = e * rows;
-        p.row1 = p.row0 + rows;
-        tn_draft_slice(g->d, w, e, &p);
+                  .n = m->nexpert * nrun * all, .k = k, .bare = true};
+    uint32_t w = tn_draft_stack(g->d, TN_ROLE_EXPERTS, m->nexpert, nrun, nrun * run->rows, k,
+                                "%s", p.module);
+    for (uint32_t i = 0; i < m->nexpert * nrun; i++) {
+        p.row0 = i * all + run->first;
+        p.row1 = p.row0 + run->rows;
+        tn_draft_slice(g->d, w, i, &p);
     }
     return w;
 }
 
 /* A stack whose experts are modules of their own; `part` names the one or two of them whose
- * rows follow each other. */
+ * rows follow each other, of each the run that is this rank's. */
 static uint32_t module_stack(tn_graph *g, const tn_graph_layer *l, const char *const *part,
-                             uint32_t npart, const char *name, uint64_t rows, uint64_t k)
+                             uint32_t npart, const char *name, uint64_t all, const tn_runs *run,
+                             uint64_t k)
 {
     const tn_moe_conf *m = &g->c->moe;
-    uint32_t w = tn_draft_stack(g->d, TN_ROLE_EXPERTS, m->nexpert, npart, npart * rows, k,
+    uint32_t w = tn_draft_stack(g->d, TN_ROLE_EXPERTS, m->nexpert, npart, npart * run->rows, k,
                                 "%s.%s.experts.%s", l->path, m->block, name);
     for (uint32_t e = 0; e < m->nexpert; e++)
         for (uint32_t i = 0; i < npart; i++) {
-            tn_slice p = {.n = rows, .k = k, .row1 = rows};
+            tn_slice p = {.n = all, .k = k, .row0 = run->first, .row1 = run->first + run->rows};
             p.module = tn_draft_name(g->d, "%s.%s.experts.%u.%s", l->path, m->block, e, part[i]);
             tn_draft_slice(g->d, w, e * npart + i, &p);
         }
     return w;
+}
+
+static void add_stacks(tn_graph *g, const tn_graph_layer *l, tn_op_experts *op)
+{
+    const tn_moe_conf *m = &g->c->moe;
+    const char *const up[] = {m->gate, m->up}, *const down[] = {m->down};
+    uint32_t hidden = g->c->hidden;
+    const tn_runs width = tn_graph_run(g, m->width), all = {.rows = hidden, .count = 1};
+    if (is_fused(g, l)) {
+        op->w_up = fused_stack(g, l, "gate_up_proj", m->width, &width, 2, hidden);
+        op->w_down = fused_stack(g, l, "down_proj", hidden, &all, 1, m->width);
+    } else {
+        op->w_up = module_stack(g, l, up, 2, "gate_up", m->width, &width, hidden);
+        op->w_down = module_stack(g, l, down, 1, "down", hidden, &all, m->width);
+    }
+    tn_draft_columns(g->d, op->w_down, width.first, width.first + width.rows);
 }
 
 /* Router logits and, in the column behind them, the shared expert's gate; then the choice. */
@@ -111,14 +131,18 @@ static void add_shared(tn_graph *g, const tn_graph_layer *l)
     char module[64], down_name[80];
     snprintf(module, sizeof module, "%s.shared_expert", m->block);
     snprintf(down_name, sizeof down_name, "%s.down_proj", module);
-    tn_graph_buffer(g, &g->shared_gu, 2 * m->shared, g->act_dtype, "shared_gate_up");
-    tn_graph_buffer(g, &g->shared_ff, m->shared, g->act_dtype, "shared_ff");
+    const tn_runs cols = tn_graph_run(g, m->shared), all = {.rows = c->hidden, .count = 1};
+    tn_graph_buffer(g, &g->shared_gu, 2 * g->s.shared, g->act_dtype, "shared_gate_up");
+    tn_graph_buffer(g, &g->shared_ff, g->s.shared, g->act_dtype, "shared_ff");
     tn_graph_buffer(g, &g->shared, c->hidden, g->act_dtype, "shared");
     add_gate_up(g, l, module, m->shared, false, g->shared_gu, g->shared_ff, "shared_");
     tn_op_linear down = {.size = sizeof down, .in = g->shared_ff, .nparts = 1};
-    down.part[0] = tn_graph_part(g, l, down_name, c->hidden, m->shared, false, g->shared, 0);
+    down.part[0] = tn_graph_part(g, l, down_name, c->hidden, m->shared, &all, false, g->shared, 0);
+    tn_draft_columns(g->d, down.part[0].w, cols.first, cols.first + cols.rows);
+    if (g->s.rank > 0)
+        down.part[0].bias = TN_NONE; /* once in the sum */
     tn_draft_op(g->d, TN_OP_LINEAR, l->index, &down, "%s.shared_down", l->label);
-    tn_op_mix mix = {.size = sizeof mix, .in = g->shared, .out = g->x, .width = c->hidden,
+    tn_op_mix mix = {.size = sizeof mix, .in = g->shared, .out = tn_graph_target(g), .width = c->hidden,
                      .gate = g->route, .gate_col = m->nexpert, .add = 1, .scale = 1};
     tn_draft_op(g->d, TN_OP_MIX, l->index, &mix, "%s.shared_mix", l->label);
 }
@@ -127,17 +151,14 @@ void tn_graph_experts(tn_graph *g, const tn_graph_layer *l)
 {
     const tn_model_conf *c = g->c;
     const tn_moe_conf *m = &c->moe;
-    const char *const up[] = {m->gate, m->up}, *const down[] = {m->down};
-    bool fused = is_fused(g, l);
     add_choice(g, l);
     tn_op_experts op = {.size = sizeof op, .in = g->h, .ids = g->ids, .weights = g->weights,
-                        .out = g->x, .add = 1, .nexpert = m->nexpert, .ntop = m->ntop,
-                        .width = m->width, .act = c->act};
-    op.w_up = fused ? fused_stack(g, l, "gate_up_proj", 2 * (uint64_t)m->width, c->hidden)
-                    : module_stack(g, l, up, 2, "gate_up", m->width, c->hidden);
-    op.w_down = fused ? fused_stack(g, l, "down_proj", c->hidden, m->width)
-                      : module_stack(g, l, down, 1, "down", c->hidden, m->width);
+                        .out = tn_graph_target(g), .add = g->s.nrank == 1,
+                        .nexpert = m->nexpert, .ntop = m->ntop, .width = g->s.width,
+                        .act = c->act};
+    add_stacks(g, l, &op);
     tn_draft_op(g->d, TN_OP_EXPERTS, l->index, &op, "%s.experts", l->label);
     if (m->shared > 0)
         add_shared(g, l);
+    tn_graph_join(g, l, "mlp");
 }

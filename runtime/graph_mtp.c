@@ -25,8 +25,7 @@ void tn_graph_draft(tn_graph *g)
     uint32_t e = tn_draft_buffer(d, TN_ROWS_TOKENS, hidden, g->act_dtype, "mtp_embed");
     uint32_t hh = tn_draft_buffer(d, TN_ROWS_TOKENS, hidden, g->act_dtype, "mtp_last");
     uint32_t both = tn_draft_buffer(d, TN_ROWS_TOKENS, 2 * hidden, g->act_dtype, "mtp_both");
-    tn_op_embed embed = {.size = sizeof embed, .w = g->embed, .out = g->x, .scale = 1};
-    tn_draft_op(d, TN_OP_EMBED, TN_NONE, &embed, "mtp.embed");
+    tn_graph_embed(g, "mtp.embed");
     tn_graph_norm_named(g, g->x, e, "mtp.pre_fc_norm_embedding.weight", "mtp.norm_embed");
     tn_graph_norm_named(g, g->last, hh, "mtp.pre_fc_norm_hidden.weight", "mtp.norm_last");
     tn_op_concat concat = {.size = sizeof concat, .a = e, .a_width = hidden, .b = hh,

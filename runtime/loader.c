@@ -172,10 +172,11 @@ static tn_status find_plain(const tn_view *v, const tn_slice *p, tn_tensor *t, t
     return TN_OK;
 }
 
-/* The file's bytes of a module are shared out over its rows. */
-static uint64_t share_of(const tn_slice *p, uint64_t bytes)
+/* The file's bytes of a module are shared out over its rows and columns. */
+static uint64_t share_of(const tn_source *s, const tn_slice *p, uint64_t bytes)
 {
-    return (uint64_t)((double)bytes * (double)(p->row1 - p->row0) / (double)p->n);
+    double rows = (double)(p->row1 - p->row0) / (double)p->n;
+    return (uint64_t)((double)bytes * rows * (double)(s->col1 - s->col0) / (double)p->k);
 }
 
 static const tn_view *view_of(const tn_loader *l, const tn_slice *p)
@@ -287,7 +288,7 @@ static tn_status add_form(const tn_loader *l, tn_weight_spec *w, const tn_source
     }
     w->form.flags |= f->flags;
     w->form.rows = w->n;
-    w->form.file_bytes += share_of(p, f->file_bytes);
+    w->form.file_bytes += share_of(s, p, f->file_bytes);
     if (p->quantized) {
         w->quant_self = q->self;
         w->multiply = q->table->multiply;

@@ -87,6 +87,15 @@ void tn_draft_slice(tn_draft *d, uint32_t w, uint32_t i, const tn_slice *slice)
         d->source[w].slice[i] = *slice;
 }
 
+void tn_draft_columns(tn_draft *d, uint32_t w, uint64_t col0, uint64_t col1)
+{
+    if (d->failed)
+        return;
+    d->source[w].col0 = col0;
+    d->source[w].col1 = col1;
+    d->weight[w].k = col1 - col0;
+}
+
 static uint32_t add_whole(tn_draft *d, uint32_t role, uint64_t n, uint64_t k, const char *name)
 {
     tn_weight_spec spec = {.size = sizeof spec, .role = role, .nexpert = 1, .n = n, .k = k,
@@ -164,7 +173,7 @@ uint32_t tn_draft_cache(tn_draft *d, uint32_t heads, uint32_t k_dim, uint32_t v_
     return i;
 }
 
-uint32_t tn_draft_state(tn_draft *d, const tn_delta_conf *c)
+uint32_t tn_draft_state(tn_draft *d, const tn_delta_conf *c, uint32_t k_heads, uint32_t v_heads)
 {
     uint32_t i = d->recipe.nstate;
     d->state = grow(d, d->state, i, &d->cap_state, sizeof *d->state);
@@ -172,10 +181,10 @@ uint32_t tn_draft_state(tn_draft *d, const tn_delta_conf *c)
         return TN_NONE;
     d->state[i] = (tn_state_spec){
         .size = sizeof *d->state,
-        .heads = c->v_heads,
+        .heads = v_heads,
         .k_dim = c->k_dim,
         .v_dim = c->v_dim,
-        .conv_width = 2 * c->k_heads * c->k_dim + c->v_heads * c->v_dim,
+        .conv_width = 2 * k_heads * c->k_dim + v_heads * c->v_dim,
         .conv_keep = c->kernel - 1,
     };
     d->recipe.nstate++;

@@ -60,12 +60,15 @@ uint32_t tn_draft_vector(tn_draft *d, uint64_t k, const char *fmt, ...)
 uint32_t tn_draft_stack(tn_draft *d, uint32_t role, uint32_t nexpert, uint32_t nslice, uint64_t n,
                         uint64_t k, const char *fmt, ...) __attribute__((format(printf, 7, 8)));
 void tn_draft_slice(tn_draft *d, uint32_t w, uint32_t i, const tn_slice *slice);
+/* Of each slice's module only columns [col0, col1) are this rank's. */
+void tn_draft_columns(tn_draft *d, uint32_t w, uint64_t col0, uint64_t col1);
 /* A name that lives as long as the draft. */
 const char *tn_draft_name(tn_draft *d, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 uint32_t tn_draft_rope(tn_draft *d, const tn_model_conf *c, uint32_t npos);
 uint32_t tn_draft_cache(tn_draft *d, uint32_t heads, uint32_t k_dim, uint32_t v_dim);
-uint32_t tn_draft_state(tn_draft *d, const tn_delta_conf *c);
+/* A state of `k_heads` and `v_heads` of this rank; the other sizes are the model's. */
+uint32_t tn_draft_state(tn_draft *d, const tn_delta_conf *c, uint32_t k_heads, uint32_t v_heads);
 /* Copies args (its first member is its size). */
 void tn_draft_op(tn_draft *d, uint32_t kind, uint32_t layer, const void *args, const char *fmt,
                  ...) __attribute__((format(printf, 5, 6)));

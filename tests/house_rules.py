@@ -22,7 +22,7 @@ LAYERS = [
               "tokenizer tok* bpe pretoken* normal* added decod* detok ids lexicon jinja_* chat*"),
     ("wall", "wall* guard manners elffile plugin_*"),
     ("model", "modelconf* rope recipe* graph* loader* dummy budget sampling genconf quantize kv states "
-              "fingerprint"),
+              "fingerprint share"),
     ("serving", "request prefix payoff scheduler schedstate draftsteps engine* output intake servestats recheck "
                 "parcel session"),
     ("house", "plugin_cmd served house fronthost frontsession answer command cmd_* main"),
