@@ -52,6 +52,11 @@ static bool grow(tn_buf *b, size_t more)
     return true;
 }
 
+bool tn_buf_room(tn_buf *b, size_t more)
+{
+    return grow(b, more);
+}
+
 void tn_buf_put(tn_buf *b, const void *data, size_t len)
 {
     if (!grow(b, len))

@@ -22,6 +22,8 @@ typedef struct tn_buf {
 void tn_buf_open(tn_buf *b, size_t max);
 void tn_buf_close(tn_buf *b);
 void tn_buf_reset(tn_buf *b);                       /* empty, keeps the memory */
+/* Room behind len for `more` bytes that the caller writes there himself. */
+bool tn_buf_room(tn_buf *b, size_t more);
 void tn_buf_put(tn_buf *b, const void *data, size_t len);
 void tn_buf_puts(tn_buf *b, const char *text);
 void tn_buf_putc(tn_buf *b, char c);

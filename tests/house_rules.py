@@ -24,7 +24,7 @@ LAYERS = [
     ("model", "modelconf* rope recipe* graph* loader* dummy budget sampling genconf quantize kv states "
               "fingerprint share"),
     ("serving", "request prefix payoff scheduler schedstate draftsteps engine* output intake servestats recheck "
-                "parcel session"),
+                "parcel session team*"),
     ("house", "plugin_cmd served house fronthost frontsession answer command cmd_* main"),
 ]
 

@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* team.c - the ranks that share a model: coming together, and the rounds of bringing up. */
+#include "teamparts.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SEND_MS 30000u
+#define BEAT_SECONDS 2u
+#define LEAVE_MS 5000u
+
+uint64_t tn_team_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint32_t tn_team_rank(const tn_team *t)
+{
+    return t->rank;
+}
+
+uint32_t tn_team_size(const tn_team *t)
+{
+    return t->nrank;
+}
+
+tn_status tn_team_send(tn_team *t, uint32_t r, uint32_t kind, uint32_t status, const void *a,
+                       uint64_t na, const void *b, uint64_t nb, tn_err *err)
+{
+    const tn_frame f = {.kind = kind, .status = status};
+    if (t->rank != 0)
+        pthread_mutex_lock(&t->lock); /* the beat is sent by another thread */
+    tn_status st = tn_wire_send(t->peer[r].fd, &f, a, na, b, nb, SEND_MS, err);
+    if (t->rank != 0)
+        pthread_mutex_unlock(&t->lock);
+    return st;
+}
+
+/* ------------------------------------------------------------------------------- faults */
+
+void tn_team_obituary(tn_team *t, uint32_t rank, const tn_err *how, tn_err *out)
+{
+    int status = 0;
+    pid_t pid = t->peer[rank].pid;
+    bool ended = false;
+    for (uint32_t i = 0; pid > 0 && i < 50 && !ended; i++) {
+        ended = waitpid(pid, &status, WNOHANG) == pid;
+        const struct timespec nap = {.tv_nsec = 2000000};
+        if (!ended)
+            nanosleep(&nap, NULL);
+    }
+    if (ended)
+        t->peer[rank].pid = 0;
+    if (ended && WIFSIGNALED(status))
+        tn_fail(out, TN_UNAVAILABLE, "rank %u (process %d) was ended by signal %d (%s)", rank,
+                (int)pid, WTERMSIG(status), strsignal(WTERMSIG(status)));
+    else if (ended)
+        tn_fail(out, TN_UNAVAILABLE, "rank %u (process %d) ended with exit code %d", rank, (int)pid,
+                WEXITSTATUS(status));
+    else
+        tn_fail(out, TN_UNAVAILABLE, "rank %u is lost: %.800s", rank, how->text);
+}
+
+void tn_team_lose(tn_team *t, const tn_err *why)
+{
+    pthread_mutex_lock(&t->lock);
+    bool first = !t->lost && !t->closing;
+    if (first) {
+        t->lost = true;
+        t->why = *why;
+    }
+    pthread_cond_broadcast(&t->news);
+    pthread_mutex_unlock(&t->lock);
+    if (first && t->work.comm != NULL && t->work.comm->abort != NULL && t->work.group != NULL)
+        t->work.comm->abort(t->work.group);
+    if (first && t->work.on_lost != NULL)
+        t->work.on_lost(t->work.user, why);
+}
+
+void tn_team_wake(tn_team *t)
+{
+    const uint64_t one = 1;
+    (void)!write(t->wake, &one, sizeof one);
+}
+
+tn_status tn_team_watch_open(tn_team *t, void *(*run)(void *), tn_err *err)
+{
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS};
+    sigset_t all, before;
+    sigfillset(&all);
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
+        sigdelset(&all, faults[i]);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    t->has_watch = pthread_create(&t->watch, NULL, run, t) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return t->has_watch ? TN_OK
+                        : tn_fail(err, TN_OS, "the system gave no thread to watch other ranks");
+}
+
+/* Says "alive" every other second. When nobody hears it rank 0 is gone, and so is the reason to
+ * live: a step in the device may never end by itself. */
+static void *beat_main(void *arg)
+{
+    tn_team *t = arg;
+    tn_err err;
+    pthread_mutex_lock(&t->lock);
+    while (!t->closing) {
+        struct timespec until;
+        const tn_frame f = {.kind = TN_WIRE_BEAT};
+        if (tn_wire_send(t->peer[0].fd, &f, NULL, 0, NULL, 0, SEND_MS, &err) != TN_OK)
+            break;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_sec += BEAT_SECONDS;
+        while (!t->closing && pthread_cond_timedwait(&t->news, &t->lock, &until) == 0)
+            ;
+    }
+    bool orphan = !t->closing;
+    pthread_mutex_unlock(&t->lock);
+    if (orphan) {
+        tn_log_put(t->log, TN_LOG_WARN, "core", NULL, "rank %u: rank 0 is gone: ending", t->rank);
+        sleep(1); /* the thread that follows may notice, and end in good order */
+        _exit(TN_UNAVAILABLE);
+    }
+    return NULL;
+}
+
+/* ------------------------------------------------------------------------------- rounds */
+
+/* The next frame of rank r that is no beat. Rank 0 sends none: its end is seen, not its silence. */
+static tn_status receive(tn_team *t, uint32_t r, tn_frame *f, tn_err *err)
+{
+    tn_peer *p = &t->peer[r];
+    uint32_t ms = t->rank == 0 ? TN_TEAM_SILENCE * 1000u : UINT32_MAX;
+    tn_status st;
+    do
+        st = tn_wire_recv(p->fd, f, &p->data, ms, err);
+    while (st == TN_OK && f->kind == TN_WIRE_BEAT);
+    if (st != TN_OK && t->rank == 0) {
+        tn_err how = *err;
+        tn_team_obituary(t, r, &how, err);
+        st = TN_UNAVAILABLE;
+    } else if (st != TN_OK) {
+        tn_fail(err, st, "rank 0 is gone");
+    }
+    return st;
+}
+
+static tn_status expect(tn_team *t, uint32_t r, uint32_t kind, tn_frame *f, tn_err *err)
+{
+    tn_status st = receive(t, r, f, err);
+    if (st == TN_OK && f->kind != kind)
+        st = tn_fail(err, TN_UNAVAILABLE, "rank %u said %#x where rank %u expected %#x", r, f->kind,
+                     t->rank, kind);
+    return st;
+}
+
+/* What rank r brought to the round: a sentence, or its bytes. */
+static tn_status hear(tn_team *t, uint32_t r, void *to, uint64_t size, tn_err *err)
+{
+    tn_frame f;
+    tn_status st = expect(t, r, TN_WIRE_ROUND, &f, err);
+    if (st != TN_OK)
+        return st;
+    const tn_buf *b = &t->peer[r].data;
+    if (f.status != TN_OK)
+        return tn_fail(err, (tn_status)f.status, "rank %u: %.*s", r, (int)(b->len < 900 ? b->len : 900),
+                       b->data != NULL ? b->data : "");
+    if (b->len != size)
+        return tn_fail(err, TN_UNAVAILABLE, "rank %u brought %zu bytes; expected %llu", r, b->len,
+                       (unsigned long long)size);
+    if (to != NULL && size > 0)
+        memcpy((char *)to + r * size, b->data, size);
+    return TN_OK;
+}
+
+static tn_status round_lead(tn_team *t, tn_status mine, const void *data, uint64_t size,
+                            void *all, tn_err *err)
+{
+    tn_status st = mine;
+    tn_err other;
+    if (all != NULL && size > 0 && mine == TN_OK)
+        memcpy(all, data, size);
+    for (uint32_t r = 1; r < t->nrank; r++) {
+        tn_status s = hear(t, r, all, size, &other);
+        if (st == TN_OK && s != TN_OK) {
+            st = s;
+            *err = other;
+        }
+    }
+    for (uint32_t r = 1; r < t->nrank; r++)
+        (void)tn_team_send(t, r, TN_WIRE_VERDICT, (uint32_t)st, err->text,
+                           st != TN_OK ? strlen(err->text) : 0, NULL, 0, &other);
+    return st;
+}
+
+static tn_status round_follow(tn_team *t, tn_status mine, const void *data, uint64_t size,
+                              tn_err *err)
+{
+    tn_frame f;
+    tn_err other;
+    const void *what = mine == TN_OK ? data : err->text;
+    tn_status st = tn_team_send(t, 0, TN_WIRE_ROUND, (uint32_t)mine, what,
+                                mine == TN_OK ? size : strlen(err->text), NULL, 0, &other);
+    if (st == TN_OK)
+        st = expect(t, 0, TN_WIRE_VERDICT, &f, &other);
+    if (mine != TN_OK)
+        return mine;
+    if (st != TN_OK)
+        *err = other;
+    else if ((st = (tn_status)f.status) != TN_OK)
+        tn_fail(err, st, "%.*s", (int)t->peer[0].data.len,
+                t->peer[0].data.data != NULL ? t->peer[0].data.data : "");
+    return st;
+}
+
+tn_status tn_team_round(tn_team *t, tn_status mine, const void *data, uint64_t size, void *all,
+                        tn_err *err)
+{
+    return t->rank == 0 ? round_lead(t, mine, data, size, all, err)
+                        : round_follow(t, mine, data, size, err);
+}
+
+tn_status tn_team_share(tn_team *t, void *data, uint64_t size, tn_err *err)
+{
+    tn_frame f;
+    tn_status st = TN_OK;
+    if (t->rank == 0) {
+        for (uint32_t r = 1; r < t->nrank && st == TN_OK; r++)
+            st = tn_team_send(t, r, TN_WIRE_SHARE, 0, data, size, NULL, 0, err);
+        return st;
+    }
+    st = expect(t, 0, TN_WIRE_SHARE, &f, err);
+    if (st == TN_OK && f.size != size)
+        return tn_fail(err, TN_UNAVAILABLE, "rank 0 shared %llu bytes; expected %llu",
+                       (unsigned long long)f.size, (unsigned long long)size);
+    if (st == TN_OK && size > 0)
+        memcpy(data, t->peer[0].data.data, size);
+    return st;
+}
+
+/* ------------------------------------------------------------------- beginning and end */
+
+static tn_status open_locks(tn_team *t, tn_err *err)
+{
+    pthread_condattr_t attr;
+    if (pthread_condattr_init(&attr) != 0)
+        return tn_fail(err, TN_OS, "ranks: the system gave no lock");
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    if (pthread_mutex_init(&t->lock, NULL) == 0)
+        t->has_lock = pthread_cond_init(&t->news, &attr) == 0;
+    pthread_condattr_destroy(&attr);
+    if (!t->has_lock)
+        return tn_fail(err, TN_OS, "ranks: the system gave no lock");
+    t->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return t->wake >= 0 ? TN_OK : tn_fail(err, TN_OS, "ranks: eventfd: %s", strerror(errno));
+}
+
+tn_status tn_team_start(const tn_team_setup *setup, tn_team **out, tn_err *err)
+{
+    tn_team *t = calloc(1, sizeof *t);
+    if (t != NULL)
+        t->peer = calloc(setup->place.nrank, sizeof *t->peer);
+    if (t == NULL || t->peer == NULL) {
+        free(t);
+        return tn_fail(err, TN_NO_MEMORY, "no memory for %u ranks", setup->place.nrank);
+    }
+    t->wake = -1;
+    t->rank = setup->place.rank;
+    t->nrank = setup->place.nrank;
+    t->log = setup->log;
+    tn_buf_open(&t->step, TN_WIRE_SIZE_MAX);
+    for (uint32_t r = 0; r < t->nrank; r++) {
+        t->peer[r].fd = -1;
+        tn_buf_open(&t->peer[r].data, TN_WIRE_SIZE_MAX);
+    }
+    tn_status st = open_locks(t, err);
+    if (st == TN_OK)
+        st = tn_team_connect(t, setup, err);
+    if (st == TN_OK && t->rank != 0)
+        st = tn_team_watch_open(t, beat_main, err);
+    if (st != TN_OK) {
+        tn_team_close(t);
+        return st;
+    }
+    *out = t;
+    return TN_OK;
+}
+
+/* Those that were started here end within LEAVE_MS, one way or the other. */
+static void bury(tn_team *t)
+{
+    uint64_t until = tn_team_now() + (uint64_t)LEAVE_MS * 1000000u;
+    for (uint32_t r = 0; r < t->nrank; r++) {
+        pid_t pid = t->peer[r].pid;
+        int status;
+        const struct timespec nap = {.tv_nsec = 2000000};
+        while (pid > 0 && waitpid(pid, &status, WNOHANG) == 0) {
+            if (tn_team_now() > until)
+                kill(pid, SIGKILL);
+            nanosleep(&nap, NULL);
+        }
+    }
+}
+
+void tn_team_close(tn_team *t)
+{
+    tn_err err;
+    if (t == NULL)
+        return;
+    if (t->has_lock) {
+        pthread_mutex_lock(&t->lock);
+        t->closing = true;
+        pthread_cond_broadcast(&t->news);
+        pthread_mutex_unlock(&t->lock);
+    }
+    for (uint32_t r = 1; t->rank == 0 && r < t->nrank; r++)
+        if (t->peer[r].fd >= 0)
+            (void)tn_wire_send(t->peer[r].fd, &(tn_frame){.kind = TN_WIRE_BYE}, NULL, 0, NULL, 0, 100, &err);
+    if (t->wake >= 0)
+        tn_team_wake(t);
+    if (t->has_watch)
+        pthread_join(t->watch, NULL);
+    if (t->wake >= 0)
+        close(t->wake);
+    for (uint32_t r = 0; r < t->nrank; r++) {
+        if (t->peer[r].fd >= 0)
+            close(t->peer[r].fd);
+        tn_buf_close(&t->peer[r].data);
+    }
+    bury(t);
+    if (t->has_lock) {
+        pthread_mutex_destroy(&t->lock);
+        pthread_cond_destroy(&t->news);
+    }
+    tn_buf_close(&t->step);
+    free(t->peer);
+    free(t);
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* team.h - the ranks that share a model, one process each.
+ *
+ * Rank 0 runs everything that a lone process runs. Each further rank is the same program on the
+ * same command line; it brings the model up in step with rank 0 and then follows:
+ *
+ *     rank 0                                    rank r
+ *     tn_team_start (starts or awaits them)     tn_team_start (joins)
+ *     tn_team_round, tn_team_share ... the same calls in the same order ...
+ *     tn_team_lead: a tn_device whose calls     tn_team_follow: does each of them on its own
+ *     are done by all ranks                     program until rank 0 lets go
+ *
+ * So engine and scheduler know nothing of ranks. Every rank runs every step whole, with the same
+ * draws; nothing comes back but failures, and what is read out of caches.
+ *
+ * Faults. A rank that ends is seen at once (its socket closes), one that stands still after
+ * TN_TEAM_SILENCE seconds (each sends a beat every two). Then the communicator is aborted, so
+ * nobody waits on, and `on_lost` is called. A rank whose rank 0 is gone ends by itself. */
+#ifndef TN_TEAM_H
+#define TN_TEAM_H
+
+#include <tenon/plugin.h>
+
+#include <stdbool.h>
+
+#include "log.h"
+
+#define TN_TEAM_SILENCE 30u      /* seconds */
+
+typedef struct tn_team tn_team;
+
+/* Who this process is. From TENON_RANK, which tenon gives to the ranks it starts, or from a
+ * launcher: OMPI_COMM_WORLD_RANK and _SIZE, PMI_RANK and PMI_SIZE, SLURM_PROCID and SLURM_NTASKS. */
+typedef struct tn_team_place {
+    uint32_t rank, nrank;        /* nrank 0: nobody says, this is a rank 0 that starts others */
+    uint32_t local, nlocal;      /* the same, counted on this host */
+    uint32_t model;              /* started by tenon: which [model] */
+    int fd;                      /* and the socket to rank 0; -1: a launcher's */
+} tn_team_place;
+
+/* TN_CONFIG: variables that contradict each other or hold no numbers. */
+tn_status tn_team_place_read(tn_team_place *out, tn_err *err);
+/* Narrows the process to its share of the processors, so that devices which count them take no
+ * more; undone by tn_team_cores_restore. */
+void tn_team_cores_share(uint32_t local, uint32_t nlocal);
+void tn_team_cores_restore(void);
+
+typedef struct tn_team_setup {
+    tn_team_place place;         /* nrank set */
+    uint32_t model;              /* index, for the ranks to be started */
+    const char *address;         /* rank 0's, for launchers: "host:port" */
+    uint32_t patience;           /* seconds for all to come */
+    tn_log *log;                 /* borrowed, may be NULL */
+} tn_team_setup;
+
+/* Rank 0: TN_UNAVAILABLE names the ranks that did not come in time. */
+tn_status tn_team_start(const tn_team_setup *setup, tn_team **out, tn_err *err);
+/* Rank 0 lets the others go and waits for them; what does not end is ended. */
+void tn_team_close(tn_team *t);
+uint32_t tn_team_rank(const tn_team *t);
+uint32_t tn_team_size(const tn_team *t);
+
+/* All ranks come with a status of theirs and `size` bytes; all get the first failure (its sentence
+ * names the rank), and rank 0 all the bytes, [nrank][size], in `all`. */
+tn_status tn_team_round(tn_team *t, tn_status mine, const void *data, uint64_t size, void *all,
+                        tn_err *err);
+/* All get what rank 0 has. */
+tn_status tn_team_share(tn_team *t, void *data, uint64_t size, tn_err *err);
+
+/* What serving needs; all borrowed until close. */
+typedef struct tn_team_work {
+    const tn_device *device;
+    void *program;
+    const tn_comm *comm;
+    void *group;
+    uint32_t vocab;
+    bool check;                  /* ranks send a hash of each step's results, rank 0 compares */
+    void (*on_lost)(void *user, const tn_err *why); /* [any] rank 0, once */
+    void *user;
+} tn_team_work;
+
+/* Rank 0: the device to serve with, whose program is the team. Borrowed until close. */
+tn_status tn_team_lead(tn_team *t, const tn_team_work *w, const tn_device **device, tn_err *err);
+/* Others: returns when rank 0 lets go (TN_OK) or something failed. */
+tn_status tn_team_follow(tn_team *t, const tn_team_work *w, tn_err *err);
+
+#endif

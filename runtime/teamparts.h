@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* teamparts.h - what the team's own files share. */
+#ifndef TN_TEAMPARTS_H
+#define TN_TEAMPARTS_H
+
+#include "share.h"
+#include "team.h"
+#include "teamstep.h"
+#include "teamwire.h"
+
+#include <pthread.h>
+#include <sys/types.h>
+
+/* The other end of a connection: of rank 0 each other rank, of those rank 0. */
+typedef struct tn_peer {
+    int fd;                      /* -1: none */
+    pid_t pid;                   /* 0: not ours to wait for */
+    uint64_t heard;              /* monotonic ns of the last sign of life */
+    tn_buf data;                 /* of the frame that came last */
+    tn_frame reply;              /* kind 0: none waits to be taken */
+} tn_peer;
+
+struct tn_team {
+    uint32_t rank, nrank;
+    tn_log *log;
+    tn_peer *peer;               /* owned [nrank]; the entry of this rank itself is empty */
+    tn_team_work work;
+    tn_device face;              /* rank 0: what the engine sees */
+    tn_buf step;                 /* rank 0: the step as bytes */
+    uint64_t hash;               /* rank 0: of its own results */
+
+    pthread_mutex_t lock;        /* guards what follows, and sending by a rank that is not 0 */
+    pthread_cond_t news;
+    int wake;                    /* rank 0: an eventfd that the watch looks at */
+    pthread_t watch;             /* rank 0: reads all others; else: sends beats */
+    bool has_lock, has_watch, closing;
+    bool lost;                   /* and then `why` stands */
+    tn_err why;
+};
+
+uint64_t tn_team_now(void);
+/* What ranks compare of a step (teamfollow.c). */
+uint64_t tn_team_hash(const tn_results *r);
+/* Notes the first loss, wakes all who wait, aborts the communicator. */
+void tn_team_lose(tn_team *t, const tn_err *why);
+void tn_team_wake(tn_team *t);
+/* teamstart.c: connections to all, by starting them or by awaiting them. */
+tn_status tn_team_connect(tn_team *t, const tn_team_setup *setup, tn_err *err);
+/* "rank 2 (process 4711) was ended by signal 9", from what is known. */
+void tn_team_obituary(tn_team *t, uint32_t rank, const tn_err *how, tn_err *out);
+tn_status tn_team_watch_open(tn_team *t, void *(*run)(void *), tn_err *err);
+/* A frame to rank r; from ranks other than 0 under the lock. */
+tn_status tn_team_send(tn_team *t, uint32_t r, uint32_t kind, uint32_t status, const void *a,
+                       uint64_t na, const void *b, uint64_t nb, tn_err *err);
+
+#endif
