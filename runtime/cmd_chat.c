@@ -291,7 +291,8 @@ static tn_session_place place_of(const talk *t, const char *path)
     const tn_served *s = &t->h->served[0];
     return (tn_session_place){.engine = s->engine, .fingerprint = s->fingerprint, .path = path,
                               .what = path, .model = tn_served_name(s, 0),
-                              .recipe = &s->draft.recipe};
+                              .recipe = &s->draft.recipe,
+                              .nrank = s->place.nrank};
 }
 
 /* The messages are the file's note. */

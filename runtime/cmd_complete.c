@@ -144,7 +144,8 @@ static tn_session_place place_of(tn_house *h)
     const char *path = tn_flags_value(h->flags, "session");
     return (tn_session_place){.engine = h->served[0].engine, .model = tn_served_name(h->served, 0),
                               .fingerprint = h->served[0].fingerprint, .path = path,
-                              .what = path, .recipe = &h->served[0].draft.recipe};
+                              .what = path, .recipe = &h->served[0].draft.recipe,
+                              .nrank = h->served[0].place.nrank};
 }
 
 /* The conversation so far, if there is one. */

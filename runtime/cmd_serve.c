@@ -13,6 +13,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#define LOOK_NS 200000000          /* between looks at the ranks */
+#define BROKEN_SECONDS 1           /* that clients are told before the end */
+
 static const tn_flag own[] = {
     {"print-config", NULL, 0, "Prints the effective configuration and where it came from."},
     {"print-recipe", NULL, 0, "Prints the model's recipe: buffers and operations."},
@@ -79,17 +82,34 @@ static void check_ini(const tn_house *h, const tn_house_setup *setup)
     tn_conf_close(c);
 }
 
-/* Waits for the end. SIGHUP only re-checks the INI: what runs keeps its configuration. */
+/* A model whose ranks are no longer all there; a new start is what brings it back. */
+static const tn_served *broken(const tn_house *h)
+{
+    for (uint32_t i = 0; i < h->nserved; i++) {
+        tn_health health = {.live = 1};
+        if (h->served[i].team != NULL)
+            tn_engine_health(h->served[i].engine, &health);
+        if (!health.live)
+            return &h->served[i];
+    }
+    return NULL;
+}
+
+/* Waits for a signal to end, or for a team to break (0). SIGHUP only re-checks the INI: what runs
+ * keeps its configuration. */
 static int wait_for_end(const sigset_t *set, tn_house *h, const tn_house_setup *setup)
 {
+    const struct timespec look = {.tv_nsec = LOOK_NS};
     for (;;) {
-        int sig = 0;
-        int e = sigwait(set, &sig);
-        if (e != 0)
-            return e;
-        if (sig != SIGHUP)
+        int sig = sigtimedwait(set, NULL, &look);
+        if (sig < 0 && errno != EAGAIN && errno != EINTR)
+            return SIGTERM;
+        if (sig > 0 && sig != SIGHUP)
             return sig;
-        check_ini(h, setup);
+        if (sig == SIGHUP)
+            check_ini(h, setup);
+        if (broken(h) != NULL)
+            return 0;
     }
 }
 
@@ -115,6 +135,15 @@ static tn_status serve(tn_house *h, const tn_house_setup *setup, const sigset_t 
     if (st != TN_OK)
         return st;
     int sig = wait_for_end(set, h, setup);
+    if (sig == 0) {
+        const struct timespec told = {.tv_sec = BROKEN_SECONDS};
+        tn_log_put(h->log, TN_LOG_ERROR, "core", NULL, "model %s: its ranks are not all there: "
+                   "ending, to be started again", tn_served_name(broken(h), 0));
+        nanosleep(&told, NULL); /* /health says so meanwhile */
+        (void)tn_house_drain(h, 0, err);
+        err->text[0] = 0;
+        return TN_INTERNAL;
+    }
     tn_log_put(h->log, TN_LOG_INFO, "core", NULL, "%s: draining, up to %u s; a second one ends at "
                "once", strsignal(sig), h->settings.drain_timeout);
     obey_signals();

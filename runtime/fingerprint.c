@@ -104,5 +104,7 @@ void tn_fingerprint(const tn_view *view, const tn_view *second, const tn_recipe 
     put_number(&s, limits->block_tokens);
     put_number(&s, cache_dtype);
     put_number(&s, limits->exact);
+    if (limits->nrank > 1)
+        put_number(&s, limits->nrank);
     tn_sip_done(&s, out);
 }

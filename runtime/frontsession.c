@@ -85,7 +85,8 @@ static tn_session_place place_of(tn_served *served, const tn_session *s, const s
 {
     return (tn_session_place){
         .engine = served->engine, .fingerprint = served->fingerprint,
-        .model = tn_served_name(served, 0), .recipe = &served->draft.recipe, .path = at->path,
+        .model = tn_served_name(served, 0), .recipe = &served->draft.recipe,
+        .nrank = served->place.nrank, .path = at->path,
         .what = at->what,
         .salt = s->cache_salt, .owner = s->owner != NULL ? s->owner : "",
     };

@@ -197,13 +197,16 @@ static tn_status list_parts(tn_house *h, tn_err *err)
     uint32_t n = tn_wall_count(h->wall) + 1u;
     h->quant = calloc(n, sizeof *h->quant);
     h->device = calloc(n, sizeof *h->device);
-    if (h->quant == NULL || h->device == NULL)
+    h->comm = calloc(n, sizeof *h->comm);
+    if (h->quant == NULL || h->device == NULL || h->comm == NULL)
         return tn_fail(err, TN_NO_MEMORY, "no memory");
     const tn_guest *g;
     for (uint32_t i = 0; (g = tn_wall_of(h->wall, TN_KIND_QUANT, i)) != NULL; i++)
         h->quant[h->nquant++] = (tn_quant_ref){g->name, g->quant, g->self};
     for (uint32_t i = 0; (g = tn_wall_of(h->wall, TN_KIND_DEVICE, i)) != NULL; i++)
         h->device[h->ndevice++] = (tn_device_ref){g->name, g->device, g->self};
+    for (uint32_t i = 0; (g = tn_wall_of(h->wall, TN_KIND_COMM, i)) != NULL; i++)
+        h->comm[h->ncomm++] = (tn_comm_ref){g->name, g->comm, g->self};
     return TN_OK;
 }
 
@@ -212,7 +215,7 @@ static tn_status list_parts(tn_house *h, tn_err *err)
 static tn_status init_parts(const tn_house_setup *setup, tn_house *h, tn_err *err)
 {
     static const uint32_t kinds[] = {TN_KIND_FRONT, TN_KIND_QUANT, TN_KIND_DEVICE, TN_KIND_COMM};
-    uint32_t first = setup->flags & TN_HOUSE_PLAN ? 1 : 0;
+    uint32_t first = setup->flags & TN_HOUSE_PLAN || h->place.rank > 0 ? 1 : 0;
     tn_status st = tn_wall_configure(h->wall, h->conf, err);
     for (uint32_t i = first; st == TN_OK && i < sizeof kinds / sizeof *kinds; i++)
         st = tn_wall_init_kind(h->wall, kinds[i], err);
@@ -228,6 +231,8 @@ static tn_status start_parts(const tn_house_setup *setup, tn_house *h, tn_err *e
         st = tn_wall_start(h->wall, TN_KIND_QUANT, err);
     if (st == TN_OK)
         st = tn_wall_start(h->wall, TN_KIND_DEVICE, err);
+    if (st == TN_OK)
+        st = tn_wall_start(h->wall, TN_KIND_COMM, err);
     return st;
 }
 
@@ -243,16 +248,37 @@ static void log_model(const tn_house *h, const tn_served *s)
     tn_buf_close(&text);
 }
 
+/* Which rank this process is, and its share of the processors: before devices count them. */
+static tn_status take_place(tn_house *h, tn_err *err)
+{
+    uint32_t most = 1;
+    for (uint32_t i = 0; i < h->nmodel; i++)
+        if (h->model[i].tensor_parallel_size > most)
+            most = h->model[i].tensor_parallel_size;
+    if (most < 2)
+        return TN_OK;
+    tn_status st = tn_team_place_read(&h->place, err);
+    if (st == TN_OK && h->place.nrank > 1 && h->place.fd < 0 && h->nmodel > 1)
+        return tn_fail(err, TN_CONFIG, "%u ranks were started for %u models; expected one model "
+                       "where a launcher starts the ranks", h->place.nrank, h->nmodel);
+    if (st == TN_OK)
+        tn_team_cores_share(h->place.local, h->place.nrank > 1 ? h->place.nlocal : most);
+    return st;
+}
+
 static tn_status open_models(const tn_house_setup *setup, tn_house *h, tn_err *err)
 {
     for (uint32_t i = 0; i < h->nmodel; i++) {
+        if (h->place.fd >= 0 && h->place.rank > 0 && h->place.model != i)
+            continue; /* other ranks serve that one */
         char what[128];
         tn_progress bar;
         snprintf(what, sizeof what, "loading %s", h->model[i].name);
         tn_progress_open(&bar, what, true);
         tn_served_setup s = {
             .settings = &h->model[i], .quant = h->quant, .nquant = h->nquant,
-            .device = h->device, .ndevice = h->ndevice, .log = h->log, .metrics = h->metrics,
+            .device = h->device, .ndevice = h->ndevice, .comm = h->comm, .ncomm = h->ncomm,
+            .place = h->place, .model = i, .log = h->log, .metrics = h->metrics,
             .flags = (setup->flags & TN_HOUSE_PROFILE ? TN_SERVED_PROFILE : 0) |
                      (setup->flags & TN_HOUSE_PLAN ? TN_SERVED_NO_ENGINE : 0),
             .progress = tn_progress_step, .user = &bar,
@@ -286,12 +312,19 @@ tn_status tn_house_open(const tn_house_setup *setup, tn_house *out, tn_err *err)
         st = read_models(setup, h, err);
     if (st == TN_OK)
         st = check_names(h, err);
+    if (st == TN_OK && !(setup->flags & (TN_HOUSE_CHECK | TN_HOUSE_PLAN)))
+        st = take_place(h, err);
     if (st == TN_OK && (setup->flags & TN_HOUSE_CHECK))
         st = tn_wall_configure(h->wall, h->conf, err);
     else if (st == TN_OK)
         st = start_parts(setup, h, err);
     if (st == TN_OK && !(setup->flags & TN_HOUSE_CHECK))
         st = open_models(setup, h, err);
+    tn_team_cores_restore();
+    if (st != TN_OK && h->place.fd >= 0 && h->place.rank > 0) {
+        st = TN_CANCELLED; /* rank 0 has been told, and tells */
+        err->text[0] = 0;
+    }
     if (st != TN_OK)
         tn_house_close(h);
     return st;
@@ -358,6 +391,7 @@ void tn_house_close(tn_house *h)
     free(h->model);
     free(h->quant);
     free(h->device);
+    free(h->comm);
     tn_flags_close(h->flags);
     if (h->metrics != NULL)
         tn_metrics_close(h->metrics);

@@ -47,7 +47,9 @@ typedef struct tn_house {
     tn_wall *wall;
     tn_quant_ref *quant;         /* owned [nquant] */
     tn_device_ref *device;       /* owned [ndevice] */
-    uint32_t nquant, ndevice;
+    tn_comm_ref *comm;           /* owned [ncomm] */
+    uint32_t nquant, ndevice, ncomm;
+    tn_team_place place;         /* of this process among the ranks of a model */
     tn_model_settings *model;    /* owned [nmodel] */
     tn_served *served;           /* owned [nserved] */
     uint32_t nmodel, nserved;

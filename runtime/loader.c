@@ -189,13 +189,14 @@ const tn_quant_ref *tn_loader_quant(const tn_loader *l, const tn_slice *p)
     return p->second ? l->second_q : l->q;
 }
 
-static tn_status plain_form(const tn_loader *l, const tn_slice *p, tn_form *f, tn_err *err)
+static tn_status plain_form(const tn_loader *l, const tn_source *s, const tn_slice *p, tn_form *f,
+                            tn_err *err)
 {
     tn_tensor t;
     tn_status st = find_plain(view_of(l, p), p, &t, err);
     if (st != TN_OK)
         return st;
-    *f = (tn_form){.size = sizeof *f, .kind = form_of_dtype(t.dtype), .cols = p->k,
+    *f = (tn_form){.size = sizeof *f, .kind = form_of_dtype(t.dtype), .cols = s->col1 - s->col0,
                    .file_bytes = t.data_size};
     f->bits = (uint32_t)dtype_size(f->kind) * 8;
     return TN_OK;
@@ -259,13 +260,13 @@ static tn_status slice_form(const tn_loader *l, uint32_t role, const tn_source *
         return tn_dummy_form(l->dummy, role, p, s->col0, s->col1, f, err);
     const tn_quant_ref *q = tn_loader_quant(l, p);
     if (q == NULL || p->bare)
-        return plain_form(l, p, f, err);
+        return plain_form(l, s, p, f, err);
     tn_module m = module_of(p);
     tn_rect r = rect_of(s, p);
     *f = (tn_form){.size = sizeof *f};
     tn_status st = q->table->form_of(q->self, view_of(l, p), &m, &r, f, err);
     if (st == TN_NOINPUT) /* not of its format: plain, or missing */
-        return plain_form(l, p, f, err);
+        return plain_form(l, s, p, f, err);
     p->quantized = true;
     return st == TN_OK ? check_form(q, &m, &r, f, err) : st;
 }

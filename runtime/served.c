@@ -10,6 +10,7 @@
 #include "plain.h"
 #include "safetensors.h"
 #include "sessionfile.h"
+#include "servedteam.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -75,9 +76,6 @@ static tn_status open_files(tn_served *s, const tn_served_setup *setup, tn_err *
     if (m->path[0] == 0)
         return tn_fail(err, TN_CONFIG, "[model %s]: path: missing; expected a model folder",
                        m->name);
-    if (m->tensor_parallel_size > 1)
-        return tn_fail(err, TN_CONFIG, "[model %s]: tensor_parallel_size: %u; expected 1: sharing a "
-                       "model out over ranks is not offered yet", m->name, m->tensor_parallel_size);
     uint32_t flags = (m->allow_links ? TN_CKPT_FOLLOW : 0) | (m->lax_index ? TN_CKPT_LAX : 0) |
                      (m->dummy ? TN_CKPT_NO_WEIGHTS : 0);
     tn_status st = tn_ckpt_open(m->path, flags, &s->ckpt, err);
@@ -176,7 +174,7 @@ static tn_status open_device(tn_served *s, const tn_served_setup *setup, tn_err 
         const tn_device_ref *d = &setup->device[i];
         if (!any && strcmp(d->name, wanted) != 0)
             continue;
-        st = d->table->open(d->self, 0, &s->dev, err);
+        st = tn_served_open_card(s, d, err);
         if (st != TN_OK && any)
             continue;
         if (st != TN_OK)
@@ -205,7 +203,9 @@ static tn_limits make_limits(const tn_served *s, uint32_t context, uint32_t flag
 {
     const tn_model_settings *m = s->settings;
     tn_limits l = {.size = sizeof l, .rows_max = m->max_num_batched_tokens,
-                   .seqs_max = m->max_num_seqs, .context_max = context, .nrank = 1,
+                   .seqs_max = m->max_num_seqs, .context_max = context,
+                   .rank = s->place.rank, .nrank = s->place.nrank,
+                   .comm = s->comm != NULL ? s->comm->table : NULL, .group = s->group,
                    .exact = m->exact, .drafts_max = s->drafts, .profile = flags & TN_SERVED_PROFILE ? 1 : 0};
     uint32_t decoding = l.seqs_max * (1 + s->drafts); /* rows when nothing else runs */
     if (l.rows_max < decoding)
@@ -250,6 +250,7 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
         return st;
     s->has_draft = true;
     tn_graph_ask what = {.view = v, .act_dtype = act, .npos = context, .drafting = s->drafts > 0,
+                         .rank = s->place.rank, .nrank = s->place.nrank,
                          .second = s->second != NULL ? tn_ckpt_view(s->second) : NULL};
     st = tn_graph_build(&s->conf, &what, &s->draft, err);
     if (st != TN_OK)
@@ -271,12 +272,14 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
                                    err);
     if (st == TN_OK)
         st = check_need(s->device->name, &s->need, err);
+    if (s->team != NULL)
+        st = tn_served_agree(s, st, err);
     if (st != TN_OK)
         return st;
     tn_budget_ask ask = {.memory = m->memory, .cache = m->kv_cache_memory,
                          .seqs = m->max_num_seqs, .context = context,
                          .block_tokens = s->limits.block_tokens, .slots = m->max_num_seqs + m->state_snapshots,
-                         .free_memory = s->info.memory_free, .mapped = m->mapped,
+                         .free_memory = s->team != NULL ? s->memory_free : s->info.memory_free, .mapped = m->mapped,
                          .host = s->loader.nhost > 0, .experts = m->experts_memory};
     return tn_budget_make(&ask, &s->need, &s->budget, err);
 }
@@ -427,8 +430,16 @@ static tn_status open_engine(tn_served *s, const tn_served_setup *setup, tn_err 
         eos = s->conf.eos[0];
     if (m->session_dir[0] != 0)
         tn_session_sweep(m->session_dir);
+    const tn_device *device = s->device->table;
+    void *program = s->program;
+    if (s->team != NULL) {
+        tn_status st = tn_served_lead(s, &device, err);
+        if (st != TN_OK)
+            return st;
+        program = s->team;
+    }
     tn_engine_setup e = {
-        .device = s->device->table, .program = s->program, .limits = &s->limits, .pools = &pools,
+        .device = device, .program = program, .limits = &s->limits, .pools = &pools,
         .tok = s->tok, .chat = s->chat, .name = tn_served_name(s, 0), .vocab = s->conf.vocab,
         .eos = eos, .eos_more = s->gen.eos, .neos_more = s->gen.neos,
         .defaults = s->gen.defaults, .max_running = m->max_num_seqs, .queue_max = m->queue,
@@ -460,16 +471,20 @@ tn_status tn_served_open(const tn_served_setup *setup, tn_served *out, tn_err *e
     *s = (tn_served){.settings = setup->settings, .log = setup->log,
                      .created = (int64_t)time(NULL)};
     tn_buf_open(&s->table, (size_t)1 << 30);
-    tn_status st = check_session_dir(setup->settings, err);
+    tn_status st = tn_served_team(s, setup, err);
+    if (st == TN_OK)
+        st = check_session_dir(setup->settings, err);
     if (st == TN_OK)
         st = open_files(s, setup, err);
     if (st == TN_OK)
         st = open_drafting(s, setup, err);
     if (st == TN_OK)
         st = open_device(s, setup, err);
+    if (s->place.nrank > 1)
+        st = tn_served_join(s, setup, st, err);
     if (st == TN_OK)
         st = compile_model(s, setup->flags, err);
-    if (st == TN_OK)
+    if (st == TN_OK && s->place.rank == 0)
         st = open_text(s, err);
     if (st == TN_OK && (setup->flags & TN_SERVED_NO_ENGINE)) {
         tn_loader_print(&s->loader, s->device->table, s->program, &s->table);
@@ -477,9 +492,11 @@ tn_status tn_served_open(const tn_served_setup *setup, tn_served *out, tn_err *e
     }
     if (st == TN_OK)
         st = load_weights(s, setup, err);
+    if (s->team != NULL)
+        st = tn_team_round(s->team, st, NULL, 0, NULL, err);
     if (st == TN_OK) {
         release_files(s);
-        st = open_engine(s, setup, err);
+        st = s->place.rank == 0 ? open_engine(s, setup, err) : tn_served_follow(s, err);
     }
     if (st != TN_OK)
         tn_served_close(s);
@@ -490,7 +507,11 @@ void tn_served_close(tn_served *s)
 {
     if (s->engine != NULL)
         tn_engine_close(s->engine);
+    s->engine = NULL;
+    tn_team_close(s->team);
     drop_program(s);
+    if (s->group != NULL)
+        s->comm->table->leave(s->group);
     if (s->dev != NULL)
         s->device->table->close(s->dev);
     tn_chat_close(s->chat);

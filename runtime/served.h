@@ -17,6 +17,7 @@
 #include "modelconf.h"
 #include "recipe.h"
 #include "settings.h"
+#include "team.h"
 #include "tokenizer.h"
 
 typedef struct tn_device_ref {
@@ -25,6 +26,12 @@ typedef struct tn_device_ref {
     void *self;
 } tn_device_ref;
 
+typedef struct tn_comm_ref {
+    const char *name;
+    const tn_comm *table;   /* the core's own copy */
+    void *self;
+} tn_comm_ref;
+
 #define TN_SERVED_PROFILE 1u    /* time every operation */
 #define TN_SERVED_NO_ENGINE 2u  /* stop before reserving: recipe, forms and budget only */
 
@@ -32,7 +39,10 @@ typedef struct tn_served_setup {
     const tn_model_settings *settings; /* borrowed until close */
     const tn_quant_ref *quant;         /* [nquant], borrowed until close */
     const tn_device_ref *device;       /* [ndevice] */
-    uint32_t nquant, ndevice;
+    const tn_comm_ref *comm;           /* [ncomm] */
+    uint32_t nquant, ndevice, ncomm;
+    tn_team_place place;               /* this process among the model's ranks */
+    uint32_t model;                    /* which [model] this is, for ranks to be started */
     uint32_t flags;
     tn_log *log;                       /* borrowed, may be NULL */
     tn_metrics *metrics;               /* borrowed, may be NULL */
@@ -54,6 +64,11 @@ typedef struct tn_served {
     tn_limits limits;
     tn_need need;
     tn_budget budget;
+    tn_team_place place;               /* nrank 1: no others */
+    tn_team *team;                     /* the ranks that share it, NULL for one alone */
+    const tn_comm_ref *comm;
+    void *group;
+    uint64_t memory_free;              /* of the rank that has least; 0: as info says */
     uint64_t token_bytes;              /* packed weight bytes that one token reads */
     uint64_t fingerprint[2];           /* of model and cache, see fingerprint.h */
     tn_tok *tok;
@@ -69,6 +84,7 @@ typedef struct tn_served {
     tn_buf table;                      /* the loader's table, tn_loader_print */
 } tn_served;
 
+/* A rank other than 0 serves until rank 0 lets it go, and answers TN_CANCELLED then. */
 tn_status tn_served_open(const tn_served_setup *setup, tn_served *out, tn_err *err);
 void tn_served_close(tn_served *s);    /* also a half-open one */
 /* The i-th name the model answers to, NULL past the end. */

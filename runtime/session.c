@@ -45,19 +45,20 @@ static uint8_t *portion_new(uint64_t block_size, uint32_t nblock, uint32_t *n, t
 
 /* Zeroes the rows behind the `used` first tokens of a block, in its neutral order: they hold
  * what was in the memory before, which may be somebody else's. */
-static tn_status tail_clear(const tn_session_head *head, const tn_recipe *r, uint8_t *block,
+static tn_status tail_clear(const tn_session_head *head, const tn_session_place *p, uint8_t *block,
                             uint32_t used, tn_err *err)
 {
-    uint64_t row = 0; /* elements of a token */
+    const tn_recipe *r = p->recipe;
+    uint64_t nrank = p->nrank > 0 ? p->nrank : 1, row = 0; /* elements of a token on a rank */
     for (uint32_t i = 0; i < r->ncache; i++)
         row += (uint64_t)r->cache[i].heads * (r->cache[i].k_dim + r->cache[i].v_dim);
-    uint64_t rows = row * head->block_tokens, size = rows > 0 ? head->block_size / rows : 0;
+    uint64_t rows = row * head->block_tokens * nrank, size = rows > 0 ? head->block_size / rows : 0;
     if (rows * size != head->block_size)
         return tn_fail(err, TN_INTERNAL, "the device's cache blocks have %llu bytes; expected a "
                        "multiple of %llu", (unsigned long long)head->block_size,
                        (unsigned long long)rows);
-    for (uint32_t i = 0; i < 2 * r->ncache; i++) {
-        const tn_cache_spec *c = &r->cache[i / 2];
+    for (uint64_t i = 0; i < nrank * 2 * r->ncache; i++) {
+        const tn_cache_spec *c = &r->cache[i / 2 % r->ncache];
         uint64_t one = (uint64_t)c->heads * (i % 2 == 0 ? c->k_dim : c->v_dim) * size;
         memset(block + used * one, 0, (head->block_tokens - used) * one);
         block += head->block_tokens * one;
@@ -75,7 +76,7 @@ static tn_status blocks_save(tn_parcel *parcel, const tn_session_place *p,
         n = head->nblock - i < most ? head->nblock - i : most;
         st = tn_parcel_read(parcel, i, n, data, err);
         if (st == TN_OK && i + n == head->nblock && used > 0)
-            st = tail_clear(head, p->recipe, data + (n - 1) * head->block_size, used, err);
+            st = tail_clear(head, p, data + (n - 1) * head->block_size, used, err);
         if (st == TN_OK)
             st = tn_session_put(file, data, n * head->block_size, err);
     }

@@ -15,7 +15,8 @@ typedef struct tn_session_place {
     tn_engine *engine;
     const uint64_t *fingerprint; /* [2] of the served model */
     const char *model;           /* its name, for people */
-    const tn_recipe *recipe;     /* whose caches lie in a block */
+    const tn_recipe *recipe;     /* whose caches lie in a block, rank after rank */
+    uint32_t nrank;              /* 0 means 1 */
     const char *path;
     const char *what;            /* the file in messages */
     const char *salt;            /* name space in the cache; NULL: the common one */

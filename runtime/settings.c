@@ -81,7 +81,10 @@ static const tn_option model_options[] = {
          "the folder's files; dummy needs only its config.json and makes random ones."),
     ENUM("head", "keep", requants, "Requantize a 16-bit output head at load."),
     ENUM("dense", "keep", requants, "Requantize other 16-bit weights at load."),
-    NUM(INT, "tensor_parallel_size", "1", 1, 64, "Ranks that share the model."),
+    NUM(INT, "tensor_parallel_size", "1", 1, 64, "Ranks that share the model, a process each."),
+    OPT(TEXT, "communicator", "auto", "The plugin that joins the ranks; auto: the first loaded one "
+        "that works on the device's memory."),
+    OPT(BOOL, "rank_check", "no", "Compare the results of all ranks after every step, to find faults."),
     NUM(INT, "seed", "0", -9.2e18, 9.2e18, "Where unseeded requests draw their seeds from; 0: the system."),
     OPT(LIST, "served_name", "", "Names that clients may use; empty: the section's name."),
     OPT(TEXT, "chat_template", "", "A file with a template, or the template; empty: the "
@@ -223,6 +226,8 @@ static void fill_model(const tn_values *v, tn_model_settings *s)
     s->head_int8 = place_of(v, "head") == 1;
     s->dense_int8 = place_of(v, "dense") == 1;
     s->tensor_parallel_size = (uint32_t)int_of(v, "tensor_parallel_size");
+    s->communicator = text_of(v, "communicator");
+    s->rank_check = int_of(v, "rank_check") != 0;
     s->seed = int_of(v, "seed");
     s->nserved_name = served->count;
     s->served_name = served->item;

@@ -47,6 +47,8 @@ typedef struct tn_model_settings {
     bool strict_weights;       /* NaN and infinities are refused, not only counted */
     bool head_int8, dense_int8; /* requantized at load */
     uint32_t tensor_parallel_size;
+    const char *communicator;  /* "auto" or a plugin's name */
+    bool rank_check;           /* compare what the ranks draw */
     int64_t seed;
     uint32_t nserved_name;     /* 0: the section's name */
     char **served_name;

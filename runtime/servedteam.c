@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* servedteam.c - what bringing up a model adds when several ranks share it. */
+#include "servedteam.h"
+
+#include "share.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PATIENCE_SECONDS 60u
+#define JOIN_MS 60000u
+
+tn_status tn_served_team(tn_served *s, const tn_served_setup *setup, tn_err *err)
+{
+    const tn_model_settings *m = s->settings;
+    uint32_t wanted = m->tensor_parallel_size;
+    const char *host = getenv("MASTER_ADDR"), *port = getenv("MASTER_PORT");
+    char address[300];
+    s->place = setup->place;
+    if (wanted < 2 || s->place.nrank == 0)
+        s->place = (tn_team_place){.nrank = wanted, .nlocal = wanted, .fd = -1};
+    else if (s->place.nrank != wanted)
+        return tn_fail(err, TN_CONFIG, "[model %s]: tensor_parallel_size: %u, but %u ranks were "
+                       "started; expected as many", m->name, wanted, s->place.nrank);
+    if (wanted < 2 || (setup->flags & TN_SERVED_NO_ENGINE))
+        return TN_OK;
+    snprintf(address, sizeof address, "%s:%s", host != NULL ? host : "127.0.0.1",
+             port != NULL ? port : "29501");
+    bool launched = setup->place.nrank > 1 && setup->place.fd < 0;
+    const tn_team_setup t = {.place = s->place, .model = setup->model,
+                             .address = launched ? address : NULL, .patience = PATIENCE_SECONDS,
+                             .log = s->log};
+    return tn_team_start(&t, &s->team, err);
+}
+
+/* Ranks beyond the last card share cards from the first on. */
+tn_status tn_served_open_card(tn_served *s, const tn_device_ref *d, tn_err *err)
+{
+    tn_device_info info = {.size = sizeof info};
+    tn_status st = d->table->open(d->self, 0, &s->dev, err);
+    if (st != TN_OK || s->place.local == 0)
+        return st;
+    st = d->table->info(s->dev, &info, err);
+    uint32_t index = info.ndevice > 0 ? s->place.local % info.ndevice : 0;
+    if (st != TN_OK || index == 0)
+        return st;
+    d->table->close(s->dev);
+    s->dev = NULL;
+    return d->table->open(d->self, index, &s->dev, err);
+}
+
+/* The named communicator, or with "auto" the first that works on the device's memory. */
+static tn_status pick_comm(tn_served *s, const tn_served_setup *setup, tn_err *err)
+{
+    const char *wanted = s->settings->communicator;
+    uint32_t flag = s->info.host_memory ? TN_COMM_HOST : TN_COMM_DEVICE;
+    bool any = strcmp(wanted, "auto") == 0;
+    for (uint32_t i = 0; i < setup->ncomm && s->comm == NULL; i++)
+        if (any ? (setup->comm[i].table->flags & flag) != 0
+                : strcmp(setup->comm[i].name, wanted) == 0)
+            s->comm = &setup->comm[i];
+    if (s->comm == NULL)
+        return tn_fail(err, TN_CONFIG, "[model %s]: communicator: %s; no such plugin is loaded that "
+                       "works on %s memory", s->settings->name, wanted,
+                       s->info.host_memory ? "host" : "device");
+    if ((s->comm->table->flags & flag) == 0)
+        return tn_fail(err, TN_CONFIG, "[model %s]: communicator: %s does not work on the memory of "
+                       "the device %s", s->settings->name, wanted, s->device->name);
+    return TN_OK;
+}
+
+/* What must be the same on all ranks before anything is joined. */
+typedef struct facts {
+    char version[32], comm[33], device[33], arch[32], type[32];
+    uint64_t file_bytes, ntensor;
+    uint32_t abi;
+} facts;
+
+static facts facts_of(const tn_served *s)
+{
+    facts f = {.file_bytes = tn_ckpt_bytes(s->ckpt), .abi = TN_ABI_MAJOR << 16 | TN_ABI_MINOR,
+               .ntensor = tn_ckpt_view(s->ckpt)->ntensor};
+    snprintf(f.version, sizeof f.version, "%s", TN_VERSION);
+    snprintf(f.comm, sizeof f.comm, "%s", s->comm->name);
+    snprintf(f.device, sizeof f.device, "%s", s->device->name);
+    snprintf(f.arch, sizeof f.arch, "%s", s->info.arch);
+    snprintf(f.type, sizeof f.type, "%s", s->conf.type);
+    return f;
+}
+
+static tn_status compare_facts(const facts *all, uint32_t nrank, tn_err *err)
+{
+    for (uint32_t r = 1; r < nrank; r++) {
+        const facts *a = &all[0], *b = &all[r];
+        const struct { const char *what, *mine, *theirs; } text[] = {
+            {"version of tenon", a->version, b->version}, {"communicator", a->comm, b->comm},
+            {"device", a->device, b->device}, {"instruction set", a->arch, b->arch},
+            {"model type", a->type, b->type},
+        };
+        for (size_t i = 0; i < sizeof text / sizeof *text; i++)
+            if (strcmp(text[i].mine, text[i].theirs) != 0)
+                return tn_fail(err, TN_CONFIG, "rank %u: %s: %.32s; rank 0 has %.32s", r,
+                               text[i].what, text[i].theirs, text[i].mine);
+        if (a->abi != b->abi || a->file_bytes != b->file_bytes || a->ntensor != b->ntensor)
+            return tn_fail(err, TN_DATA, "rank %u: a model of %llu tensors and %llu bytes; rank 0 "
+                           "has one of %llu and %llu", r, (unsigned long long)b->ntensor,
+                           (unsigned long long)b->file_bytes, (unsigned long long)a->ntensor,
+                           (unsigned long long)a->file_bytes);
+    }
+    return TN_OK;
+}
+
+tn_status tn_served_join(tn_served *s, const tn_served_setup *setup, tn_status mine, tn_err *err)
+{
+    tn_team *t = s->team;
+    uint8_t id[TN_COMM_ID_SIZE] = {0};
+    facts all[TN_RANKS_MAX], own;
+    memset(&own, 0, sizeof own);
+    tn_status st = mine;
+    if (st == TN_OK)
+        st = pick_comm(s, setup, err);
+    if (t == NULL || st != TN_OK) /* a plan joins nobody */
+        return t == NULL ? st : tn_team_round(t, st, NULL, 0, NULL, err);
+    own = facts_of(s);
+    if (s->place.rank == 0)
+        st = s->comm->table->make_id(s->comm->self, id, err);
+    st = tn_team_round(t, st, &own, sizeof own, all, err);
+    if (st != TN_OK)
+        return st;
+    st = s->place.rank == 0 ? compare_facts(all, s->place.nrank, err) : TN_OK;
+    st = tn_team_round(t, st, NULL, 0, NULL, err);
+    if (st == TN_OK)
+        st = tn_team_share(t, id, sizeof id, err);
+    if (st != TN_OK)
+        return st;
+    st = s->comm->table->join(s->comm->self, id, s->place.rank, s->place.nrank, s->place.local,
+                              JOIN_MS, &s->group, err);
+    return tn_team_round(t, st, NULL, 0, NULL, err);
+}
+
+/* What a rank takes and has. */
+typedef struct means {
+    tn_need need;
+    uint64_t memory;
+    uint32_t block_tokens;
+} means;
+
+static void keep_most(uint64_t *a, uint64_t b)
+{
+    *a = b > *a ? b : *a;
+}
+
+tn_status tn_served_agree(tn_served *s, tn_status mine, tn_err *err)
+{
+    means all[TN_RANKS_MAX], m = {.need = s->need, .memory = s->info.memory_free,
+                                  .block_tokens = s->limits.block_tokens};
+    if (s->info.host_memory && s->place.nlocal > 1)
+        m.memory /= s->place.nlocal; /* the ranks of a host share its memory */
+    tn_status st = tn_team_round(s->team, mine, &m, sizeof m, all, err);
+    for (uint32_t r = 1; st == TN_OK && s->place.rank == 0 && r < s->place.nrank; r++) {
+        const tn_need *n = &all[r].need;
+        keep_most(&m.need.weight_bytes, n->weight_bytes);
+        keep_most(&m.need.workspace_bytes, n->workspace_bytes);
+        keep_most(&m.need.block_bytes, n->block_bytes);
+        keep_most(&m.need.slot_bytes, n->slot_bytes);
+        keep_most(&m.need.host_bytes, n->host_bytes);
+        m.memory = all[r].memory < m.memory ? all[r].memory : m.memory;
+    }
+    if (st == TN_OK)
+        st = tn_team_share(s->team, &m, sizeof m, err);
+    if (st == TN_OK) {
+        s->need = m.need;
+        s->memory_free = m.memory;
+    }
+    return st;
+}
+
+static tn_team_work work_of(tn_served *s)
+{
+    return (tn_team_work){.device = s->device->table, .program = s->program,
+                          .comm = s->comm->table, .group = s->group,
+                          .vocab = s->conf.vocab, .check = s->settings->rank_check, .user = s};
+}
+
+static tn_status lose(void *user, tn_visit *v, tn_err *err)
+{
+    *err = *(const tn_err *)user;
+    v->lost = true;
+    return TN_UNAVAILABLE;
+}
+
+/* Also while no step runs: the engine ends, and says why. */
+static void on_lost(void *user, const tn_err *why)
+{
+    tn_served *s = user;
+    tn_err copy = *why, err;
+    if (s->engine != NULL)
+        (void)tn_engine_visit(s->engine, lose, &copy, &err);
+}
+
+tn_status tn_served_lead(tn_served *s, const tn_device **device, tn_err *err)
+{
+    tn_team_work w = work_of(s);
+    w.on_lost = on_lost;
+    return tn_team_lead(s->team, &w, device, err);
+}
+
+tn_status tn_served_follow(tn_served *s, tn_err *err)
+{
+    tn_team_work w = work_of(s);
+    tn_status st = tn_team_follow(s->team, &w, err);
+    if (st != TN_OK)
+        return st;
+    err->text[0] = 0;
+    return TN_CANCELLED;
+}
