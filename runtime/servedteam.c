@@ -60,9 +60,9 @@ static tn_status pick_comm(tn_served *s, const tn_served_setup *setup, tn_err *e
                 : strcmp(setup->comm[i].name, wanted) == 0)
             s->comm = &setup->comm[i];
     if (s->comm == NULL)
-        return tn_fail(err, TN_CONFIG, "[model %s]: communicator: %s; no such plugin is loaded that "
-                       "works on %s memory", s->settings->name, wanted,
-                       s->info.host_memory ? "host" : "device");
+        return tn_fail(err, TN_CONFIG, "[model %s]: tensor_parallel_size: %u wants a communicator; "
+                       "%s: no such plugin is loaded that works on %s memory", s->settings->name,
+                       s->place.nrank, wanted, s->info.host_memory ? "host" : "device");
     if ((s->comm->table->flags & flag) == 0)
         return tn_fail(err, TN_CONFIG, "[model %s]: communicator: %s does not work on the memory of "
                        "the device %s", s->settings->name, wanted, s->device->name);

@@ -154,7 +154,7 @@ with check("a wrong pair is refused naming both"):
           words=("gptq", "awq"))
     fails(65, "complete", plain, "--quant", "awq", "--prompt", "x", "--config", ini, words=("awq",))
     fails(78, "complete", plain, "--tensor-parallel-size", "2", "--prompt", "x", "--config", ini,
-          words=("tensor_parallel_size: 2", "expected 1"))
+          words=("tensor_parallel_size: 2", "communicator"))
     fails(78, "complete", plain, "--quant", "nope", "--prompt", "x", "--config", ini, words=("nope",))
 
 with check("two models behind one port"):

@@ -33,7 +33,7 @@ static void check_linear(const tn_recipe *r, const tn_op_linear *a)
         assert_int_equal(r->weight[t->w].k, r->buffer[a->in].width - a->in_col);
         assert_true(t->col + r->weight[t->w].n <= r->buffer[t->out].width);
         if (t->bias != TN_NONE)
-            assert_int_equal(r->weight[t->bias].k, r->weight[t->w].n);
+            assert_int_equal(r->weight[t->bias].n * r->weight[t->bias].k, r->weight[t->w].n);
     }
 }
 
