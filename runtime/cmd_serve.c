@@ -4,6 +4,7 @@
 #include "command.h"
 #include "guard.h"
 #include "house.h"
+#include "servedstats.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -108,6 +109,8 @@ static int wait_for_end(const sigset_t *set, tn_house *h, const tn_house_setup *
             return sig;
         if (sig == SIGHUP)
             check_ini(h, setup);
+        for (uint32_t i = 0; i < h->nserved; i++)
+            tn_served_tick(&h->served[i]);
         if (broken(h) != NULL)
             return 0;
     }

@@ -9,6 +9,7 @@
 #include "json.h"
 #include "plain.h"
 #include "safetensors.h"
+#include "servedstats.h"
 #include "sessionfile.h"
 #include "servedteam.h"
 
@@ -207,6 +208,10 @@ static tn_limits make_limits(const tn_served *s, uint32_t context, uint32_t flag
                    .rank = s->place.rank, .nrank = s->place.nrank,
                    .comm = s->comm != NULL ? s->comm->table : NULL, .group = s->group,
                    .exact = m->exact, .drafts_max = s->drafts, .profile = flags & TN_SERVED_PROFILE ? 1 : 0};
+    if (s->count.table != NULL) { /* ranks that are timed */
+        l.comm = &s->count.face;
+        l.group = (void *)(uintptr_t)&s->count;
+    }
     uint32_t decoding = l.seqs_max * (1 + s->drafts); /* rows when nothing else runs */
     if (l.rows_max < decoding)
         l.rows_max = decoding;
@@ -448,7 +453,8 @@ static tn_status open_engine(tn_served *s, const tn_served_setup *setup, tn_err 
         .snapshot_every = m->snapshot_interval, .drafts = s->drafts,
         .seed = (uint64_t)m->seed, .log = setup->log, .metrics = setup->metrics,
     };
-    return tn_engine_open(&e, &s->engine, err);
+    tn_status st = tn_engine_open(&e, &s->engine, err);
+    return st == TN_OK ? tn_served_board(s, setup->metrics, err) : st;
 }
 
 /* The maps count as resident: let them go, or, where experts stay in them, their pages. */
@@ -509,6 +515,7 @@ void tn_served_close(tn_served *s)
         tn_engine_close(s->engine);
     s->engine = NULL;
     tn_team_close(s->team);
+    tn_rank_board_close(s->board);
     drop_program(s);
     if (s->group != NULL)
         s->comm->table->leave(s->group);

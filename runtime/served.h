@@ -9,6 +9,7 @@
 #include "budget.h"
 #include "chat.h"
 #include "checkpoint.h"
+#include "commcount.h"
 #include "engine.h"
 #include "genconf.h"
 #include "loader.h"
@@ -18,7 +19,10 @@
 #include "recipe.h"
 #include "settings.h"
 #include "team.h"
+#include "teamstats.h"
 #include "tokenizer.h"
+
+#include <time.h>
 
 typedef struct tn_device_ref {
     const char *name;
@@ -68,6 +72,10 @@ typedef struct tn_served {
     tn_team *team;                     /* the ranks that share it, NULL for one alone */
     const tn_comm_ref *comm;
     void *group;
+    tn_comm_count count;               /* before the communicator, where that is on host memory */
+    tn_rank_board *board;              /* rank 0: what /metrics says of the ranks */
+    tn_rank_stats report;              /* what the device said of itself, and when */
+    time_t reported, ticked;
     uint64_t memory_free;              /* of the rank that has least; 0: as info says */
     uint64_t token_bytes;              /* packed weight bytes that one token reads */
     uint64_t fingerprint[2];           /* of model and cache, see fingerprint.h */

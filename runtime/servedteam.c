@@ -2,6 +2,7 @@
 /* servedteam.c - what bringing up a model adds when several ranks share it. */
 #include "servedteam.h"
 
+#include "servedstats.h"
 #include "share.h"
 
 #include <stdlib.h>
@@ -135,6 +136,8 @@ tn_status tn_served_join(tn_served *s, const tn_served_setup *setup, tn_status m
         return st;
     st = s->comm->table->join(s->comm->self, id, s->place.rank, s->place.nrank, s->place.local,
                               JOIN_MS, &s->group, err);
+    if (st == TN_OK && s->info.host_memory)
+        tn_comm_count_open(&s->count, s->comm->table, s->group);
     return tn_team_round(t, st, NULL, 0, NULL, err);
 }
 
@@ -179,7 +182,8 @@ static tn_team_work work_of(tn_served *s)
 {
     return (tn_team_work){.device = s->device->table, .program = s->program,
                           .comm = s->comm->table, .group = s->group,
-                          .vocab = s->conf.vocab, .check = s->settings->rank_check, .user = s};
+                          .vocab = s->conf.vocab, .check = s->settings->rank_check,
+                          .look = tn_served_look, .hear = tn_served_hear, .user = s};
 }
 
 static tn_status lose(void *user, tn_visit *v, tn_err *err)

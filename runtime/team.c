@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #define SEND_MS 30000u
-#define BEAT_SECONDS 2u
 #define LEAVE_MS 5000u
 
 uint64_t tn_team_now(void)
@@ -29,6 +28,18 @@ uint32_t tn_team_rank(const tn_team *t)
 uint32_t tn_team_size(const tn_team *t)
 {
     return t->nrank;
+}
+
+void tn_team_steps(const tn_team *t, uint64_t *steps, uint64_t *ns)
+{
+    *steps = atomic_load_explicit(&t->steps, memory_order_relaxed);
+    *ns = atomic_load_explicit(&t->step_ns, memory_order_relaxed);
+}
+
+void tn_team_count(tn_team *t, uint64_t begun)
+{
+    atomic_fetch_add_explicit(&t->steps, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&t->step_ns, tn_team_now() - begun, memory_order_relaxed);
 }
 
 tn_status tn_team_send(tn_team *t, uint32_t r, uint32_t kind, uint32_t status, const void *a,
@@ -104,6 +115,18 @@ tn_status tn_team_watch_open(tn_team *t, void *(*run)(void *), tn_err *err)
                         : tn_fail(err, TN_OS, "the system gave no thread to watch other ranks");
 }
 
+/* What a beat brings along once this rank serves. The lock is held, but not while it looks. */
+static uint64_t look(tn_team *t, tn_rank_stats *stats)
+{
+    const tn_team_work w = t->work;
+    if (w.look == NULL)
+        return 0;
+    pthread_mutex_unlock(&t->lock);
+    w.look(w.user, stats);
+    pthread_mutex_lock(&t->lock);
+    return sizeof *stats;
+}
+
 /* Says "alive" every other second. When nobody hears it rank 0 is gone, and so is the reason to
  * live: a step in the device may never end by itself. */
 static void *beat_main(void *arg)
@@ -114,10 +137,12 @@ static void *beat_main(void *arg)
     while (!t->closing) {
         struct timespec until;
         const tn_frame f = {.kind = TN_WIRE_BEAT};
-        if (tn_wire_send(t->peer[0].fd, &f, NULL, 0, NULL, 0, SEND_MS, &err) != TN_OK)
+        tn_rank_stats stats;
+        uint64_t n = look(t, &stats);
+        if (t->closing || tn_wire_send(t->peer[0].fd, &f, &stats, n, NULL, 0, SEND_MS, &err) != TN_OK)
             break;
         clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_sec += BEAT_SECONDS;
+        until.tv_sec += TN_TEAM_BEAT_SECONDS;
         while (!t->closing && pthread_cond_timedwait(&t->news, &t->lock, &until) == 0)
             ;
     }

@@ -24,6 +24,7 @@
 #include <stdbool.h>
 
 #include "log.h"
+#include "teamstats.h"
 
 #define TN_TEAM_SILENCE 30u      /* seconds */
 
@@ -59,6 +60,8 @@ tn_status tn_team_start(const tn_team_setup *setup, tn_team **out, tn_err *err);
 void tn_team_close(tn_team *t);
 uint32_t tn_team_rank(const tn_team *t);
 uint32_t tn_team_size(const tn_team *t);
+/* Steps that this rank has done, and the time from their call to their end. [any] */
+void tn_team_steps(const tn_team *t, uint64_t *steps, uint64_t *ns);
 
 /* All ranks come with a status of theirs and `size` bytes; all get the first failure (its sentence
  * names the rank), and rank 0 all the bytes, [nrank][size], in `all`. */
@@ -75,6 +78,8 @@ typedef struct tn_team_work {
     void *group;
     uint32_t vocab;
     bool check;                  /* ranks send a hash of each step's results, rank 0 compares */
+    void (*look)(void *user, tn_rank_stats *out); /* [any] others: goes with their beats */
+    void (*hear)(void *user, uint32_t rank, const tn_rank_stats *stats); /* [any] rank 0 */
     void (*on_lost)(void *user, const tn_err *why); /* [any] rank 0, once */
     void *user;
 } tn_team_work;

@@ -34,11 +34,14 @@ static tn_status do_step(called *c, tn_buf *data, tn_err *err)
 {
     const tn_team_work *w = &c->t->work;
     const tn_results *results = NULL;
+    uint64_t begun = tn_team_now();
     tn_status st = tn_team_step_get(&c->step, data->data, data->len, w->vocab, err);
     if (st == TN_OK)
         st = w->device->run(w->program, &c->step.step, err);
     if (st == TN_OK)
         st = w->device->wait(w->program, c->step.step.number, 0, &results, err);
+    if (st == TN_OK)
+        tn_team_count(c->t, begun);
     if (st == TN_OK && w->check) {
         uint64_t hash = tn_team_hash(results);
         st = tn_team_send(c->t, 0, TN_WIRE_REPLY, 0, &hash, sizeof hash, NULL, 0, err);
@@ -113,7 +116,9 @@ tn_status tn_team_follow(tn_team *t, const tn_team_work *w, tn_err *err)
 {
     called c = {.t = t};
     tn_status st = TN_OK;
-    t->work = *w;
+    pthread_mutex_lock(&t->lock);
+    t->work = *w;                /* the beat looks at it */
+    pthread_mutex_unlock(&t->lock);
     tn_buf_open(&c.out, TN_WIRE_SIZE_MAX);
     while (st == TN_OK) {
         tn_frame f;

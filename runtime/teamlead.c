@@ -45,6 +45,11 @@ static bool hear_one(tn_team *t, uint32_t r)
         return false;
     }
     p->heard = tn_team_now();
+    if (f.kind == TN_WIRE_BEAT && p->data.len == sizeof(tn_rank_stats) && t->work.hear != NULL) {
+        tn_rank_stats stats;
+        memcpy(&stats, p->data.data, sizeof stats);
+        t->work.hear(t->work.user, r, &stats);
+    }
     if (f.kind != TN_WIRE_REPLY)
         return true;
     pthread_mutex_lock(&t->lock);
@@ -152,6 +157,7 @@ static tn_status explain(tn_team *t, tn_status st, tn_err *err)
 static tn_status lead_run(void *program, const tn_step *step, tn_err *err)
 {
     tn_team *t = program;
+    t->begun[step->number % 2] = tn_team_now();
     tn_status st = tn_team_step_put(step, t->work.vocab, &t->step, err);
     if (st == TN_OK)
         st = tell(t, TN_WIRE_STEP, t->step.data, t->step.len, NULL, 0, 0, err);
@@ -183,6 +189,8 @@ static tn_status lead_wait(void *program, uint64_t number, uint32_t poll, const 
     tn_team *t = program;
     const tn_results *results = NULL;
     tn_status st = t->work.device->wait(t->work.program, number, poll, &results, err);
+    if (st == TN_OK)
+        tn_team_count(t, t->begun[number % 2]);
     if (st == TN_OK && t->work.check) {
         t->hash = tn_team_hash(results);
         st = compare(t, number, err);

@@ -9,6 +9,7 @@
 #include "teamwire.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/types.h>
 
 /* The other end of a connection: of rank 0 each other rank, of those rank 0. */
@@ -28,6 +29,8 @@ struct tn_team {
     tn_device face;              /* rank 0: what the engine sees */
     tn_buf step;                 /* rank 0: the step as bytes */
     uint64_t hash;               /* rank 0: of its own results */
+    uint64_t begun[2];           /* rank 0: when a step was called, by its number */
+    _Atomic uint64_t steps, step_ns; /* done by this rank */
 
     pthread_mutex_t lock;        /* guards what follows, and sending by a rank that is not 0 */
     pthread_cond_t news;
@@ -39,6 +42,7 @@ struct tn_team {
 };
 
 uint64_t tn_team_now(void);
+void tn_team_count(tn_team *t, uint64_t begun); /* a step that is done */
 /* What ranks compare of a step (teamfollow.c). */
 uint64_t tn_team_hash(const tn_results *r);
 /* Notes the first loss, wakes all who wait, aborts the communicator. */

@@ -16,7 +16,7 @@ LINES_MOST = 1000
 # Layers in order; each name is a header of runtime/ without ".h", or a prefix ending in "*".
 LAYERS = [
     ("tools", "arena buf json log metric number nearest names plain quote utf8seq unicode* floats "
-              "conf* option settings speculative flags* progress pattern regex* scanner newer "
+              "commcount conf* option settings speculative flags* progress pattern regex* scanner newer "
               "siphash"),
     ("files", "safetensors checkpoint ckpt* filemap jsonscan stwriter sessionfile gguf ggml_types import* "
               "tokenizer tok* bpe pretoken* normal* added decod* detok ids lexicon jinja_* chat*"),
@@ -25,7 +25,7 @@ LAYERS = [
               "fingerprint share"),
     ("serving", "request prefix payoff scheduler schedstate draftsteps engine* output intake servestats recheck "
                 "parcel session team*"),
-    ("house", "plugin_cmd served servedteam house fronthost frontsession answer command cmd_* main"),
+    ("house", "plugin_cmd served servedstats servedteam house fronthost frontsession answer command cmd_* main"),
 ]
 
 

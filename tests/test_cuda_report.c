@@ -30,6 +30,7 @@ static const char nvml_source[] =
     "{ *d = (void *)7; return begun != 1 || strcmp(bus, \"0000:01:00.0\") != 0; }\n"
     "CALL nvmlSystemGetDriverVersion(char *s, unsigned n) { strncpy(s, \"580.65.06\", n); return 0; }\n"
     "UNSIGNED(nvmlDeviceGetPersistenceMode, 1)\n"
+    "CALL nvmlDeviceGetUtilizationRates(void *d, unsigned *x) { x[0] = 93; x[1] = 20; return 0; }\n"
     "#ifndef FEWER\n"
     "CALL nvmlDeviceGetCurrentClocksThrottleReasons(void *d, unsigned long long *x)\n"
     "{ *x = 0x4 | 0x40; return 0; }\n"
@@ -122,6 +123,7 @@ static void test_with(void **state)
     want(&f, "\nclock: 1200 MHz of 1980\n");
     want(&f, "memory_clock: 2619 MHz of 2619\n");
     want(&f, "slowed_by: power cap, heat (hardware)\n");
+    want(&f, "utilization: 93 %, of its memory's time 20 %\n");
     want(&f, "power: 123 W of 700\n");
     want(&f, "temperature: 41 C\n");
     want(&f, "persistence: on\n");

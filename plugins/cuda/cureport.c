@@ -11,6 +11,7 @@
 typedef void *nvml_device;
 typedef int (*nvml_get)(nvml_device, unsigned *);
 typedef int (*nvml_get_of)(nvml_device, unsigned which, unsigned *);
+typedef struct nvml_use { unsigned card, memory; } nvml_use; /* percent of the last moments */
 typedef struct nvml {
     void *library;
     nvml_device card;
@@ -19,6 +20,7 @@ typedef struct nvml {
     int (*driver)(char *, unsigned);
     int (*find)(const char *, nvml_device *);
     int (*slowed)(nvml_device, unsigned long long *);
+    int (*use)(nvml_device, nvml_use *);
     nvml_get pcie, pcie_max, lanes, lanes_max, power, power_max, persistence;
     nvml_get_of clock, clock_max, link, link_version, temperature;
 } nvml;
@@ -55,6 +57,7 @@ static bool find_calls(nvml *n)
         {"nvmlDeviceGetHandleByPciBusId_v2", &n->find, true},
         {"nvmlSystemGetDriverVersion", &n->driver, false},
         {"nvmlDeviceGetCurrentClocksThrottleReasons", &n->slowed, false},
+        {"nvmlDeviceGetUtilizationRates", &n->use, false},
         {"nvmlDeviceGetCurrPcieLinkGeneration", &n->pcie, false},
         {"nvmlDeviceGetMaxPcieLinkGeneration", &n->pcie_max, false},
         {"nvmlDeviceGetCurrPcieLinkWidth", &n->lanes, false},
@@ -154,6 +157,9 @@ static void report_slowed(const reporter *r, const nvml *n)
 static void report_clocks(const reporter *r, const nvml *n)
 {
     unsigned now, most, watts, watts_most, degrees, on;
+    nvml_use use;
+    if (n->use != NULL && n->use(n->card, &use) == 0)
+        say(r, "utilization", "%u %%, of its memory's time %u %%", use.card, use.memory);
     if (get_of(n, n->clock, CLOCK_SM, &now) && get_of(n, n->clock_max, CLOCK_SM, &most))
         say(r, "clock", "%u MHz of %u", now, most);
     if (get_of(n, n->clock, CLOCK_MEMORY, &now) && get_of(n, n->clock_max, CLOCK_MEMORY, &most))
