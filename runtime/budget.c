@@ -16,16 +16,34 @@ void tn_budget_bytes(uint64_t bytes, char out[32])
     snprintf(out, 32, u == 0 ? "%.0f %s" : "%.2f %s", v, unit[u]);
 }
 
-/* Bytes the cache may have. Asked for nothing, it takes what full sequences need, but never
- * more than half of what is free beside the weights: other programs live here too. */
+#define CARD_SHARE 0.9   /* captured graphs and the driver's own need the rest */
+
+/* Bytes the cache may have. Asked for nothing, it takes what full sequences need, but on a host
+ * never more than half of what is free beside the weights: other programs live here too. */
 static uint64_t cache_bytes(const tn_budget_ask *a, uint64_t fixed, uint64_t want)
 {
     if (a->cache != 0)
         return a->cache;
     if (a->memory != 0)
         return a->memory > fixed ? a->memory - fixed : 0;
-    uint64_t left = a->free_memory > fixed ? (a->free_memory - fixed) / 2 : 0;
+    uint64_t left = a->free_memory > fixed ? a->free_memory - fixed : 0;
+    if (!a->whole || a->mapped || a->host) /* experts want some of it as well */
+        left /= 2;
     return want < left ? want : left;
+}
+
+uint64_t tn_budget_room(const tn_device_info *info, double share, bool *whole)
+{
+    uint64_t total = info->memory_total;
+    uint64_t left = info->memory_free < total ? info->memory_free : total, used = total - left;
+    if (share <= 0 && !info->host_memory)
+        share = CARD_SHARE;
+    *whole = share > 0;
+    if (!*whole)
+        return info->memory_free;
+    uint64_t most = (uint64_t)(share * (double)total);
+    most = most > used ? most - used : 0;
+    return most < left ? most : left;
 }
 
 /* Copies of mapped experts, or experts of `host` on the device: what was asked for, else all that
@@ -35,17 +53,26 @@ static uint64_t experts_bytes(const tn_budget_ask *a, const tn_need *need, uint6
 {
     uint64_t all = a->memory != 0 ? a->memory : a->free_memory;
     uint64_t left = all > taken ? all - taken : 0, most = need->host_bytes / 1024 * 1024 + 1024;
-    uint64_t bytes = a->experts != 0 ? a->experts : a->memory != 0 ? left
+    uint64_t bytes = a->experts != 0 ? a->experts : a->memory != 0 || a->whole ? left
                      : a->host      ? left - left / 16 : left / 2;
     if ((!a->mapped && !a->host) || need->host_bytes == 0)
         return 0;
     return (bytes < most ? bytes : most) / 1024 * 1024;
 }
 
+static tn_status fail_beside(const tn_budget_ask *a, uint64_t beside, tn_err *err)
+{
+    char want[32], have[32];
+    tn_budget_bytes(beside, want);
+    tn_budget_bytes(a->host_memory, have);
+    return tn_fail(err, TN_UNAVAILABLE, "cpu_memory: %s; experts that the device has no room for take "
+                   "%s of the host's memory", have, want);
+}
+
 static void print_experts(const tn_budget *b, tn_buf *out)
 {
     char kept[32], all[32];
-    tn_budget_bytes(b->experts, kept);
+    tn_budget_bytes(b->experts < b->mapped ? b->experts : b->mapped, kept);
     tn_budget_bytes(b->mapped, all);
     if (b->mapped > 0)
         tn_buf_printf(out, "experts %s (of %s, %s) + ", kept, all,
@@ -72,6 +99,8 @@ tn_status tn_budget_make(const tn_budget_ask *a, const tn_need *need, tn_budget 
     uint64_t n = need->block_bytes > 0 ? bytes / need->block_bytes : most;
     if (a->cache == 0 && n > most)
         n = most;
+    if (a->blocks != 0)
+        n = a->blocks;
     if (n > INT32_MAX)
         n = INT32_MAX;
     b.nblock = (uint32_t)n;
@@ -80,6 +109,9 @@ tn_status tn_budget_make(const tn_budget_ask *a, const tn_need *need, tn_budget 
         b.experts = experts_bytes(a, need, fixed + b.cache);
     if (a->host)               /* beside the device's memory, which `total` counts */
         b.host = 0;
+    uint64_t beside = a->host && b.mapped > b.experts ? b.mapped - b.experts : 0;
+    if (a->host_memory != 0 && beside > a->host_memory)
+        return fail_beside(a, beside, err);
     b.total = b.weights + b.workspace + b.states + b.experts + b.cache + b.host;
     uint64_t fits = n * a->block_tokens;
     b.context_fits = fits < a->context ? (uint32_t)fits : a->context;

@@ -17,10 +17,13 @@ typedef struct tn_budget_ask {
     uint32_t context;       /* tokens a sequence */
     uint32_t block_tokens;
     uint32_t slots;         /* state slots, of models that have states */
-    uint64_t free_memory;   /* of the device now */
+    uint64_t free_memory;   /* of the device now: what there is to share out */
+    bool whole;             /* and all of it may be taken; else half of what the cache could have */
+    uint32_t blocks;        /* of the cache, whatever there is; 0: as the memory says */
     bool mapped;            /* experts stay in the files: need.host_bytes is what copies take */
     bool host;              /* they stay in the host's memory where the device has no room */
     uint64_t experts;       /* copies of these at most; 0: what is left beside the cache */
+    uint64_t host_memory;   /* of the host's, for the others of `host`; 0: no limit */
 } tn_budget_ask;
 
 typedef struct tn_budget {
@@ -39,6 +42,9 @@ tn_status tn_budget_make(const tn_budget_ask *ask, const tn_need *need, tn_budge
                          tn_err *err);
 /* "weights 101.2 MiB + workspace 8.0 MiB + states ... + cache ... = ..." */
 void tn_budget_print(const tn_budget *b, struct tn_buf *out);
+/* What a process may take of a device: `share` of it (0: 0.9 of a card, of a host what is free), less
+ * what is in use already. *whole is tn_budget_ask's. */
+uint64_t tn_budget_room(const tn_device_info *info, double share, bool *whole);
 /* "1.50 GiB" */
 void tn_budget_bytes(uint64_t bytes, char out[32]);
 

@@ -48,8 +48,6 @@ static const tn_known known[] = {
     IGNORED("disable-log-requests", TN_TAKES_NONE),
     IGNORED("max-log-len", TN_TAKES_ONE),
     IGNORED("disable-log-stats", TN_TAKES_NONE),
-    IGNORED("gpu-memory-utilization", TN_TAKES_ONE),
-    IGNORED("num-gpu-blocks-override", TN_TAKES_ONE),
     IGNORED("cpu-offload-gb", TN_TAKES_ONE),
     IGNORED("swap-space", TN_TAKES_ONE),
     IGNORED("mamba-cache-dtype", TN_TAKES_ONE),

@@ -55,6 +55,14 @@ tn_status tn_loader_pack(tn_loader *l, const tn_device *device, void *program,
 /* Bytes a decoded token reads of packed weights: all but the embedding that is only looked up,
  * and of the routed experts those that it chooses. */
 uint64_t tn_loader_token_bytes(const tn_loader *l, const tn_device *device, void *program);
+/* Packed bytes by role (TN_ROLE_*) of what is placed on the device; 0 where it does not tell. */
+typedef struct tn_loader_sizes {
+    uint64_t role[TN_ROLE_VECTOR + 1];
+    uint64_t elsewhere;      /* of the experts: placed MAPPED or HOST, in none of `role` */
+    uint32_t nelsewhere;     /* and how many weights they are */
+} tn_loader_sizes;
+void tn_loader_sum(const tn_loader *l, const tn_device *device, void *program,
+                   tn_loader_sizes *out);
 /* One line a weight: tensor, form, owner, bytes in the file and packed (0 before reserve). */
 void tn_loader_print(const tn_loader *l, const tn_device *device, void *program,
                      struct tn_buf *out);

@@ -35,6 +35,22 @@ uint64_t tn_loader_token_bytes(const tn_loader *l, const tn_device *device, void
     return sum;
 }
 
+void tn_loader_sum(const tn_loader *l, const tn_device *device, void *program,
+                   tn_loader_sizes *out)
+{
+    *out = (tn_loader_sizes){.elsewhere = 0};
+    for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
+        const tn_weight_spec *w = &l->draft->weight[i];
+        uint64_t bytes = packed_bytes(device, program, i);
+        if (w->place != TN_PLACE_DEVICE) {
+            out->elsewhere += bytes;
+            out->nelsewhere++;
+        } else if (w->role <= TN_ROLE_VECTOR) {
+            out->role[w->role] += bytes;
+        }
+    }
+}
+
 void tn_loader_print(const tn_loader *l, const tn_device *device, void *program,
                      struct tn_buf *out)
 {

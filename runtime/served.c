@@ -9,6 +9,7 @@
 #include "json.h"
 #include "plain.h"
 #include "safetensors.h"
+#include "servedparts.h"
 #include "servedstats.h"
 #include "sessionfile.h"
 #include "servedteam.h"
@@ -21,6 +22,7 @@
 #define TEMPLATE_MOST ((size_t)1 << 20)
 #define GENCONF_MOST ((size_t)1 << 20)
 #define BLOCK_TOKENS_MAX 4096u
+#define EXPERTS_PADDING 1024u  /* bytes, a stack of experts */
 #define NEED_MAX (UINT64_C(1) << 56)  /* bytes that a device may ask for */
 #define BLOCK_MAX (UINT64_C(1) << 32) /* of these, one for every block or slot */
 
@@ -183,7 +185,12 @@ static tn_status open_device(tn_served *s, const tn_served_setup *setup, tn_err 
         s->device = d;
         s->info = (tn_device_info){.size = sizeof s->info};
         st = d->table->info(s->dev, &s->info, err);
-        return st == TN_OK ? check_info(d->name, &s->info, err) : st;
+        if (st == TN_OK)
+            st = check_info(d->name, &s->info, err);
+        if (st == TN_OK)
+            s->memory_free = s->room =
+                tn_budget_room(&s->info, s->settings->gpu_memory_utilization, &s->whole);
+        return st;
     }
     return st;
 }
@@ -244,8 +251,21 @@ static tn_status check_dtype(const tn_served *s, tn_err *err)
                    offered[0] != 0 ? offered : "none that has a name here");
 }
 
-/* Builds and compiles for one context length, and makes the budget. */
-static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_err *err)
+/* What a device says it pins holds buffers for packing too; of the experts alone the budget wants to
+ * know. Each of their arrays may begin at an aligned place. */
+static void count_experts(tn_served *s)
+{
+    tn_loader_sizes sizes;
+    if (s->loader.nhost == 0 || s->need.host_bytes == 0)
+        return;
+    tn_loader_sum(&s->loader, s->device->table, s->program, &sizes);
+    uint64_t all = sizes.elsewhere + (uint64_t)sizes.nelsewhere * EXPERTS_PADDING;
+    if (sizes.elsewhere > 0 && all < s->need.host_bytes)
+        s->need.host_bytes = all;
+}
+
+/* Builds and compiles for one context length: recipe, forms, limits, program, need. */
+tn_status tn_served_compile(tn_served *s, uint32_t context, uint32_t flags, tn_err *err)
 {
     const tn_model_settings *m = s->settings;
     const tn_view *v = tn_ckpt_view(s->ckpt);
@@ -277,16 +297,30 @@ static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_
                                    err);
     if (st == TN_OK)
         st = check_need(s->device->name, &s->need, err);
-    if (s->team != NULL)
-        st = tn_served_agree(s, st, err);
-    if (st != TN_OK)
-        return st;
+    if (st == TN_OK)
+        count_experts(s);
+    return st;
+}
+
+tn_status tn_served_share_out(tn_served *s, uint32_t context, tn_err *err)
+{
+    const tn_model_settings *m = s->settings;
     tn_budget_ask ask = {.memory = m->memory, .cache = m->kv_cache_memory,
                          .seqs = m->max_num_seqs, .context = context,
                          .block_tokens = s->limits.block_tokens, .slots = m->max_num_seqs + m->state_snapshots,
-                         .free_memory = s->team != NULL ? s->memory_free : s->info.memory_free, .mapped = m->mapped,
-                         .host = s->loader.nhost > 0, .experts = m->experts_memory};
+                         .free_memory = s->memory_free, .whole = s->whole,
+                         .blocks = m->num_gpu_blocks_override, .mapped = m->mapped,
+                         .host = s->loader.nhost > 0, .experts = m->experts_memory,
+                         .host_memory = m->cpu_memory};
     return tn_budget_make(&ask, &s->need, &s->budget, err);
+}
+
+static tn_status compile_for(tn_served *s, uint32_t context, uint32_t flags, tn_err *err)
+{
+    tn_status st = tn_served_compile(s, context, flags, err);
+    if (s->team != NULL)
+        st = tn_served_agree(s, st, err);
+    return st == TN_OK ? tn_served_share_out(s, context, err) : st;
 }
 
 /* "weights 1 GiB + ...": what does not leave room for more. */
@@ -299,7 +333,7 @@ static void shares_text(const tn_served *s, char *out, size_t size)
     tn_buf_close(&text);
 }
 
-static void drop_program(tn_served *s)
+void tn_served_drop(tn_served *s)
 {
     if (s->program != NULL)
         s->device->table->release(s->program);
@@ -327,7 +361,7 @@ static tn_status compile_model(tn_served *s, uint32_t flags, tn_err *err)
                        s->settings->name, context, fits, shares);
     tn_log_put(s->log, TN_LOG_WARN, "core", NULL, "model %s: context cut from %u to %u tokens: "
                "more does not fit: %s", s->settings->name, context, fits, shares);
-    drop_program(s);
+    tn_served_drop(s);
     return compile_for(s, fits, flags, err);
 }
 
@@ -516,7 +550,7 @@ void tn_served_close(tn_served *s)
     s->engine = NULL;
     tn_team_close(s->team);
     tn_rank_board_close(s->board);
-    drop_program(s);
+    tn_served_drop(s);
     if (s->group != NULL)
         s->comm->table->leave(s->group);
     if (s->dev != NULL)

@@ -76,7 +76,9 @@ typedef struct tn_served {
     tn_rank_board *board;              /* rank 0: what /metrics says of the ranks */
     tn_rank_stats report;              /* what the device said of itself, and when */
     time_t reported, ticked;
-    uint64_t memory_free;              /* of the rank that has least; 0: as info says */
+    uint64_t room;                     /* what of its device's memory this rank may take */
+    uint64_t memory_free;              /* that of the rank that has least */
+    bool whole;                        /* and all of it may be taken */
     uint64_t token_bytes;              /* packed weight bytes that one token reads */
     uint64_t fingerprint[2];           /* of model and cache, see fingerprint.h */
     tn_tok *tok;

@@ -155,7 +155,7 @@ static void keep_most(uint64_t *a, uint64_t b)
 
 tn_status tn_served_agree(tn_served *s, tn_status mine, tn_err *err)
 {
-    means all[TN_RANKS_MAX], m = {.need = s->need, .memory = s->info.memory_free,
+    means all[TN_RANKS_MAX], m = {.need = s->need, .memory = s->room,
                                   .block_tokens = s->limits.block_tokens};
     if (s->info.host_memory && s->place.nlocal > 1)
         m.memory /= s->place.nlocal; /* the ranks of a host share its memory */

@@ -52,9 +52,15 @@ static const tn_option model_options[] = {
     NUM(INT, "max_num_seqs", "16", 1, 1024, "Sequences that run at once."),
     NUM(INT, "max_num_batched_tokens", "512", 1, 1048576, "Tokens in one step."),
     NUM(SIZE, "memory", "0", 0, BYTES_MAX,
-        "Budget for weights, cache and workspace; 0 takes what is free."),
+        "Budget of each rank for weights, cache and workspace; 0 takes what is free."),
     NUM(SIZE, "kv_cache_memory", "0", 0, BYTES_MAX,
         "Budget for the cache alone; 0 takes what the budget leaves."),
+    NUM(FLOAT, "gpu_memory_utilization", "0", 0, 1, "Share of the device's memory that may be in use once "
+        "all is taken, other programs' included, where memory names no budget; 0: 0.9 of a card."),
+    NUM(INT, "num_gpu_blocks_override", "0", 0, 2147483647, "Blocks of the cache, whatever the budget "
+        "leaves; 0: as it does."),
+    NUM(SIZE, "cpu_memory", "0", 0, BYTES_MAX, "Most of the host's memory that experts = host may take "
+        "beside a card, for each rank; 0 sets no limit."),
     ENUM("kv_cache_dtype", "auto", cache_dtypes, "Type of the cached keys and values."),
     NUM(INT, "block_size", "0", 0, 4096, "Tokens a cache block; 0 takes the device's own."),
     OPT(BOOL, "prefix_caching", "yes", "Reuse the cache of prompts that begin alike."),
@@ -208,6 +214,9 @@ static void fill_model(const tn_values *v, tn_model_settings *s)
     s->max_num_batched_tokens = (uint32_t)int_of(v, "max_num_batched_tokens");
     s->memory = (uint64_t)int_of(v, "memory");
     s->kv_cache_memory = (uint64_t)int_of(v, "kv_cache_memory");
+    s->gpu_memory_utilization = tn_values_find(v, "gpu_memory_utilization")->f;
+    s->num_gpu_blocks_override = (uint32_t)int_of(v, "num_gpu_blocks_override");
+    s->cpu_memory = (uint64_t)int_of(v, "cpu_memory");
     s->kv_cache_dtype = cache_types[place_of(v, "kv_cache_dtype")];
     s->block_size = (uint32_t)int_of(v, "block_size");
     s->prefix_caching = int_of(v, "prefix_caching") != 0;

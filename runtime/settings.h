@@ -28,8 +28,11 @@ typedef struct tn_model_settings {
     int64_t max_model_len;     /* 0: from the model's config */
     uint32_t max_num_seqs;
     uint32_t max_num_batched_tokens;
-    uint64_t memory;           /* weights, cache and workspace; 0: auto */
+    uint64_t memory;           /* of each rank: weights, cache and workspace; 0: auto */
     uint64_t kv_cache_memory;  /* 0: what is left */
+    double gpu_memory_utilization;    /* share of the device's memory in use in the end; 0: auto */
+    uint32_t num_gpu_blocks_override; /* blocks of the cache, 0: as the budget says */
+    uint64_t cpu_memory;       /* of the host's, for experts beside a card; 0: no limit */
     uint32_t kv_cache_dtype;   /* TN_F16, TN_BF16, TN_F32, TN_F8_E4M3; 0: auto */
     uint32_t block_size;       /* 0: the device's own */
     bool prefix_caching;

@@ -140,6 +140,77 @@ static void budget_leaves_memory_to_others(void **state)
     }
 }
 
+/* A share of a device counts what others use of it too; of a card it is 0.9 unless told. */
+static void budget_knows_its_room(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t total, free_memory;
+        uint32_t host;
+        double share;
+        uint64_t room;
+        bool whole;
+    } all[] = {
+        {1000, 1000, 0, 0, 900, true},   {1000, 950, 0, 0, 850, true},
+        {1000, 1000, 0, 0.5, 500, true}, {1000, 950, 0, 1, 950, true},
+        {1000, 400, 0, 0.5, 0, true},    {1000, 1200, 0, 0.75, 750, true},
+        {1000, 400, 1, 0, 400, false},   {1000, 950, 1, 0.75, 700, true},
+        {0, 0, 0, 0, 0, true},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        const tn_device_info info = {.memory_total = all[i].total, .host_memory = all[i].host,
+                                     .memory_free = all[i].free_memory};
+        bool whole;
+        uint64_t room = tn_budget_room(&info, all[i].share, &whole);
+        if (room != all[i].room || whole != all[i].whole)
+            fail_msg("case %zu: %llu, whole %d; expected %llu, %d", i, (unsigned long long)room, whole,
+                     (unsigned long long)all[i].room, all[i].whole);
+    }
+}
+
+/* Of a card all that is left is taken; a number of blocks stands whatever is left. */
+static void budget_takes_a_card_whole(void **state)
+{
+    (void)state;
+    tn_need need = {.weight_bytes = 1000, .workspace_bytes = 100, .block_bytes = 10};
+    tn_budget_ask ask = {.seqs = 2, .context = 64, .block_tokens = 16, .whole = true,
+                         .free_memory = 1160};
+    tn_budget b;
+    tn_err err;
+    assert_int_equal(tn_budget_make(&ask, &need, &b, &err), TN_OK);
+    assert_int_equal(b.nblock, 6);
+    ask.whole = false;
+    assert_int_equal(tn_budget_make(&ask, &need, &b, &err), TN_OK);
+    assert_int_equal(b.nblock, 3);
+    ask.blocks = 100;
+    assert_int_equal(tn_budget_make(&ask, &need, &b, &err), TN_OK);
+    assert_int_equal(b.nblock, 100);
+    assert_int_equal(b.cache, 1000);
+    ask.memory = 1;
+    assert_int_equal(tn_budget_make(&ask, &need, &b, &err), TN_OK);
+    assert_int_equal(b.nblock, 100);
+}
+
+/* What the host may hold of experts is bounded by cpu_memory. */
+static void budget_bounds_the_host(void **state)
+{
+    (void)state;
+    tn_need need = {.weight_bytes = 1000, .host_bytes = 64 << 10, .block_bytes = 10};
+    tn_budget_ask ask = {.seqs = 1, .context = 16, .block_tokens = 16, .host = true, .memory = 40 << 10,
+                         .experts = 16 << 10, .host_memory = 48 << 10};
+    tn_budget b;
+    tn_err err;
+    assert_int_equal(tn_budget_make(&ask, &need, &b, &err), TN_OK);
+    ask.host_memory--;
+    assert_int_equal(tn_budget_make(&ask, &need, &b, &err), TN_UNAVAILABLE);
+    assert_non_null(strstr(err.text, "cpu_memory: 48.00 KiB; experts that the device has no room for "
+                                     "take 48.00 KiB"));
+    ask.experts = 64 << 10; /* all on the card */
+    ask.memory = 80 << 10;
+    ask.host_memory = 1;
+    assert_int_equal(tn_budget_make(&ask, &need, &b, &err), TN_OK);
+}
+
 /* Experts of the host: the card has as many as there is room for beside all else, and the total is
  * the card's. */
 static void budget_splits_experts_of_the_host(void **state)
@@ -215,6 +286,9 @@ int main(void)
         cmocka_unit_test(indices_are_whole), cmocka_unit_test(page_folds_layers),
         cmocka_unit_test(budget_shares_memory), cmocka_unit_test(budget_leaves_memory_to_others),
         cmocka_unit_test(budget_splits_experts_of_the_host),
+        cmocka_unit_test(budget_knows_its_room),
+        cmocka_unit_test(budget_takes_a_card_whole),
+        cmocka_unit_test(budget_bounds_the_host),
         cmocka_unit_test(budget_is_told_in_words),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
