@@ -17,6 +17,8 @@ static const tn_known known[] = {
     MODEL("kv-cache-memory-bytes", 0, TN_TAKES_ONE, "kv_cache_memory"),
     MODEL("enable-prefix-caching", 0, TN_TAKES_NONE, "prefix_caching"),
     MODEL("tensor-parallel-size", "-tp", TN_TAKES_ONE, "tensor_parallel_size"),
+    MODEL("nnodes", "-n", TN_TAKES_ONE, "nnodes"),
+    MODEL("node-rank", "-r", TN_TAKES_ONE, "node_rank"),
     MODEL("speculative-config", "-sc", TN_TAKES_ONE, "speculative_config"),
     MODEL("cpu-exact", 0, TN_TAKES_NONE, "exact"),
 
@@ -65,7 +67,6 @@ static const tn_known known[] = {
     {"compilation-config", "-O", TN_KNOWN_IGNORED, TN_TAKES_ONE, 0},
     IGNORED("cuda-graph-sizes", TN_TAKES_MANY),
     IGNORED("enable-expert-parallel", TN_TAKES_NONE),
-    IGNORED("distributed-executor-backend", TN_TAKES_ONE),
     IGNORED("disable-custom-all-reduce", TN_TAKES_NONE),
     IGNORED("trust-remote-code", TN_TAKES_NONE),
     IGNORED("chat-template-content-format", TN_TAKES_ONE),

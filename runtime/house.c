@@ -251,18 +251,25 @@ static void log_model(const tn_house *h, const tn_served *s)
 /* Which rank this process is, and its share of the processors: before devices count them. */
 static tn_status take_place(tn_house *h, tn_err *err)
 {
-    uint32_t most = 1;
+    const tn_model_settings *m = NULL;
     for (uint32_t i = 0; i < h->nmodel; i++)
-        if (h->model[i].tensor_parallel_size > most)
-            most = h->model[i].tensor_parallel_size;
-    if (most < 2)
+        if (m == NULL || h->model[i].tensor_parallel_size > m->tensor_parallel_size)
+            m = &h->model[i];
+    if (m == NULL)
         return TN_OK;
-    tn_status st = tn_team_place_read(&h->place, err);
+    const tn_team_hosts hosts = {.nrank = m->tensor_parallel_size, .nhost = m->nnodes,
+                                 .host = m->node_rank, .starter = m->rank_starter};
+    if (hosts.nrank < 2 && hosts.nhost < 2 && !m->headless)
+        return TN_OK;
+    tn_status st = tn_team_place_read(&hosts, &h->place, err);
+    if (st == TN_OK && m->headless && h->place.rank == 0)
+        return tn_fail(err, TN_CONFIG, "headless: this is host 0 (node_rank), which answers clients; "
+                       "expected it on the others");
     if (st == TN_OK && h->place.nrank > 1 && h->place.fd < 0 && h->nmodel > 1)
-        return tn_fail(err, TN_CONFIG, "%u ranks were started for %u models; expected one model "
-                       "where a launcher starts the ranks", h->place.nrank, h->nmodel);
+        return tn_fail(err, TN_CONFIG, "%u ranks come from elsewhere for %u models; expected one model "
+                       "where a launcher starts the ranks, or several hosts", h->place.nrank, h->nmodel);
     if (st == TN_OK)
-        tn_team_cores_share(h->place.local, h->place.nrank > 1 ? h->place.nlocal : most);
+        tn_team_cores_share(h->place.local, h->place.nrank > 1 ? h->place.nlocal : hosts.nrank);
     return st;
 }
 

@@ -8,29 +8,34 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PATIENCE_SECONDS 60u
-#define JOIN_MS 60000u
+
+/* Where rank 0 is met, unless it starts all. */
+static void write_address(const tn_model_settings *m, char *out, size_t size)
+{
+    const char *host = getenv("MASTER_ADDR"), *port = getenv("MASTER_PORT");
+    char number[16];
+    snprintf(number, sizeof number, "%u", m->master_port);
+    snprintf(out, size, "%s:%s", m->master_addr[0] != 0 ? m->master_addr
+             : host != NULL ? host : "127.0.0.1", m->master_port != 0 ? number
+             : port != NULL ? port : "29501");
+}
 
 tn_status tn_served_team(tn_served *s, const tn_served_setup *setup, tn_err *err)
 {
     const tn_model_settings *m = s->settings;
     uint32_t wanted = m->tensor_parallel_size;
-    const char *host = getenv("MASTER_ADDR"), *port = getenv("MASTER_PORT");
     char address[300];
     s->place = setup->place;
     if (wanted < 2 || s->place.nrank == 0)
-        s->place = (tn_team_place){.nrank = wanted, .nlocal = wanted, .fd = -1};
+        s->place = (tn_team_place){.nrank = wanted, .nlocal = wanted, .starts = wanted - 1, .fd = -1};
     else if (s->place.nrank != wanted)
         return tn_fail(err, TN_CONFIG, "[model %s]: tensor_parallel_size: %u, but %u ranks were "
                        "started; expected as many", m->name, wanted, s->place.nrank);
     if (wanted < 2 || (setup->flags & TN_SERVED_NO_ENGINE))
         return TN_OK;
-    snprintf(address, sizeof address, "%s:%s", host != NULL ? host : "127.0.0.1",
-             port != NULL ? port : "29501");
-    bool launched = setup->place.nrank > 1 && setup->place.fd < 0;
-    const tn_team_setup t = {.place = s->place, .model = setup->model,
-                             .address = launched ? address : NULL, .patience = PATIENCE_SECONDS,
-                             .log = s->log};
+    write_address(m, address, sizeof address);
+    const tn_team_setup t = {.place = s->place, .model = setup->model, .address = address,
+                             .patience = m->rank_patience, .silence = m->rank_timeout, .log = s->log};
     return tn_team_start(&t, &s->team, err);
 }
 
@@ -135,7 +140,7 @@ tn_status tn_served_join(tn_served *s, const tn_served_setup *setup, tn_status m
     if (st != TN_OK)
         return st;
     st = s->comm->table->join(s->comm->self, id, s->place.rank, s->place.nrank, s->place.local,
-                              JOIN_MS, &s->group, err);
+                              s->settings->rank_patience * 1000u, &s->group, err);
     if (st == TN_OK && s->info.host_memory)
         tn_comm_count_open(&s->count, s->comm->table, s->group);
     return tn_team_round(t, st, NULL, 0, NULL, err);

@@ -27,6 +27,7 @@ static const char *const cache_dtypes[] = {"auto", "float16", "bfloat16", "float
                                            "fp8_e4m3", NULL};
 static const char *const load_formats[] = {"auto", "safetensors", "dummy", NULL};
 static const char *const experts[] = {"memory", "mapped", "host", NULL};
+static const char *const rank_starters[] = {"auto", "mp", "external_launcher", NULL};
 static const char *const requants[] = {"keep", "int8", NULL};
 
 static const tn_option tenon_options[] = {
@@ -90,6 +91,18 @@ static const tn_option model_options[] = {
     NUM(INT, "tensor_parallel_size", "1", 1, 64, "Ranks that share the model, a process each."),
     OPT(TEXT, "communicator", "auto", "The plugin that joins the ranks; auto: the first loaded one "
         "that works on the device's memory."),
+    NUM(INT, "rank_timeout", "30", 1, 86400, "Seconds after which a rank that says nothing, or cannot "
+        "be reached, is lost."),
+    NUM(INT, "rank_patience", "60", 1, 86400, "Seconds for all ranks to come at the start."),
+    ENUM("distributed_executor_backend", "auto", rank_starters, "Who starts the ranks: mp, tenon itself; "
+         "external_launcher, mpirun or srun; auto, a launcher where there is one."),
+    NUM(INT, "nnodes", "1", 1, 64, "Hosts that share the ranks, each with as many; the same command "
+        "runs on all of them."),
+    NUM(INT, "node_rank", "0", 0, 63, "Which of these hosts this is; 0 answers clients."),
+    OPT(TEXT, "master_addr", "", "Address of host 0, where the others find it; empty: MASTER_ADDR of "
+        "the environment, or 127.0.0.1."),
+    NUM(INT, "master_port", "0", 0, 65535, "Port there; 0: MASTER_PORT of the environment, or 29501."),
+    OPT(BOOL, "headless", "no", "This host answers no clients, as is true of all but host 0."),
     OPT(BOOL, "rank_check", "no", "Compare the results of all ranks after every step, to find faults."),
     NUM(INT, "seed", "0", -9.2e18, 9.2e18, "Where unseeded requests draw their seeds from; 0: the system."),
     OPT(LIST, "served_name", "", "Names that clients may use; empty: the section's name."),
@@ -237,6 +250,14 @@ static void fill_model(const tn_values *v, tn_model_settings *s)
     s->tensor_parallel_size = (uint32_t)int_of(v, "tensor_parallel_size");
     s->communicator = text_of(v, "communicator");
     s->rank_check = int_of(v, "rank_check") != 0;
+    s->rank_timeout = (uint32_t)int_of(v, "rank_timeout");
+    s->rank_patience = (uint32_t)int_of(v, "rank_patience");
+    s->rank_starter = place_of(v, "distributed_executor_backend");
+    s->nnodes = (uint32_t)int_of(v, "nnodes");
+    s->node_rank = (uint32_t)int_of(v, "node_rank");
+    s->master_addr = text_of(v, "master_addr");
+    s->master_port = (uint32_t)int_of(v, "master_port");
+    s->headless = int_of(v, "headless") != 0;
     s->seed = int_of(v, "seed");
     s->nserved_name = served->count;
     s->served_name = served->item;

@@ -52,6 +52,12 @@ typedef struct tn_model_settings {
     uint32_t tensor_parallel_size;
     const char *communicator;  /* "auto" or a plugin's name */
     bool rank_check;           /* compare what the ranks draw */
+    uint32_t rank_timeout, rank_patience; /* seconds */
+    uint32_t rank_starter;     /* 0: a launcher where there is one, 1: tenon, 2: a launcher */
+    uint32_t nnodes, node_rank; /* hosts that share the ranks, and which this is */
+    const char *master_addr;   /* of host 0; "": the environment's */
+    uint32_t master_port;      /* 0: the environment's */
+    bool headless;
     int64_t seed;
     uint32_t nserved_name;     /* 0: the section's name */
     char **served_name;

@@ -10,7 +10,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SEND_MS 30000u
 #define LEAVE_MS 5000u
 
 uint64_t tn_team_now(void)
@@ -46,12 +45,17 @@ tn_status tn_team_send(tn_team *t, uint32_t r, uint32_t kind, uint32_t status, c
                        uint64_t na, const void *b, uint64_t nb, tn_err *err)
 {
     const tn_frame f = {.kind = kind, .status = status};
-    if (t->rank != 0)
-        pthread_mutex_lock(&t->lock); /* the beat is sent by another thread */
-    tn_status st = tn_wire_send(t->peer[r].fd, &f, a, na, b, nb, SEND_MS, err);
-    if (t->rank != 0)
-        pthread_mutex_unlock(&t->lock);
+    pthread_mutex_lock(&t->sending);
+    tn_status st = tn_wire_send(t->peer[r].fd, &f, a, na, b, nb, t->silence * 1000u, err);
+    pthread_mutex_unlock(&t->sending);
     return st;
+}
+
+void tn_team_seat(tn_team *t, uint32_t r, int fd)
+{
+    pthread_mutex_lock(&t->lock);
+    t->peer[r].fd = fd;
+    pthread_mutex_unlock(&t->lock);
 }
 
 /* ------------------------------------------------------------------------------- faults */
@@ -101,7 +105,8 @@ void tn_team_wake(tn_team *t)
     (void)!write(t->wake, &one, sizeof one);
 }
 
-tn_status tn_team_watch_open(tn_team *t, void *(*run)(void *), tn_err *err)
+tn_status tn_team_thread(pthread_t *thread, bool *has, void *(*run)(void *), tn_team *t,
+                         tn_err *err)
 {
     static const int faults[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS};
     sigset_t all, before;
@@ -109,70 +114,44 @@ tn_status tn_team_watch_open(tn_team *t, void *(*run)(void *), tn_err *err)
     for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
         sigdelset(&all, faults[i]);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    t->has_watch = pthread_create(&t->watch, NULL, run, t) == 0;
+    *has = pthread_create(thread, NULL, run, t) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return t->has_watch ? TN_OK
-                        : tn_fail(err, TN_OS, "the system gave no thread to watch other ranks");
-}
-
-/* What a beat brings along once this rank serves. The lock is held, but not while it looks. */
-static uint64_t look(tn_team *t, tn_rank_stats *stats)
-{
-    const tn_team_work w = t->work;
-    if (w.look == NULL)
-        return 0;
-    pthread_mutex_unlock(&t->lock);
-    w.look(w.user, stats);
-    pthread_mutex_lock(&t->lock);
-    return sizeof *stats;
-}
-
-/* Says "alive" every other second. When nobody hears it rank 0 is gone, and so is the reason to
- * live: a step in the device may never end by itself. */
-static void *beat_main(void *arg)
-{
-    tn_team *t = arg;
-    tn_err err;
-    pthread_mutex_lock(&t->lock);
-    while (!t->closing) {
-        struct timespec until;
-        const tn_frame f = {.kind = TN_WIRE_BEAT};
-        tn_rank_stats stats;
-        uint64_t n = look(t, &stats);
-        if (t->closing || tn_wire_send(t->peer[0].fd, &f, &stats, n, NULL, 0, SEND_MS, &err) != TN_OK)
-            break;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_sec += TN_TEAM_BEAT_SECONDS;
-        while (!t->closing && pthread_cond_timedwait(&t->news, &t->lock, &until) == 0)
-            ;
-    }
-    bool orphan = !t->closing;
-    pthread_mutex_unlock(&t->lock);
-    if (orphan) {
-        tn_log_put(t->log, TN_LOG_WARN, "core", NULL, "rank %u: rank 0 is gone: ending", t->rank);
-        sleep(1); /* the thread that follows may notice, and end in good order */
-        _exit(TN_UNAVAILABLE);
-    }
-    return NULL;
+    return *has ? TN_OK : tn_fail(err, TN_OS, "the system gave no thread to watch other ranks");
 }
 
 /* ------------------------------------------------------------------------------- rounds */
 
-/* The next frame of rank r that is no beat. Rank 0 sends none: its end is seen, not its silence. */
+static tn_status say_silent(const tn_team *t, uint32_t r, uint32_t seconds, tn_err *err)
+{
+    if (t->peer[r].heard == 0)
+        return tn_fail(err, TN_UNAVAILABLE, "rank %u of %u did not come within %u s", r, t->nrank,
+                       seconds);
+    return tn_fail(err, TN_UNAVAILABLE, "rank %u (process %d) was not heard of for %u s", r,
+                   (int)t->peer[r].pid, seconds);
+}
+
+/* The next frame of rank r that is no beat. One that was started may take long to say its first
+ * word: its plugins come before that. */
 static tn_status receive(tn_team *t, uint32_t r, tn_frame *f, tn_err *err)
 {
     tn_peer *p = &t->peer[r];
-    uint32_t ms = t->rank == 0 ? TN_TEAM_SILENCE * 1000u : UINT32_MAX;
+    uint32_t seconds;
     tn_status st;
-    do
-        st = tn_wire_recv(p->fd, f, &p->data, ms, err);
-    while (st == TN_OK && f->kind == TN_WIRE_BEAT);
-    if (st != TN_OK && t->rank == 0) {
+    do {
+        seconds = p->heard == 0 && t->patience > t->silence ? t->patience : t->silence;
+        st = tn_wire_recv(p->fd, f, &p->data, seconds * 1000u, err);
+        if (st == TN_OK)
+            p->heard = tn_team_now();
+    } while (st == TN_OK && f->kind == TN_WIRE_BEAT);
+    if (st == TN_TIMEOUT && t->rank == 0) {
+        st = say_silent(t, r, seconds, err);
+    } else if (st != TN_OK && t->rank == 0) {
         tn_err how = *err;
         tn_team_obituary(t, r, &how, err);
         st = TN_UNAVAILABLE;
     } else if (st != TN_OK) {
-        tn_fail(err, st, "rank 0 is gone");
+        tn_err how = *err;
+        st = tn_fail(err, TN_UNAVAILABLE, "rank 0 is gone: %.800s", how.text);
     }
     return st;
 }
@@ -278,10 +257,10 @@ static tn_status open_locks(tn_team *t, tn_err *err)
     if (pthread_condattr_init(&attr) != 0)
         return tn_fail(err, TN_OS, "ranks: the system gave no lock");
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    if (pthread_mutex_init(&t->lock, NULL) == 0)
-        t->has_lock = pthread_cond_init(&t->news, &attr) == 0;
+    if (pthread_mutex_init(&t->lock, NULL) == 0 && pthread_mutex_init(&t->sending, NULL) == 0)
+        t->has_locks = pthread_cond_init(&t->news, &attr) == 0;
     pthread_condattr_destroy(&attr);
-    if (!t->has_lock)
+    if (!t->has_locks)
         return tn_fail(err, TN_OS, "ranks: the system gave no lock");
     t->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return t->wake >= 0 ? TN_OK : tn_fail(err, TN_OS, "ranks: eventfd: %s", strerror(errno));
@@ -299,6 +278,8 @@ tn_status tn_team_start(const tn_team_setup *setup, tn_team **out, tn_err *err)
     t->wake = -1;
     t->rank = setup->place.rank;
     t->nrank = setup->place.nrank;
+    t->silence = setup->silence;
+    t->patience = setup->patience;
     t->log = setup->log;
     tn_buf_open(&t->step, TN_WIRE_SIZE_MAX);
     for (uint32_t r = 0; r < t->nrank; r++) {
@@ -306,10 +287,10 @@ tn_status tn_team_start(const tn_team_setup *setup, tn_team **out, tn_err *err)
         tn_buf_open(&t->peer[r].data, TN_WIRE_SIZE_MAX);
     }
     tn_status st = open_locks(t, err);
+    if (st == TN_OK) /* who has come already hears of rank 0 while it waits for the others */
+        st = tn_team_thread(&t->beat, &t->has_beat, tn_team_beat_main, t, err);
     if (st == TN_OK)
         st = tn_team_connect(t, setup, err);
-    if (st == TN_OK && t->rank != 0)
-        st = tn_team_watch_open(t, beat_main, err);
     if (st != TN_OK) {
         tn_team_close(t);
         return st;
@@ -334,24 +315,35 @@ static void bury(tn_team *t)
     }
 }
 
+/* No thread of the team's runs any more when this returns. */
+static void stop_threads(tn_team *t)
+{
+    if (!t->has_locks)
+        return;
+    pthread_mutex_lock(&t->lock);
+    t->closing = true;
+    pthread_cond_broadcast(&t->news);
+    pthread_mutex_unlock(&t->lock);
+    if (t->wake >= 0)
+        tn_team_wake(t);
+    if (t->has_beat)
+        pthread_join(t->beat, NULL);
+    if (t->has_watch)
+        pthread_join(t->watch, NULL);
+    pthread_cond_destroy(&t->news);
+    pthread_mutex_destroy(&t->sending);
+    pthread_mutex_destroy(&t->lock);
+}
+
 void tn_team_close(tn_team *t)
 {
     tn_err err;
     if (t == NULL)
         return;
-    if (t->has_lock) {
-        pthread_mutex_lock(&t->lock);
-        t->closing = true;
-        pthread_cond_broadcast(&t->news);
-        pthread_mutex_unlock(&t->lock);
-    }
+    stop_threads(t);
     for (uint32_t r = 1; t->rank == 0 && r < t->nrank; r++)
         if (t->peer[r].fd >= 0)
             (void)tn_wire_send(t->peer[r].fd, &(tn_frame){.kind = TN_WIRE_BYE}, NULL, 0, NULL, 0, 100, &err);
-    if (t->wake >= 0)
-        tn_team_wake(t);
-    if (t->has_watch)
-        pthread_join(t->watch, NULL);
     if (t->wake >= 0)
         close(t->wake);
     for (uint32_t r = 0; r < t->nrank; r++) {
@@ -360,10 +352,6 @@ void tn_team_close(tn_team *t)
         tn_buf_close(&t->peer[r].data);
     }
     bury(t);
-    if (t->has_lock) {
-        pthread_mutex_destroy(&t->lock);
-        pthread_cond_destroy(&t->news);
-    }
     tn_buf_close(&t->step);
     free(t->peer);
     free(t);

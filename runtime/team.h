@@ -13,9 +13,10 @@
  * So engine and scheduler know nothing of ranks. Every rank runs every step whole, with the same
  * draws; nothing comes back but failures, and what is read out of caches.
  *
- * Faults. A rank that ends is seen at once (its socket closes), one that stands still after
- * TN_TEAM_SILENCE seconds (each sends a beat every two). Then the communicator is aborted, so
- * nobody waits on, and `on_lost` is called. A rank whose rank 0 is gone ends by itself. */
+ * Faults. A rank that ends is seen at once (its socket closes), one that stands still or cannot be
+ * reached after `silence` seconds (each sends beats). Then the communicator is aborted, so nobody
+ * waits on, and `on_lost` is called. A rank whose rank 0 is gone or silent ends by itself. Who was
+ * stopped itself counts anew: when all were, as by a container's freezer, all go on. */
 #ifndef TN_TEAM_H
 #define TN_TEAM_H
 
@@ -26,21 +27,30 @@
 #include "log.h"
 #include "teamstats.h"
 
-#define TN_TEAM_SILENCE 30u      /* seconds */
-
 typedef struct tn_team tn_team;
 
-/* Who this process is. From TENON_RANK, which tenon gives to the ranks it starts, or from a
- * launcher: OMPI_COMM_WORLD_RANK and _SIZE, PMI_RANK and PMI_SIZE, SLURM_PROCID and SLURM_NTASKS. */
+/* Who this process is. From TENON_RANK, which tenon gives to the ranks it starts; from the number
+ * of this host; or from a launcher: OMPI_COMM_WORLD_RANK and _SIZE, PMI_RANK and PMI_SIZE,
+ * SLURM_PROCID and SLURM_NTASKS. */
 typedef struct tn_team_place {
     uint32_t rank, nrank;        /* nrank 0: nobody says, this is a rank 0 that starts others */
     uint32_t local, nlocal;      /* the same, counted on this host */
+    uint32_t starts;             /* ranks behind this one that it starts */
     uint32_t model;              /* started by tenon: which [model] */
-    int fd;                      /* and the socket to rank 0; -1: a launcher's */
+    int fd;                      /* and the socket to rank 0; -1: that is met by its address */
 } tn_team_place;
 
-/* TN_CONFIG: variables that contradict each other or hold no numbers. */
-tn_status tn_team_place_read(tn_team_place *out, tn_err *err);
+enum { TN_TEAM_AUTO, TN_TEAM_ITSELF, TN_TEAM_LAUNCHER }; /* who starts the ranks */
+
+/* What the configuration says of hosts. */
+typedef struct tn_team_hosts {
+    uint32_t nrank;              /* of the model */
+    uint32_t nhost, host;        /* nhost 1: this one alone, or a launcher's */
+    uint32_t starter;            /* TN_TEAM_* */
+} tn_team_hosts;
+
+/* TN_CONFIG: numbers that contradict each other or are none. */
+tn_status tn_team_place_read(const tn_team_hosts *h, tn_team_place *out, tn_err *err);
 /* Narrows the process to its share of the processors, so that devices which count them take no
  * more; undone by tn_team_cores_restore. */
 void tn_team_cores_share(uint32_t local, uint32_t nlocal);
@@ -49,8 +59,9 @@ void tn_team_cores_restore(void);
 typedef struct tn_team_setup {
     tn_team_place place;         /* nrank set */
     uint32_t model;              /* index, for the ranks to be started */
-    const char *address;         /* rank 0's, for launchers: "host:port" */
+    const char *address;         /* rank 0's, where it does not start all: "host:port" */
     uint32_t patience;           /* seconds for all to come */
+    uint32_t silence;            /* seconds after which one that says nothing is lost */
     tn_log *log;                 /* borrowed, may be NULL */
 } tn_team_setup;
 

@@ -123,12 +123,14 @@ tn_status tn_team_follow(tn_team *t, const tn_team_work *w, tn_err *err)
     while (st == TN_OK) {
         tn_frame f;
         tn_buf *data = &t->peer[0].data;
-        st = tn_wire_recv(t->peer[0].fd, &f, data, UINT32_MAX, err);
+        st = tn_wire_recv(t->peer[0].fd, &f, data, t->silence * 1000u, err);
         if (st != TN_OK) {
             tn_err how = *err;
-            tn_fail(err, st, "rank 0 is gone: %.800s", how.text);
+            st = tn_fail(err, TN_UNAVAILABLE, "rank %u: rank 0 is gone: %.800s", t->rank, how.text);
             break;
         }
+        if (f.kind == TN_WIRE_BEAT)
+            continue;
         if (f.kind == TN_WIRE_BYE)
             break;
         st = do_call(&c, f.kind, data, err);

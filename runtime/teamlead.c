@@ -7,10 +7,12 @@
 #include "teamparts.h"
 
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#define LOOK_MS 1000
+#define LOOK_MS 1000u
+#define LATE_MS 2000u            /* who looks that much later than meant was stopped itself */
 #define REPLY_MS 30000u
 #define REASON_MS 1000u          /* how long a step that failed here waits for the cause */
 
@@ -35,7 +37,7 @@ static bool hear_one(tn_team *t, uint32_t r)
     tn_peer *p = &t->peer[r];
     tn_err err, why;
     tn_frame f;
-    tn_status st = tn_wire_recv(p->fd, &f, &p->data, TN_TEAM_SILENCE * 1000u, &err);
+    tn_status st = tn_wire_recv(p->fd, &f, &p->data, t->silence * 1000u, &err);
     if (st != TN_OK || f.kind == TN_WIRE_FAIL) {
         if (st == TN_OK)
             put_fail(p, r, &why);
@@ -62,12 +64,24 @@ static bool hear_one(tn_team *t, uint32_t r)
 static bool check_silence(tn_team *t, uint32_t r)
 {
     tn_err why;
-    if (tn_team_now() - t->peer[r].heard < (uint64_t)TN_TEAM_SILENCE * 1000000000u)
+    pid_t pid = t->peer[r].pid;
+    if (tn_team_now() - t->peer[r].heard < (uint64_t)t->silence * 1000000000u)
         return true;
-    tn_fail(&why, TN_UNAVAILABLE, "rank %u (process %d) was not heard of for %u s", r,
-            (int)t->peer[r].pid, TN_TEAM_SILENCE);
+    tn_fail(&why, TN_UNAVAILABLE, "rank %u (process %d) was not heard of for %u s", r, (int)pid,
+            t->silence);
     tn_team_lose(t, &why);
+    if (pid > 0)
+        kill(pid, SIGKILL); /* it would answer nothing else */
     return false;
+}
+
+/* Silence while this process stood still says nothing of the others. */
+static uint64_t look_again(tn_team *t, uint64_t last)
+{
+    uint64_t now = tn_team_now();
+    for (uint32_t r = 1; r < t->nrank && now - last > (LOOK_MS + LATE_MS) * 1000000u; r++)
+        t->peer[r].heard = now;
+    return now;
 }
 
 static void *watch_main(void *arg)
@@ -75,6 +89,8 @@ static void *watch_main(void *arg)
     tn_team *t = arg;
     struct pollfd p[TN_RANKS_MAX];
     bool go = true;
+    uint64_t last = tn_team_now();
+    uint32_t ms = t->silence * 1000u / 4 < LOOK_MS ? t->silence * 1000u / 4 : LOOK_MS;
     p[0] = (struct pollfd){.fd = t->wake, .events = POLLIN};
     for (uint32_t r = 1; r < t->nrank; r++)
         t->peer[r].heard = tn_team_now();
@@ -86,7 +102,8 @@ static void *watch_main(void *arg)
                                    .events = POLLIN};
         go = !t->closing;
         pthread_mutex_unlock(&t->lock);
-        (void)poll(p, t->nrank, LOOK_MS);
+        (void)poll(p, t->nrank, (int)ms);
+        last = look_again(t, last);
         if (p[0].revents != 0)
             (void)!read(t->wake, &woken, sizeof woken);
         for (uint32_t r = 1; r < t->nrank && go; r++)
@@ -286,7 +303,9 @@ static tn_status lead_state_write(void *program, int32_t slot, const void *data,
 tn_status tn_team_lead(tn_team *t, const tn_team_work *w, const tn_device **device, tn_err *err)
 {
     const tn_device *d = w->device;
-    t->work = *w;
+    pthread_mutex_lock(&t->lock);
+    t->work = *w;                /* the beat looks at it */
+    pthread_mutex_unlock(&t->lock);
     t->face = (tn_device){.size = sizeof t->face, .run = lead_run, .wait = lead_wait};
     if (d->block_copy != NULL)
         t->face.block_copy = lead_block_copy;
@@ -303,5 +322,5 @@ tn_status tn_team_lead(tn_team *t, const tn_team_work *w, const tn_device **devi
         t->face.state_write = lead_state_write;
     }
     *device = &t->face;
-    return tn_team_watch_open(t, watch_main, err);
+    return tn_team_thread(&t->watch, &t->has_watch, watch_main, t, err);
 }

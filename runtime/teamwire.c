@@ -8,7 +8,11 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
+
+#define SLICE_MS 1000u
+#define LATE_MS 2000u            /* a slice that much longer: we were stopped, not the others */
 
 tn_status tn_wire_ready(int fd, tn_err *err)
 {
@@ -19,19 +23,35 @@ tn_status tn_wire_ready(int fd, tn_err *err)
     return TN_OK;
 }
 
-/* Waits for one of `events`; TN_TIMEOUT after `ms` (UINT32_MAX: never). */
+static uint64_t clock_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000u + (uint64_t)t.tv_nsec / 1000000u;
+}
+
+/* Waits for one of `events`; TN_TIMEOUT after `ms` (UINT32_MAX: never). In slices, so that a time
+ * in which nobody ran here is not held against the other side. */
 static tn_status await(int fd, short events, uint32_t ms, tn_err *err)
 {
     struct pollfd p = {.fd = fd, .events = events};
-    int n;
-    do
-        n = poll(&p, 1, ms > INT32_MAX ? -1 : (int)ms);
-    while (n < 0 && errno == EINTR);
-    if (n < 0)
-        return tn_fail(err, TN_OS, "socket between ranks: poll: %s", strerror(errno));
-    if (n == 0)
-        return tn_fail(err, TN_TIMEOUT, "nothing came for %u ms", ms);
-    return TN_OK;
+    uint32_t left = ms;
+    for (;;) {
+        uint32_t slice = left < SLICE_MS ? left : SLICE_MS;
+        uint64_t begun = clock_ms();
+        int n = poll(&p, 1, (int)slice);
+        uint64_t passed = clock_ms() - begun;
+        if (n > 0)
+            return TN_OK;
+        if (n < 0 && errno != EINTR)
+            return tn_fail(err, TN_OS, "socket between ranks: poll: %s", strerror(errno));
+        if (passed > slice + LATE_MS)
+            left = ms;
+        else if (ms != UINT32_MAX)
+            left -= passed < left ? (uint32_t)passed : left;
+        if (left == 0)
+            return tn_fail(err, TN_TIMEOUT, "nothing came for %u ms", ms);
+    }
 }
 
 static tn_status gone(tn_err *err, const char *why)

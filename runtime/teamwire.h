@@ -4,7 +4,8 @@
  *   | kind u32 | status u32 | size u64 | size bytes |     in the machine's own order: a
  *                                                        handshake comes before anything else
  *
- * Sockets are non-blocking; every wait looks at a clock. */
+ * Sockets are non-blocking; every wait looks at a clock, which begins anew when this process was
+ * stopped meanwhile. */
 #ifndef TN_TEAMWIRE_H
 #define TN_TEAMWIRE_H
 
