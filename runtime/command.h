@@ -24,6 +24,7 @@ int tn_cmd_bench(int argc, char *const *argv);
 int tn_cmd_import(int argc, char *const *argv);
 int tn_cmd_quantize(int argc, char *const *argv);
 int tn_cmd_doctor(int argc, char *const *argv);
+int tn_cmd_plan(int argc, char *const *argv);
 int tn_cmd_session(int argc, char *const *argv);
 int tn_cmd_plugin(int argc, char *const *argv);
 

@@ -120,6 +120,46 @@ static tn_status set_fixed(const tn_house_setup *setup, tn_house *h, tn_err *err
     return TN_OK;
 }
 
+static bool has_option(const tn_guest *g, const char *key)
+{
+    for (uint32_t i = 0; i < g->noption; i++)
+        if (strcmp(g->options[i].key, key) == 0)
+            return true;
+    return false;
+}
+
+/* Models that name no device get this one. */
+static tn_status prefer_device(tn_house *h, const char *plugin, const char *origin, tn_err *err)
+{
+    tn_status st = TN_OK;
+    for (uint32_t m = 0; m < tn_conf_count(h->conf, TN_CONF_MODEL) && st == TN_OK; m++) {
+        const char *name = tn_conf_name(h->conf, TN_CONF_MODEL, m);
+        if (tn_conf_get(h->conf, TN_CONF_MODEL, name, "device", NULL) == NULL)
+            st = tn_conf_set(h->conf, TN_CONF_MODEL, name, "device", plugin, origin, err);
+    }
+    return st;
+}
+
+static tn_status pass_flags(const tn_house_setup *setup, tn_house *h, tn_err *err)
+{
+    const tn_guest *g;
+    tn_status st = TN_OK;
+    for (uint32_t i = 0; setup->pass != NULL && setup->pass[i] != NULL; i += 2) {
+        const char *value = tn_flags_value(h->flags, setup->pass[i]), *key = setup->pass[i + 1];
+        char origin[64];
+        snprintf(origin, sizeof origin, "command line --%s", setup->pass[i]);
+        for (uint32_t d = 0; value != NULL && st == TN_OK &&
+                             (g = tn_wall_of(h->wall, TN_KIND_DEVICE, d)) != NULL; d++) {
+            if (!has_option(g, key))
+                continue;
+            st = tn_conf_set(h->conf, TN_CONF_PLUGIN, g->name, key, value, origin, err);
+            if (st == TN_OK && i == 0)
+                st = prefer_device(h, g->name, origin, err);
+        }
+    }
+    return st;
+}
+
 /* The command line over the INI: the command's own flags, then every key as a flag. */
 static tn_status take_flags(const tn_house_setup *setup, tn_house *h, tn_err *err)
 {
@@ -150,7 +190,9 @@ static tn_status take_flags(const tn_house_setup *setup, tn_house *h, tn_err *er
         st = tn_flags_set_model(h->flags->word[0], h->conf, err);
     if (st == TN_OK)
         st = tn_flags_apply(h->flags, h->conf, err);
-    return st == TN_OK ? set_fixed(setup, h, err) : st;
+    if (st == TN_OK)
+        st = set_fixed(setup, h, err);
+    return st == TN_OK ? pass_flags(setup, h, err) : st;
 }
 
 static tn_status read_models(const tn_house_setup *setup, tn_house *h, tn_err *err)
@@ -248,13 +290,29 @@ static void log_model(const tn_house *h, const tn_served *s)
     tn_buf_close(&text);
 }
 
-/* Which rank this process is, and its share of the processors: before devices count them. */
-static tn_status take_place(tn_house *h, tn_err *err)
+/* The model that most ranks share, NULL without models. */
+static const tn_model_settings *most_shared(const tn_house *h)
 {
     const tn_model_settings *m = NULL;
     for (uint32_t i = 0; i < h->nmodel; i++)
         if (m == NULL || h->model[i].tensor_parallel_size > m->tensor_parallel_size)
             m = &h->model[i];
+    return m;
+}
+
+/* For a plan: as many processors as the rank has that has most. */
+static void plan_place(const tn_house *h)
+{
+    const tn_model_settings *m = most_shared(h);
+    uint32_t nlocal = m == NULL ? 1 : m->tensor_parallel_size / (m->nnodes > 0 ? m->nnodes : 1);
+    if (nlocal > 1)
+        tn_team_cores_share(nlocal - 1, nlocal);
+}
+
+/* Which rank this process is, and its share of the processors: before devices count them. */
+static tn_status take_place(tn_house *h, tn_err *err)
+{
+    const tn_model_settings *m = most_shared(h);
     if (m == NULL)
         return TN_OK;
     const tn_team_hosts hosts = {.nrank = m->tensor_parallel_size, .nhost = m->nnodes,
@@ -287,7 +345,8 @@ static tn_status open_models(const tn_house_setup *setup, tn_house *h, tn_err *e
             .device = h->device, .ndevice = h->ndevice, .comm = h->comm, .ncomm = h->ncomm,
             .place = h->place, .model = i, .log = h->log, .metrics = h->metrics,
             .flags = (setup->flags & TN_HOUSE_PROFILE ? TN_SERVED_PROFILE : 0) |
-                     (setup->flags & TN_HOUSE_PLAN ? TN_SERVED_NO_ENGINE : 0),
+                     (setup->flags & TN_HOUSE_PLAN ? TN_SERVED_NO_ENGINE : 0) |
+                     (setup->flags & TN_HOUSE_PARTS ? TN_SERVED_PARTS : 0),
             .progress = tn_progress_step, .user = &bar,
         };
         tn_status st = tn_served_open(&s, &h->served[i], err);
@@ -295,6 +354,8 @@ static tn_status open_models(const tn_house_setup *setup, tn_house *h, tn_err *e
         if (st != TN_OK)
             return st;
         h->nserved++;
+        if (setup->flags & TN_HOUSE_PARTS)
+            continue;
         log_model(h, &h->served[i]);
         if (h->served[i].chat == NULL && setup->flags & TN_HOUSE_FRONTS)
             tn_log_put(h->log, TN_LOG_WARN, "core", NULL, "model %s has no chat template: chats "
@@ -321,6 +382,8 @@ tn_status tn_house_open(const tn_house_setup *setup, tn_house *out, tn_err *err)
         st = check_names(h, err);
     if (st == TN_OK && !(setup->flags & (TN_HOUSE_CHECK | TN_HOUSE_PLAN)))
         st = take_place(h, err);
+    if (st == TN_OK && (setup->flags & TN_HOUSE_PARTS))
+        plan_place(h);
     if (st == TN_OK && (setup->flags & TN_HOUSE_CHECK))
         st = tn_wall_configure(h->wall, h->conf, err);
     else if (st == TN_OK)

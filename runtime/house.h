@@ -23,6 +23,7 @@
 #define TN_HOUSE_QUIET 16u       /* the log is at "warn" unless the INI or a flag says more */
 #define TN_HOUSE_MODEL_WORD 32u  /* the first word is a model folder */
 #define TN_HOUSE_CHECK 64u       /* stop once the configuration is known to be good */
+#define TN_HOUSE_PARTS 128u      /* models' files and devices alone; with PLAN */
 
 typedef struct tn_house_setup {
     const char *command;         /* for usage texts */
@@ -36,6 +37,10 @@ typedef struct tn_house_setup {
     uint32_t flags;
     struct tn_guard *guard;      /* borrowed, may be NULL */
     const char *const *set;      /* pairs KEY, VALUE for every [model], ends with NULL */
+    /* Pairs FLAG, KEY, ends with NULL: own flags whose value goes to the option KEY of every device
+     * plugin that has one. Where the first is given, such a plugin is the device of models that
+     * name none. */
+    const char *const *pass;
 } tn_house_setup;
 
 typedef struct tn_house {

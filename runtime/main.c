@@ -26,6 +26,7 @@ static const command commands[] = {
     {"import", tn_cmd_import, "Turns a GGUF file into a model folder."},
     {"quantize", tn_cmd_quantize, "Writes a model in a quantization's format."},
     {"session", tn_cmd_session, "Prints what a saved conversation holds."},
+    {"plan", tn_cmd_plan, "Says whether a model fits, and how much of it."},
     {"doctor", tn_cmd_doctor, "Looks at plugins and devices: do they work here?"},
     {"plugin", tn_cmd_plugin, "Lists, checks and begins plugins."},
 };

@@ -195,8 +195,7 @@ static tn_status open_device(tn_served *s, const tn_served_setup *setup, tn_err 
     return st;
 }
 
-/* What max_model_len asks for, held against what the model was made for. */
-static tn_status pick_context(const tn_served *s, uint32_t *context, tn_err *err)
+tn_status tn_served_context(const tn_served *s, uint32_t *context, tn_err *err)
 {
     int64_t asked = s->settings->max_model_len;
     if (asked > s->conf.context)
@@ -264,7 +263,6 @@ static void count_experts(tn_served *s)
         s->need.host_bytes = all;
 }
 
-/* Builds and compiles for one context length: recipe, forms, limits, program, need. */
 tn_status tn_served_compile(tn_served *s, uint32_t context, uint32_t flags, tn_err *err)
 {
     const tn_model_settings *m = s->settings;
@@ -347,7 +345,7 @@ void tn_served_drop(tn_served *s)
 static tn_status compile_model(tn_served *s, uint32_t flags, tn_err *err)
 {
     uint32_t context = 0;
-    tn_status st = pick_context(s, &context, err);
+    tn_status st = tn_served_context(s, &context, err);
     if (st == TN_OK)
         st = compile_for(s, context, flags, err);
     if (st != TN_OK || s->budget.context_fits >= context)
@@ -520,6 +518,8 @@ tn_status tn_served_open(const tn_served_setup *setup, tn_served *out, tn_err *e
         st = open_drafting(s, setup, err);
     if (st == TN_OK)
         st = open_device(s, setup, err);
+    if (st == TN_OK && (setup->flags & TN_SERVED_PARTS))
+        return TN_OK;
     if (s->place.nrank > 1)
         st = tn_served_join(s, setup, st, err);
     if (st == TN_OK)

@@ -38,6 +38,7 @@ typedef struct tn_comm_ref {
 
 #define TN_SERVED_PROFILE 1u    /* time every operation */
 #define TN_SERVED_NO_ENGINE 2u  /* stop before reserving: recipe, forms and budget only */
+#define TN_SERVED_PARTS 4u      /* stop before that: files and device are open; with NO_ENGINE */
 
 typedef struct tn_served_setup {
     const tn_model_settings *settings; /* borrowed until close */

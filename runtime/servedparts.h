@@ -5,6 +5,8 @@
 
 #include "served.h"
 
+/* What max_model_len asks for, held against what the model was made for. */
+tn_status tn_served_context(const tn_served *s, uint32_t *context, tn_err *err);
 /* Recipe, forms, limits, program and need of rank s->place.rank for one context length, as the
  * settings say. */
 tn_status tn_served_compile(tn_served *s, uint32_t context, uint32_t flags, tn_err *err);
