@@ -12,44 +12,60 @@ uint32_t tn_graph_buffer(tn_graph *g, uint32_t *slot, uint32_t width, uint32_t d
     return *slot;
 }
 
-tn_runs tn_graph_run(const tn_graph *g, uint64_t n)
+void tn_graph_span(tn_graph *g, tn_spans *s, uint64_t row0, uint64_t rows)
 {
-    uint64_t rows = n / g->s.nrank;
-    return (tn_runs){.first = g->s.rank * rows, .rows = rows, .count = 1};
+    s->rows += rows;
+    if (s->n > 0 && s->at[s->n - 1].row1 == row0) {
+        s->at[s->n - 1].row1 += rows;
+        return;
+    }
+    if (s->n == s->cap) {
+        uint32_t cap = s->cap > 0 ? 2 * s->cap : 4;
+        tn_span *more = tn_arena_array(&g->d->arena, cap, sizeof *more);
+        if (more == NULL) {
+            g->d->failed = true;
+            return;
+        }
+        for (uint32_t i = 0; i < s->n; i++)
+            more[i] = s->at[i];
+        s->at = more;
+        s->cap = cap;
+    }
+    s->at[s->n++] = (tn_span){row0, row0 + rows};
 }
 
-/* A weight called `name` of runs of rows of a module. */
-static uint32_t stack_runs(tn_graph *g, uint32_t role, const tn_slice *module, const tn_runs *run,
-                           uint32_t nrun, const char *name)
+tn_spans tn_graph_spans(tn_graph *g, uint64_t row0, uint64_t rows)
 {
-    uint32_t nslice = 0, at = 0;
-    uint64_t rows = 0;
+    tn_spans s = {0};
+    tn_graph_span(g, &s, row0, rows);
+    return s;
+}
+
+/* A weight called `name` of rows of a module. */
+static uint32_t stack_rows(tn_graph *g, uint32_t role, const tn_slice *module,
+                           const tn_spans *rows, const char *name)
+{
     tn_slice p = *module;
-    for (uint32_t i = 0; i < nrun; i++) {
-        nslice += run[i].count;
-        rows += run[i].count * run[i].rows;
+    uint32_t w = tn_draft_stack(g->d, role, 1, rows->n, rows->rows, p.k, "%s", name);
+    for (uint32_t i = 0; i < rows->n; i++) {
+        p.row0 = rows->at[i].row0;
+        p.row1 = rows->at[i].row1;
+        tn_draft_slice(g->d, w, i, &p);
     }
-    uint32_t w = tn_draft_stack(g->d, role, 1, nslice, rows, p.k, "%s", name);
-    for (uint32_t i = 0; i < nrun; i++)
-        for (uint32_t j = 0; j < run[i].count; j++) {
-            p.row0 = run[i].first + j * run[i].stride;
-            p.row1 = p.row0 + run[i].rows;
-            tn_draft_slice(g->d, w, at++, &p);
-        }
     return w;
 }
 
 uint32_t tn_graph_rows(tn_graph *g, const tn_graph_layer *l, uint32_t role, const tn_slice *module,
-                       const tn_runs *run, uint32_t nrun, const char *part)
+                       const tn_spans *rows, const char *part)
 {
     char name[160];
     tn_slice p = *module;
     p.module = tn_draft_name(g->d, "%s.%s", l->path, module->module);
     snprintf(name, sizeof name, part != NULL ? "%s.%s" : "%s", p.module, part);
-    return stack_runs(g, role, &p, run, nrun, name);
+    return stack_rows(g, role, &p, rows, name);
 }
 
-static uint32_t bias_of(tn_graph *g, bool named, uint64_t n, const tn_runs *run,
+static uint32_t bias_of(tn_graph *g, bool named, uint64_t n, const tn_spans *rows,
                         const char *module)
 {
     tn_tensor t;
@@ -57,18 +73,18 @@ static uint32_t bias_of(tn_graph *g, bool named, uint64_t n, const tn_runs *run,
     if (p.module == NULL ||
         (!named && (g->view == NULL || !g->view->find(g->view, p.module, &t))))
         return TN_NONE;
-    return stack_runs(g, TN_ROLE_VECTOR, &p, run, 1, p.module);
+    return stack_rows(g, TN_ROLE_VECTOR, &p, rows, p.module);
 }
 
 tn_part tn_graph_part(tn_graph *g, const tn_graph_layer *l, const char *module, uint64_t n,
-                      uint64_t k, const tn_runs *run, bool bias, uint32_t out, uint32_t col)
+                      uint64_t k, const tn_spans *rows, bool bias, uint32_t out, uint32_t col)
 {
     tn_part p = {.out = out, .col = col};
     tn_slice whole = {.module = module, .n = n, .k = k};
     char name[160];
     snprintf(name, sizeof name, "%s.%s", l->path, module);
-    p.w = tn_graph_rows(g, l, TN_ROLE_DENSE, &whole, run, 1, NULL);
-    p.bias = bias_of(g, bias, n, run, name);
+    p.w = tn_graph_rows(g, l, TN_ROLE_DENSE, &whole, rows, NULL);
+    p.bias = bias_of(g, bias, n, rows, name);
     return p;
 }
 
@@ -81,22 +97,27 @@ uint32_t tn_graph_target(tn_graph *g)
     return tn_graph_buffer(g, &g->part, g->c->hidden, TN_F32, "part");
 }
 
-void tn_graph_back(tn_graph *g, const tn_graph_layer *l, const char *module, uint64_t k,
-                   uint32_t in, bool bias, const char *op)
+void tn_graph_back(tn_graph *g, const tn_graph_layer *l, const tn_graph_way *way)
 {
-    const tn_runs all = {.rows = g->c->hidden, .count = 1};
-    tn_runs cols = tn_graph_run(g, k);
-    tn_slice whole = {.module = module, .n = g->c->hidden, .k = k};
+    const tn_spans all = tn_graph_spans(g, 0, g->c->hidden);
+    tn_slice whole = {.module = way->module, .n = g->c->hidden, .k = way->k};
     char name[160];
     tn_part p = {.out = tn_graph_target(g), .bias = TN_NONE};
-    snprintf(name, sizeof name, "%s.%s", l->path, module);
-    p.w = tn_graph_rows(g, l, TN_ROLE_DENSE, &whole, &all, 1, NULL);
-    tn_draft_columns(g->d, p.w, cols.first, cols.first + cols.rows);
-    if (g->s.rank == 0) /* once in the sum */
-        p.bias = bias_of(g, bias, g->c->hidden, &all, name);
-    tn_op_linear linear = {.size = sizeof linear, .in = in, .nparts = 1,
-                           .add = g->s.nrank == 1, .part = {p}};
-    tn_draft_op(g->d, TN_OP_LINEAR, l->index, &linear, "%s.%s", l->label, op);
+    snprintf(name, sizeof name, "%s.%s", l->path, way->module);
+    p.w = tn_graph_rows(g, l, TN_ROLE_DENSE, &whole, &all, NULL);
+    tn_draft_columns(g->d, p.w, way->cols.col0, way->cols.col0 + way->cols.ncol);
+    if (way->cols.col0 == 0) /* once in the sum */
+        p.bias = bias_of(g, way->bias, g->c->hidden, &all, name);
+    tn_op_linear linear = {.size = sizeof linear, .in = way->in, .in_col = way->in_col,
+                           .nparts = 1, .add = g->s.nrank == 1, .part = {p}};
+    tn_draft_op(g->d, TN_OP_LINEAR, l->index, &linear, "%s.%s", l->label, way->op);
+}
+
+void tn_graph_nothing(tn_graph *g, const tn_graph_layer *l, const char *op)
+{
+    tn_op_mix mix = {.size = sizeof mix, .in = g->h, .out = tn_graph_target(g),
+                     .width = g->c->hidden, .gate = TN_NONE, .scale = 0};
+    tn_draft_op(g->d, TN_OP_MIX, l->index, &mix, "%s.%s", l->label, op);
 }
 
 static void add_sum(tn_graph *g, uint32_t layer, uint32_t buffer, const char *name)
@@ -201,10 +222,9 @@ void tn_graph_head(tn_graph *g)
 /* This rank's rows of the embedding or the head. */
 static uint32_t vocab_rows(tn_graph *g, uint32_t role, const char *module)
 {
-    const tn_runs run = {.first = (uint64_t)g->s.rank * g->s.vocab, .rows = g->s.vocab_own,
-                         .count = 1};
+    const tn_spans rows = tn_graph_spans(g, (uint64_t)g->s.rank * g->s.vocab, g->s.vocab_own);
     tn_slice whole = {.module = module, .n = g->c->vocab, .k = g->c->hidden};
-    return stack_runs(g, role, &whole, &run, 1, module);
+    return stack_rows(g, role, &whole, &rows, module);
 }
 
 /* Only rows whose logits are wanted need the last norm, unless drafting wants all. */

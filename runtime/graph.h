@@ -78,30 +78,49 @@ void tn_graph_delta(tn_graph *g, const tn_graph_layer *l);
 void tn_graph_mlp(tn_graph *g, const tn_graph_layer *l);
 void tn_graph_experts(tn_graph *g, const tn_graph_layer *l);
 
-/* Rows of a module [n, k]: `count` runs, the i-th of rows [first + i * stride, .. + rows). */
-typedef struct tn_runs {
-    uint64_t first, stride, rows;
-    uint32_t count;
-} tn_runs;
+/* Rows of a module, run by run; a row may be there twice. In the draft's arena. */
+typedef struct tn_span {
+    uint64_t row0, row1;
+} tn_span;
+
+typedef struct tn_spans {
+    tn_span *at;
+    uint32_t n, cap;
+    uint64_t rows;                /* of all runs */
+} tn_spans;
+
+/* Adds rows [row0, row0 + rows); those that go on where the last run ends lengthen it. */
+void tn_graph_span(tn_graph *g, tn_spans *s, uint64_t row0, uint64_t rows);
+/* Just these rows. */
+tn_spans tn_graph_spans(tn_graph *g, uint64_t row0, uint64_t rows);
 
 /* Part of a LINEAR: these rows of the module PATH.NAME [n, k], into columns of `out`. A bias
  * that the config names must be there; one that only the file holds is used as well (some
  * quantizers write them for every linear). */
 tn_part tn_graph_part(tn_graph *g, const tn_graph_layer *l, const char *module, uint64_t n,
-                      uint64_t k, const tn_runs *run, bool bias, uint32_t out, uint32_t col);
-/* A weight of the runs of a module PATH.NAME one below the other, called PATH.NAME.part. */
+                      uint64_t k, const tn_spans *rows, bool bias, uint32_t out, uint32_t col);
+/* A weight of rows of the module PATH.NAME one below the other, called PATH.NAME.part. */
 uint32_t tn_graph_rows(tn_graph *g, const tn_graph_layer *l, uint32_t role, const tn_slice *module,
-                       const tn_runs *run, uint32_t nrun, const char *part);
-/* x += in . W^T: the columns from `col0` on of PATH.NAME [hidden, k] that are this rank's, as
- * many as `in` has; with others only as a part, which tn_graph_join adds up. */
-void tn_graph_back(tn_graph *g, const tn_graph_layer *l, const char *module, uint64_t k,
-                   uint32_t in, bool bias, const char *op);
+                       const tn_spans *rows, const char *part);
+
+/* What leads back to the residual: the module PATH.NAME [hidden, k], over this rank's columns, which
+ * are those of `in` from in_col on. */
+typedef struct tn_graph_way {
+    const char *module, *op;
+    uint64_t k;
+    tn_run cols;
+    uint32_t in, in_col;
+    bool bias;
+} tn_graph_way;
+
+/* x += in . W^T, with others only as a part, which tn_graph_join adds up. */
+void tn_graph_back(tn_graph *g, const tn_graph_layer *l, const tn_graph_way *way);
+/* A part of zeros, of a rank that has nothing of an MLP. */
+void tn_graph_nothing(tn_graph *g, const tn_graph_layer *l, const char *op);
 /* Where what a rank adds to the residual goes: x itself when it is alone. */
 uint32_t tn_graph_target(tn_graph *g);
 /* x += the sum of all ranks' parts; nothing to do for one alone. */
 void tn_graph_join(tn_graph *g, const tn_graph_layer *l, const char *op);
-/* This rank's equal run of n rows. */
-tn_runs tn_graph_run(const tn_graph *g, uint64_t n);
 /* out = norm(in) over the model's width, with the vector NAME. */
 void tn_graph_norm_named(tn_graph *g, uint32_t in, uint32_t out, const char *name,
                          const char *op);
