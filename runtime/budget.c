@@ -107,12 +107,12 @@ tn_status tn_budget_make(const tn_budget_ask *a, const tn_need *need, tn_budget 
     b.cache = n * need->block_bytes;
     if (a->experts == 0)
         b.experts = experts_bytes(a, need, fixed + b.cache);
-    if (a->host)               /* beside the device's memory, which `total` counts */
+    if (a->host)               /* told as experts */
         b.host = 0;
     uint64_t beside = a->host && b.mapped > b.experts ? b.mapped - b.experts : 0;
     if (a->host_memory != 0 && beside > a->host_memory)
         return fail_beside(a, beside, err);
-    b.total = b.weights + b.workspace + b.states + b.experts + b.cache + b.host;
+    b.total = b.weights + b.workspace + b.states + b.experts + b.cache;
     uint64_t fits = n * a->block_tokens;
     b.context_fits = fits < a->context ? (uint32_t)fits : a->context;
     if (n > 0) {
@@ -145,4 +145,8 @@ void tn_budget_print(const tn_budget *b, tn_buf *out)
         tn_buf_printf(out, "states %s (%u slots) + ", s, b->nslot);
     tn_buf_printf(out, "cache %s (%u blocks of %u tokens) = %s", c, b->nblock, b->block_tokens,
                   t);
+    if (b->host > 0) {
+        tn_budget_bytes(b->host, t);
+        tn_buf_printf(out, ", beside %s of the host's memory", t);
+    }
 }

@@ -27,7 +27,9 @@ typedef struct tn_budget_ask {
 } tn_budget_ask;
 
 typedef struct tn_budget {
-    uint64_t weights, workspace, states, cache, host, total;
+    uint64_t weights, workspace, states, cache;
+    uint64_t total;         /* of the device's memory, experts included */
+    uint64_t host;          /* pinned beside it */
     uint64_t experts;       /* copies of mapped experts that are kept, or those of `host` on the
                                device; whole KiB */
     uint64_t mapped;        /* what copies of all would take; 0: none are mapped */

@@ -6,10 +6,9 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 
-from tenonlib import PLUGINS, TOP, Counter, Server, make_hybrid, make_model, run, write_ini, write_json
+from tenonlib import PLUGINS, Counter, Server, make_hybrid, make_model, run, write_ini, write_json
 
 check = Counter()
 folder = tempfile.mkdtemp(prefix="tenon-plan-")
@@ -144,6 +143,55 @@ for args, code, words in (
         r = run("plan", *args, "--config", ini)
         assert words in r.stderr and r.stderr.count("\n") == 1, r.stderr
         assert r.returncode == code and r.stdout == "", (r.returncode, r.stdout, r.stderr)
+
+BUILD = os.environ.get("TENON_BUILD", "")
+SIMULATED = os.path.join(BUILD, ".libs", "cudasim_plugin.so")
+MAKE = ["make", "-C", BUILD, "--silent", "cudasim_plugin.la"]
+if BUILD and subprocess.run(MAKE + ["-n"], capture_output=True).returncode == 0:
+    subprocess.run(MAKE, check=True, capture_output=True)
+    os.environ["CUDASIM_MEMORY"] = str(64 << 20)
+    card = os.path.join(folder, "card.ini")
+    plugins = os.path.join(folder, "plugins")
+    shutil.copytree(PLUGINS, plugins)
+    shutil.copy(SIMULATED, os.path.join(plugins, "cuda.so"))
+    with open(card, "w", encoding="utf-8") as f:
+        f.write(f"[tenon]\nplugin_path = {plugins}\n[plugin cpu]\n[plugin cuda]\nrequired = no\n"
+                "pack_threads = 2\n[plugin http]\n")
+    # The simulated card has four multiprocessors, and no driver that keeps memory for itself.
+    size = ("--gpu-memory", "64MiB", "--cuda.plan-multiprocessors", "4", "--cuda.plan-kept", "0")
+    big = make_model(os.path.join(folder, "big"), hidden=256, tied=False)
+    for name, args in (("as it is", ()), ("fp8", ("--kv-cache-dtype", "fp8")),
+                       ("half of it", ("--gpu-memory-utilization", "0.5", "--max-num-seqs", "64")),
+                       ("int8", ("--dense", "int8", "--head", "int8"))):
+        with check(f"a card that is not there is as the one that is: {name}"):
+            there = served(big, "--device", "cuda", *args, conf=card)
+            os.environ["CUDASIM_NO_DEVICE"] = "1"
+            try:
+                assert told(big, *size, *args, conf=card) == there
+            finally:
+                del os.environ["CUDASIM_NO_DEVICE"]
+    os.environ["CUDASIM_NO_DEVICE"] = "1"
+    with check("a card of 16 GiB, without a card"):
+        p = plan(big, "--gpu-memory", "16GiB", "--gpu-arch", "7.5", conf=card)
+        assert p["device"] == "cuda" and p["arch"] == "sm_75", p
+        assert p["device_memory"] == 16 << 30
+        assert p["rank_memory"] == int(0.9 * (16 << 30)) - (512 << 20), p
+    with check("the operator's device goes first"):
+        p = plan(big, "--gpu-memory", "16GiB", "--device", "cpu", conf=card)
+        assert p["device"] == "cpu" and p["device_memory"] == 16 << 30
+    with check("an unknown capability"):
+        r = run("plan", big, "--config", card, "--gpu-memory", "16GiB", "--gpu-arch", "1.0")
+        assert r.returncode in (64, 78) and "plan_arch" in r.stderr, (r.returncode, r.stderr)
+    with check("no: a cache of fp8 would do"):
+        most = plan(big, *size, "--max-num-seqs", "1", "--kv-cache-dtype", "fp8", conf=card)
+        tight = most["weight_bytes"] + most["workspace_bytes"] + 24 * most["block_bytes"]
+        p = plan(big, *size, "--memory", str(tight), "--max-num-seqs", "1", "--max-model-len", "512",
+                 code=69, conf=card)
+        assert "kv_cache_dtype = fp8" in p["would_fit"], p
+    with check("nothing is served by it"):
+        r = run("complete", big, "--config", card, "--device", "cuda", "--prompt", "x",
+                "--plan-memory", "64MiB", "--plan-kept", "0")
+        assert r.returncode == 69 and "only a card to plan for" in r.stderr, r.stderr
 
 with check("help names the flags"):
     r = run("plan", "--help", "--config", ini)

@@ -136,7 +136,7 @@ static void budget_leaves_memory_to_others(void **state)
             fail_msg("case %zu: status %d with %u blocks, expected %d with %u", i, st, b.nblock,
                      all[i].status, all[i].nblock);
         if (st == TN_OK)
-            assert_int_equal(b.total, 1100 + all[i].nblock * all[i].block_bytes + 7);
+            assert_int_equal(b.total, 1100 + all[i].nblock * all[i].block_bytes);
     }
 }
 

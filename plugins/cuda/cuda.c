@@ -12,6 +12,7 @@ typedef struct plugin {
     const tn_host *host;          /* borrowed until stop */
     uint32_t device, threads;
     bool graphs;
+    cu_planned planned;
 } plugin;
 
 #define CAPABILITY_LEAST 75
@@ -35,8 +36,7 @@ static tn_status count_cards(int *n, tn_err *err)
 static tn_status cuda_probe(const tn_host *h, tn_err *err)
 {
     int n = 0;
-    (void)h;
-    return count_cards(&n, err);
+    return h->opt_int(h->ctx, "plan_memory") > 0 ? TN_OK : count_cards(&n, err);
 }
 
 static tn_status cuda_init(const tn_host *h, void **self, tn_err *err)
@@ -48,6 +48,10 @@ static tn_status cuda_init(const tn_host *h, void **self, tn_err *err)
     *p = (plugin){.host = h, .device = (uint32_t)h->opt_int(h->ctx, "device"),
                   .threads = (uint32_t)h->opt_int(h->ctx, "pack_threads"),
                   .graphs = h->opt_int(h->ctx, "graphs") != 0};
+    p->planned = (cu_planned){.memory = (uint64_t)h->opt_int(h->ctx, "plan_memory"),
+                              .kept = (uint64_t)h->opt_int(h->ctx, "plan_kept"),
+                              .arch = h->opt_text(h->ctx, "plan_arch"),
+                              .nsm = (uint32_t)h->opt_int(h->ctx, "plan_multiprocessors")};
     if (p->threads == 0)
         p->threads = cores > 0 ? (uint32_t)cores : 1;
     *self = p;
@@ -107,11 +111,12 @@ static tn_status cuda_open(void *self, uint32_t index, void **dev, tn_err *err)
 {
     plugin *p = self;
     int n = 0;
-    tn_status st = count_cards(&n, err);
+    bool planned = p->planned.memory > 0;
+    tn_status st = planned ? TN_OK : count_cards(&n, err);
     if (st != TN_OK)
         return st;
     uint64_t card = (uint64_t)p->device + index;
-    if (card >= (uint64_t)n)
+    if (!planned && card >= (uint64_t)n)
         return tn_fail(err, TN_UNAVAILABLE, "cuda: card %llu; the driver lists %d",
                        (unsigned long long)card, n);
     cu_dev *d = p->host->alloc(p->host->ctx, sizeof *d);
@@ -119,7 +124,10 @@ static tn_status cuda_open(void *self, uint32_t index, void **dev, tn_err *err)
         return tn_fail(err, TN_NO_MEMORY, "cuda: no memory for the device");
     *d = (cu_dev){.host = p->host, .index = (int)card, .threads = p->threads,
                   .graphs = p->graphs};
-    st = open_card(d, err);
+    if (planned)
+        cu_planned_open(d, &p->planned);
+    else
+        st = open_card(d, err);
     if (st != TN_OK) {
         p->host->release(p->host->ctx, d);
         return st;
@@ -132,7 +140,8 @@ static tn_status cuda_open(void *self, uint32_t index, void **dev, tn_err *err)
 static void cuda_close(void *dev)
 {
     cu_dev *d = dev;
-    cudaStreamDestroy(d->stream);
+    if (d->planned.memory == 0)
+        cudaStreamDestroy(d->stream);
     d->host->release(d->host->ctx, d);
 }
 
@@ -143,10 +152,11 @@ static tn_status cuda_info(void *dev, tn_device_info *out, tn_err *err)
     const cu_dev *d = dev;
     size_t free = 0, total = 0;
     int n = 0;
-    cudaError_t e = cudaSetDevice(d->index);
-    if (e == cudaSuccess)
+    bool planned = d->planned.memory > 0;
+    cudaError_t e = planned ? cudaSuccess : cudaSetDevice(d->index);
+    if (e == cudaSuccess && !planned)
         e = cudaMemGetInfo(&free, &total);
-    if (e == cudaSuccess)
+    if (e == cudaSuccess && !planned)
         e = cudaGetDeviceCount(&n);
     if (e != cudaSuccess)
         return cu_fail(err, e, "asking the card");
@@ -157,6 +167,8 @@ static tn_status cuda_info(void *dev, tn_device_info *out, tn_err *err)
     out->act_dtypes = 1u << TN_F16; /* a recipe of bf16 is run in f16 */
     snprintf(out->name, sizeof out->name, "%s", d->name);
     snprintf(out->arch, sizeof out->arch, "sm_%u%u", d->major, d->minor);
+    if (planned)
+        cu_planned_info(d, out);
     return TN_OK;
 }
 
@@ -172,6 +184,9 @@ static tn_status cuda_bandwidth(void *dev, double *out, tn_err *err)
     size_t free = 0, total = 0;
     float ms = 0;
     double best = 0;
+    tn_status st = cu_planned_refuse(d, "bandwidth", err);
+    if (st != TN_OK)
+        return st;
     cudaError_t e = cudaSetDevice(d->index);
     if (e == cudaSuccess)
         e = cudaMemGetInfo(&free, &total);
@@ -223,7 +238,9 @@ static tn_status device_compile(void *dev, const tn_recipe *r, const tn_limits *
 
 static void use_card(void *program)
 {
-    cudaSetDevice(((cu_program *)program)->dev->index);
+    const cu_dev *d = ((cu_program *)program)->dev;
+    if (d->planned.memory == 0)
+        cudaSetDevice(d->index);
 }
 
 static tn_status device_reserve(void *program, const tn_pools *pools, tn_err *err)
@@ -325,6 +342,9 @@ static tn_status device_mem_take(void *dev, uint64_t size, void **p, tn_err *err
 {
     const cu_dev *d = dev;
     void *taken = NULL;
+    tn_status st = cu_planned_refuse(d, "taking memory", err);
+    if (st != TN_OK)
+        return st;
     cudaError_t e = cudaSetDevice(d->index);
     if (e == cudaSuccess)
         e = cudaMalloc(&taken, size);
@@ -359,6 +379,8 @@ static void *device_stream(void *dev)
 
 /* -------------------------------------------------------------------------------- the plugin */
 
+static const char *const archs[] = {"7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0", NULL};
+
 static const tn_option options[] = {
     {.size = sizeof(tn_option), .type = TN_OPT_INT, .key = "device", .fallback = "0",
      .least = 0, .greatest = 1023, .help = "Number of the first card, as the driver counts."},
@@ -367,6 +389,18 @@ static const tn_option options[] = {
      .help = "Threads that read weights while loading; 0: one for each core."},
     {.size = sizeof(tn_option), .type = TN_OPT_BOOL, .key = "graphs", .fallback = "yes",
      .help = "Run steps of few rows as captured graphs."},
+    {.size = sizeof(tn_option), .type = TN_OPT_SIZE, .key = "plan_memory", .fallback = "0",
+     .least = 0, .greatest = 1125899906842624.0,
+     .help = "Only plan (tenon plan --gpu-memory), for a card of this memory that need not be there; "
+             "0: cards are real."},
+    {.size = sizeof(tn_option), .type = TN_OPT_ENUM, .key = "plan_arch", .fallback = "9.0",
+     .choices = archs, .help = "Compute capability of the card to plan for."},
+    {.size = sizeof(tn_option), .type = TN_OPT_INT, .key = "plan_multiprocessors", .fallback = "0",
+     .least = 0, .greatest = 1024,
+     .help = "Multiprocessors of the card to plan for; 0: the most that one of the kind has."},
+    {.size = sizeof(tn_option), .type = TN_OPT_SIZE, .key = "plan_kept", .fallback = "512MiB",
+     .least = 0, .greatest = 1125899906842624.0,
+     .help = "What driver and context keep of the memory of the card to plan for."},
 };
 
 static const tn_device device = {

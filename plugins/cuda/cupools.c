@@ -55,8 +55,10 @@ static void give_all(cu_program *p)
 void cu_release(cu_program *p)
 {
     const tn_host *h = p->dev->host;
-    cudaStreamSynchronize(p->dev->stream);
-    give_all(p);
+    if (p->reserved) { /* before, nothing was taken or begun: a card to plan for has no driver */
+        cudaStreamSynchronize(p->dev->stream);
+        give_all(p);
+    }
     for (cu_piece *piece = p->pieces, *next; piece != NULL; piece = next) {
         next = piece->next;
         h->release(h->ctx, piece);
@@ -216,6 +218,9 @@ static tn_status clear_pools(cu_program *p, tn_err *err)
 
 tn_status cu_reserve(cu_program *p, const tn_pools *pools, tn_err *err)
 {
+    tn_status planned = cu_planned_refuse(p->dev, "reserving memory", err);
+    if (planned != TN_OK)
+        return planned;
     if (p->reserved)
         return tn_fail(err, TN_INTERNAL, "cuda: reserve was called twice");
     if (pools == NULL || pools->nblock > INT32_MAX || pools->nslot > INT32_MAX ||

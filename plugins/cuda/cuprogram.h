@@ -11,6 +11,7 @@
  *     cublocks.c   blocks and states in and out
  *     cubad.c      rows that are not finite
  *     cureport.c   what a doctor asks
+ *     cuplanned.c  a card that is not there, for plans
  *
  * Compile takes no memory of the card. All device memory of a program is four blocks: weights,
  * workspace, cache, states; commands point into them, so they are made after reserve. */
@@ -20,6 +21,13 @@
 #include "gpu.h"
 
 #include <stdbool.h>
+
+/* What the options say of a card to plan for. */
+typedef struct cu_planned {
+    uint64_t memory, kept;     /* memory 0: cards are real; kept: by driver and context */
+    const char *arch;          /* "8.0" */
+    uint32_t nsm;              /* 0: the most that cards of the kind have */
+} cu_planned;
 
 typedef struct cu_dev {
     const tn_host *host;       /* borrowed */
@@ -31,6 +39,7 @@ typedef struct cu_dev {
     uint32_t threads;          /* that pack */
     bool graphs;
     uint32_t graph_steps, graphs_dropped; /* metrics */
+    cu_planned planned;
 } cu_dev;
 
 typedef struct cu_weight {
@@ -230,6 +239,11 @@ uint64_t cu_state_size(const cu_program *p);
 tn_status cu_state_move(cu_program *p, int32_t slot, void *data, bool read, tn_err *err);
 tn_status cu_peek(cu_program *p, uint32_t buffer, uint32_t row0, uint32_t nrow, float *out,
                   tn_err *err);
+
+/* cuplanned.c: fills in a card to plan for; what it says of itself; refuses what wants a real one. */
+void cu_planned_open(cu_dev *d, const cu_planned *p);
+void cu_planned_info(const cu_dev *d, tn_device_info *out);
+tn_status cu_planned_refuse(const cu_dev *d, const char *what, tn_err *err);
 
 /* cureport.c */
 tn_status cu_report(void *dev, void (*put)(void *ctx, const char *key, const char *text),

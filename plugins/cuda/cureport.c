@@ -225,6 +225,9 @@ tn_status cu_report(void *dev, void (*put)(void *ctx, const char *key, const cha
     const cu_dev *d = dev;
     const reporter r = {.put = put, .ctx = ctx};
     int l2 = 0;
+    tn_status st = cu_planned_refuse(d, "a report", err);
+    if (st != TN_OK)
+        return st;
     cudaError_t e = cudaSetDevice(d->index);
     if (e == cudaSuccess)
         e = cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, d->index);
