@@ -152,7 +152,7 @@ static tn_status serve(tn_house *h, const tn_house_setup *setup, const sigset_t 
     obey_signals();
     st = tn_house_drain(h, h->settings.drain_timeout * 1000u, err);
     err->text[0] = 0; /* told already */
-    return st;
+    return broken(h) != NULL ? TN_INTERNAL : st;
 }
 
 /* --print-config and --check need no model; --print-recipe and --print-tensors no memory. */

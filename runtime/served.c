@@ -291,6 +291,7 @@ tn_status tn_served_compile(tn_served *s, uint32_t context, uint32_t flags, tn_e
         return st;
     s->limits = make_limits(s, context, flags);
     s->need = (tn_need){.size = sizeof s->need};
+    tn_team_phase(s->team, "compiling");
     st = s->device->table->compile(s->dev, &s->draft.recipe, &s->limits, &s->program, &s->need,
                                    err);
     if (st == TN_OK)
@@ -370,6 +371,7 @@ static tn_status load_weights(tn_served *s, const tn_served_setup *setup, tn_err
     tn_pools pools = {.size = sizeof pools, .nblock = s->budget.nblock,
                       .nslot = s->budget.nslot,
                       .mapped_kib = kept < UINT32_MAX ? (uint32_t)kept : UINT32_MAX};
+    tn_team_phase(s->team, "loading weights");
     tn_status st = d->reserve(s->program, &pools, err);
     if (st != TN_OK)
         return st;
@@ -486,6 +488,8 @@ static tn_status open_engine(tn_served *s, const tn_served_setup *setup, tn_err 
         .seed = (uint64_t)m->seed, .log = setup->log, .metrics = setup->metrics,
     };
     tn_status st = tn_engine_open(&e, &s->engine, err);
+    if (st == TN_OK && s->team != NULL)
+        st = tn_team_health(s->team, err); /* a rank may have been lost before there was an engine */
     return st == TN_OK ? tn_served_board(s, setup->metrics, err) : st;
 }
 

@@ -127,6 +127,7 @@ tn_status tn_served_join(tn_served *s, const tn_served_setup *setup, tn_status m
         st = pick_comm(s, setup, err);
     if (t == NULL || st != TN_OK) /* a plan joins nobody */
         return t == NULL ? st : tn_team_round(t, st, NULL, 0, NULL, err);
+    tn_team_phase(t, "shaking hands");
     own = facts_of(s);
     if (s->place.rank == 0)
         st = s->comm->table->make_id(s->comm->self, id, err);
@@ -211,12 +212,14 @@ tn_status tn_served_lead(tn_served *s, const tn_device **device, tn_err *err)
 {
     tn_team_work w = work_of(s);
     w.on_lost = on_lost;
+    tn_team_phase(s->team, "serving");
     return tn_team_lead(s->team, &w, device, err);
 }
 
 tn_status tn_served_follow(tn_served *s, tn_err *err)
 {
     tn_team_work w = work_of(s);
+    tn_team_phase(s->team, "following");
     tn_status st = tn_team_follow(s->team, &w, err);
     if (st != TN_OK)
         return st;

@@ -19,6 +19,12 @@ uint64_t tn_team_now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+void tn_team_phase(const tn_team *t, const char *what)
+{
+    if (t != NULL)
+        tn_log_put(t->log, TN_LOG_DEBUG, "core", NULL, "rank %u of %u: %s", t->rank, t->nrank, what);
+}
+
 uint32_t tn_team_rank(const tn_team *t)
 {
     return t->rank;
@@ -99,6 +105,18 @@ void tn_team_lose(tn_team *t, const tn_err *why)
         t->work.on_lost(t->work.user, why);
 }
 
+tn_status tn_team_health(tn_team *t, tn_err *err)
+{
+    tn_status st = TN_OK;
+    pthread_mutex_lock(&t->lock);
+    if (t->lost) {
+        *err = t->why;
+        st = TN_UNAVAILABLE;
+    }
+    pthread_mutex_unlock(&t->lock);
+    return st;
+}
+
 void tn_team_wake(tn_team *t)
 {
     const uint64_t one = 1;
@@ -137,14 +155,19 @@ static tn_status receive(tn_team *t, uint32_t r, tn_frame *f, tn_err *err)
     tn_peer *p = &t->peer[r];
     uint32_t seconds;
     tn_status st;
+    if (p->gone)
+        return tn_fail(err, TN_UNAVAILABLE, "rank %u is gone", r);
     do {
         seconds = p->heard == 0 && t->patience > t->silence ? t->patience : t->silence;
         st = tn_wire_recv(p->fd, f, &p->data, seconds * 1000u, err);
         if (st == TN_OK)
             p->heard = tn_team_now();
     } while (st == TN_OK && f->kind == TN_WIRE_BEAT);
+    p->gone = st != TN_OK;
     if (st == TN_TIMEOUT && t->rank == 0) {
         st = say_silent(t, r, seconds, err);
+        if (p->pid > 0)
+            kill(p->pid, SIGKILL); /* it would answer nothing else */
     } else if (st != TN_OK && t->rank == 0) {
         tn_err how = *err;
         tn_team_obituary(t, r, &how, err);
@@ -192,15 +215,22 @@ static tn_status round_lead(tn_team *t, tn_status mine, const void *data, uint64
     if (all != NULL && size > 0 && mine == TN_OK)
         memcpy(all, data, size);
     for (uint32_t r = 1; r < t->nrank; r++) {
+        bool known = t->peer[r].gone;
         tn_status s = hear(t, r, all, size, &other);
-        if (st == TN_OK && s != TN_OK) {
+        bool end = t->peer[r].gone && !known; /* explains what failed here, a join say */
+        if (s != TN_OK && (st == TN_OK || end)) {
             st = s;
             *err = other;
         }
     }
-    for (uint32_t r = 1; r < t->nrank; r++)
-        (void)tn_team_send(t, r, TN_WIRE_VERDICT, (uint32_t)st, err->text,
-                           st != TN_OK ? strlen(err->text) : 0, NULL, 0, &other);
+    for (uint32_t r = 1; r < t->nrank; r++) {
+        tn_status s = tn_team_send(t, r, TN_WIRE_VERDICT, (uint32_t)st, err->text,
+                                   st != TN_OK ? strlen(err->text) : 0, NULL, 0, &other);
+        if (s != TN_OK && st == TN_OK) {
+            tn_team_obituary(t, r, &other, err);
+            st = TN_UNAVAILABLE;
+        }
+    }
     return st;
 }
 

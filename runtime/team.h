@@ -69,6 +69,8 @@ typedef struct tn_team_setup {
 tn_status tn_team_start(const tn_team_setup *setup, tn_team **out, tn_err *err);
 /* Rank 0 lets the others go and waits for them; what does not end is ended. */
 void tn_team_close(tn_team *t);
+/* Logs (debug) what this rank is at, so that a start which stands still can be told. NULL: alone. */
+void tn_team_phase(const tn_team *t, const char *what);
 uint32_t tn_team_rank(const tn_team *t);
 uint32_t tn_team_size(const tn_team *t);
 /* Steps that this rank has done, and the time from their call to their end. [any] */
@@ -97,6 +99,9 @@ typedef struct tn_team_work {
 
 /* Rank 0: the device to serve with, whose program is the team. Borrowed until close. */
 tn_status tn_team_lead(tn_team *t, const tn_team_work *w, const tn_device **device, tn_err *err);
+/* Rank 0: TN_UNAVAILABLE when a rank was lost, and why; also before `on_lost` could do anything
+ * about it. [any] */
+tn_status tn_team_health(tn_team *t, tn_err *err);
 /* Others: returns when rank 0 lets go (TN_OK) or something failed. */
 tn_status tn_team_follow(tn_team *t, const tn_team_work *w, tn_err *err);
 

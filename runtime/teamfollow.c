@@ -112,6 +112,13 @@ static tn_status do_call(called *c, uint32_t kind, tn_buf *data, tn_err *err)
     }
 }
 
+/* Rank 0 reads it, should it be stopped, when it runs again. */
+static void say_fail(tn_team *t, tn_status st, const char *why)
+{
+    tn_err other;
+    (void)tn_team_send(t, 0, TN_WIRE_FAIL, (uint32_t)st, why, strlen(why), NULL, 0, &other);
+}
+
 tn_status tn_team_follow(tn_team *t, const tn_team_work *w, tn_err *err)
 {
     called c = {.t = t};
@@ -126,6 +133,8 @@ tn_status tn_team_follow(tn_team *t, const tn_team_work *w, tn_err *err)
         st = tn_wire_recv(t->peer[0].fd, &f, data, t->silence * 1000u, err);
         if (st != TN_OK) {
             tn_err how = *err;
+            if (st == TN_TIMEOUT)
+                say_fail(t, st, "rank 0 was silent for too long");
             st = tn_fail(err, TN_UNAVAILABLE, "rank %u: rank 0 is gone: %.800s", t->rank, how.text);
             break;
         }
@@ -134,11 +143,8 @@ tn_status tn_team_follow(tn_team *t, const tn_team_work *w, tn_err *err)
         if (f.kind == TN_WIRE_BYE)
             break;
         st = do_call(&c, f.kind, data, err);
-        if (st != TN_OK) {
-            tn_err other;
-            (void)tn_team_send(t, 0, TN_WIRE_FAIL, (uint32_t)st, err->text, strlen(err->text), NULL,
-                               0, &other);
-        }
+        if (st != TN_OK)
+            say_fail(t, st, err->text);
     }
     tn_team_step_close(&c.step);
     tn_buf_close(&c.out);

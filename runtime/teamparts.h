@@ -17,6 +17,7 @@ typedef struct tn_peer {
     int fd;                      /* -1: none */
     pid_t pid;                   /* 0: not ours to wait for */
     uint64_t heard;              /* monotonic ns of the last sign of life, 0: none yet */
+    bool gone;                   /* rounds: it is not waited for again */
     tn_buf data;                 /* of the frame that came last */
     tn_frame reply;              /* kind 0: none waits to be taken */
 } tn_peer;

@@ -249,8 +249,10 @@ tn_status tn_team_connect(tn_team *t, const tn_team_setup *setup, tn_err *err)
     if (t->rank != 0 && p->fd >= 0) {
         tn_status st = tn_wire_ready(p->fd, err);
         tn_team_seat(t, 0, p->fd);
+        tn_team_phase(t, "here");
         return st;
     }
+    tn_team_phase(t, "meeting the others");
     tn_status st = p->starts > 0 ? start_others(t, setup, err) : TN_OK;
     return st == TN_OK && !(t->rank == 0 && p->starts + 1 == t->nrank) ? tn_team_meet(t, setup, err)
                                                                        : st;
