@@ -127,6 +127,11 @@ static void try_changes(plan *p)
         (void)try_change(p, &m, "dense = int8, head = int8");
         m = *p->m;
     }
+    if (m.state_snapshots > 0 && p->v.plan.need.slot_bytes > 0) {
+        m.state_snapshots = 0;
+        (void)try_change(p, &m, "state_snapshots = 0");
+        m = *p->m;
+    }
     if (!m.host_experts && !m.mapped) {
         m.host_experts = !host;
         m.mapped = host;

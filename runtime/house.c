@@ -278,18 +278,6 @@ static tn_status start_parts(const tn_house_setup *setup, tn_house *h, tn_err *e
     return st;
 }
 
-static void log_model(const tn_house *h, const tn_served *s)
-{
-    tn_buf text;
-    tn_buf_open(&text, 4096);
-    tn_budget_print(&s->budget, &text);
-    tn_log_put(h->log, TN_LOG_INFO, "core", NULL, "model %s: %s from %s by %s on %s (%s), context "
-               "%u; %s", tn_served_name(s, 0), s->conf.type, s->settings->path,
-               s->quant != NULL ? s->quant->name : "the core (plain weights)", s->device->name,
-               s->info.name, s->limits.context_max, text.data != NULL ? text.data : "");
-    tn_buf_close(&text);
-}
-
 /* The model that most ranks share, NULL without models. */
 static const tn_model_settings *most_shared(const tn_house *h)
 {
@@ -356,7 +344,6 @@ static tn_status open_models(const tn_house_setup *setup, tn_house *h, tn_err *e
         h->nserved++;
         if (setup->flags & TN_HOUSE_PARTS)
             continue;
-        log_model(h, &h->served[i]);
         if (h->served[i].chat == NULL && setup->flags & TN_HOUSE_FRONTS)
             tn_log_put(h->log, TN_LOG_WARN, "core", NULL, "model %s has no chat template: chats "
                        "are refused; expected one in its folder, or chat_template",

@@ -364,6 +364,22 @@ static tn_status compile_model(tn_served *s, uint32_t flags, tn_err *err)
     return compile_for(s, fits, flags, err);
 }
 
+/* What each rank is about to take: said before the first byte is, for loading may fail, or last. */
+static void log_budget(const tn_served *s)
+{
+    tn_buf text;
+    char ranks[32] = "";
+    tn_buf_open(&text, 4096);
+    tn_budget_print(&s->budget, &text);
+    if (s->place.nrank > 1)
+        snprintf(ranks, sizeof ranks, ", each of %u ranks", s->place.nrank);
+    tn_log_put(s->log, TN_LOG_INFO, "core", NULL, "model %s: %s from %s by %s on %s (%s)%s, context "
+               "%u; %s", tn_served_name(s, 0), s->conf.type, s->settings->path,
+               s->quant != NULL ? s->quant->name : "the core (plain weights)", s->device->name,
+               s->info.name, ranks, s->limits.context_max, text.data != NULL ? text.data : "");
+    tn_buf_close(&text);
+}
+
 static tn_status load_weights(tn_served *s, const tn_served_setup *setup, tn_err *err)
 {
     const tn_device *d = s->device->table;
@@ -530,6 +546,8 @@ tn_status tn_served_open(const tn_served_setup *setup, tn_served *out, tn_err *e
         st = compile_model(s, setup->flags, err);
     if (st == TN_OK && s->place.rank == 0)
         st = open_text(s, err);
+    if (st == TN_OK && s->place.rank == 0)
+        log_budget(s);
     if (st == TN_OK && (setup->flags & TN_SERVED_NO_ENGINE)) {
         tn_loader_print(&s->loader, s->device->table, s->program, &s->table);
         return TN_OK;

@@ -158,10 +158,11 @@ static uint64_t blocks_of(const tn_plan *p, uint32_t context)
     return ((uint64_t)context + p->limits.block_tokens - 1) / p->limits.block_tokens;
 }
 
-/* Bytes that are missing for one sequence of the whole context. */
+/* Bytes that are missing for one sequence of the context that was asked for, or at all. */
 static uint64_t lacking(const tn_planner *p, const tn_model_settings *m, const tn_plan *plan)
 {
-    uint64_t cache = blocks_of(plan, plan->context) * plan->need.block_bytes;
+    uint64_t blocks = m->max_model_len > 0 ? blocks_of(plan, plan->context) : 1; /* or it is cut */
+    uint64_t cache = blocks * plan->need.block_bytes;
     uint64_t slots = plan->need.slot_bytes > 0 ? m->max_num_seqs + m->state_snapshots : 0;
     uint64_t fixed = plan->need.weight_bytes + plan->need.workspace_bytes +
                      slots * plan->need.slot_bytes + m->experts_memory;

@@ -50,6 +50,18 @@ for name, model, args in (
     with check(f"what is planned is what is served: {name}"):
         assert told(model, *args) == served(model, *args)
 
+with check("the budget is told before the first weight is read"):
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+    bad = os.path.join(folder, "bad")
+    shutil.copytree(llama, bad)
+    weights = load_file(os.path.join(bad, "model.safetensors"))
+    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = np.nan
+    save_file(weights, os.path.join(bad, "model.safetensors"), metadata={"format": "pt"})
+    with Server(ini, bad, "--strict-weights", wait=False) as s:
+        assert s.process.wait(60) == 65, s.text()
+        assert BUDGET.search(s.text()).groups() == told(bad), s.text()
+
 wide = os.path.join(folder, "wide")
 shutil.copytree(llama, wide)
 with open(os.path.join(wide, "config.json"), encoding="utf-8") as f:
@@ -78,6 +90,10 @@ with check("the parts are the whole, and a rank's part is less"):
     assert two["ranks"] == 2 and two["slot_bytes"] * 2 == one["slot_bytes"]
     for part in ("dense", "head_embedding"):
         assert one["weights"][part] / 2 <= two["weights"][part] < one["weights"][part]
+
+with check("two hosts of two ranks each take a machine's memory by halves"):
+    p = plan(wide, "-tp", "4", "--nnodes", "2", "--load-format", "dummy", "--gpu-memory", "64MiB")
+    assert p["rank_memory"] == 32 << 20, p
 
 with check("yes: as many sequences as there is room for"):
     p = plan(llama, "--memory", "2700KiB", "--max-num-seqs", "4")
