@@ -8,6 +8,7 @@
 #include <sys/random.h>
 
 #include "buf.h"
+#include "share.h"
 
 #define NOT_ALLOWED (-INFINITY)
 
@@ -422,12 +423,14 @@ static bool mask_has(const uint32_t *mask, int32_t token)
     return mask == NULL || (mask[token / 32] >> (token % 32) & 1) != 0;
 }
 
+/* Devices read a bit for every column of the logits, padding of the ranks' rows included. */
 static tn_status mask_build(const tn_ask *ask, const tn_sampler_facts *f, tn_arena *a,
                             tn_sampler *s, tn_err *err)
 {
     if (ask->nallowed == 0)
         return TN_OK;
-    uint32_t *mask = tn_arena_array(a, ((size_t)f->vocab + 31) / 32, sizeof *mask);
+    size_t columns = (size_t)f->vocab + TN_VOCAB_PADDING;
+    uint32_t *mask = tn_arena_array(a, (columns + 31) / 32, sizeof *mask);
     if (mask == NULL)
         return tn_fail(err, TN_NO_MEMORY, "request: no memory for its allowed_token_ids");
     for (uint32_t i = 0; i < ask->nallowed; i++) {

@@ -20,7 +20,8 @@ static tn_run run_of(uint64_t size, uint32_t rank, uint32_t nrank, bool whole)
 {
     bool units = size % UNIT == 0 && (size % nrank != 0 || (whole && size / nrank % UNIT != 0));
     uint64_t n = units ? size / UNIT : nrank, unit = size / (n > 0 ? n : 1);
-    uint64_t from = rank * n / nrank * unit, to = (rank + 1) * n / nrank * unit;
+    uint64_t from = (rank * n + nrank - 1) / nrank * unit; /* rank 0 has no less than another */
+    uint64_t to = ((rank + 1) * n + nrank - 1) / nrank * unit;
     return (tn_run){(uint32_t)from, (uint32_t)(to - from)};
 }
 
