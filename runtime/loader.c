@@ -13,7 +13,7 @@
 #define PRIVATE_MAX (UINT64_C(1) << 44) /* bytes of one weight in a form of its plugin's own */
 
 typedef struct row_source {
-    const tn_loader *l;
+    tn_loader *l;
     const tn_weight_spec *spec;
     const tn_source *src;
 } row_source;
@@ -208,10 +208,35 @@ static tn_module module_of(const tn_slice *p)
 }
 
 /* All rows of the slice's module, and this rank's columns: a quantization works on whole
- * modules, whatever rows of them a weight takes. */
-static tn_rect rect_of(const tn_source *s, const tn_slice *p)
+ * modules, whatever rows of them a weight takes. A private form is another thing for other rows. */
+static tn_rect rect_of(const tn_source *s, const tn_slice *p, bool private)
 {
-    return (tn_rect){.row1 = p->n, .col0 = s->col0, .col1 = s->col1};
+    return (tn_rect){.row0 = private ? p->row0 : 0, .row1 = private ? p->row1 : p->n,
+                     .col0 = s->col0, .col1 = s->col1};
+}
+
+/* A plugin may say where its modules can be cut. */
+static tn_status check_cut(const tn_view *v, const tn_quant_ref *q, const tn_module *m,
+                           const tn_rect *r, tn_err *err)
+{
+    uint64_t row = 1, col = 1;
+    if (q->table->cut == NULL || (r->row0 == 0 && r->row1 == m->n && r->col0 == 0 && r->col1 == m->k))
+        return TN_OK;
+    tn_status st = q->table->cut(q->self, v, m, &row, &col, err);
+    if (st != TN_OK)
+        return st;
+    row = row > 0 ? row : 1;
+    col = col > 0 ? col : 1;
+    bool rows = r->row0 % row != 0 || (r->row1 % row != 0 && r->row1 != m->n);
+    bool cols = r->col0 % col != 0 || (r->col1 % col != 0 && r->col1 != m->k);
+    if (!rows && !cols)
+        return TN_OK;
+    return tn_fail(err, TN_CONFIG, "tensor_parallel_size: module %s: a rank would have %s %llu to "
+                   "%llu of %llu; plugin %s cuts it at multiples of %llu", m->name,
+                   rows ? "rows" : "columns", (unsigned long long)(rows ? r->row0 : r->col0),
+                   (unsigned long long)(rows ? r->row1 : r->col1),
+                   (unsigned long long)(rows ? m->n : m->k), q->name,
+                   (unsigned long long)(rows ? row : col));
 }
 
 /* What a device may rely on, whoever wrote the plugin. */
@@ -262,12 +287,20 @@ static tn_status slice_form(const tn_loader *l, uint32_t role, const tn_source *
     if (q == NULL || p->bare)
         return plain_form(l, s, p, f, err);
     tn_module m = module_of(p);
-    tn_rect r = rect_of(s, p);
+    tn_rect r = rect_of(s, p, false);
+    const tn_view *v = view_of(l, p);
     *f = (tn_form){.size = sizeof *f};
-    tn_status st = q->table->form_of(q->self, view_of(l, p), &m, &r, f, err);
+    tn_status st = q->table->form_of(q->self, v, &m, &r, f, err);
     if (st == TN_NOINPUT) /* not of its format: plain, or missing */
         return plain_form(l, s, p, f, err);
     p->quantized = true;
+    if (st == TN_OK && f->kind == TN_FORM_PRIVATE && p->row1 - p->row0 != p->n) {
+        r = rect_of(s, p, true);
+        *f = (tn_form){.size = sizeof *f};
+        st = q->table->form_of(q->self, v, &m, &r, f, err);
+    }
+    if (st == TN_OK)
+        st = check_cut(v, q, &m, &r, err);
     return st == TN_OK ? check_form(q, &m, &r, f, err) : st;
 }
 
@@ -276,7 +309,7 @@ static tn_status add_form(const tn_loader *l, tn_weight_spec *w, const tn_source
 {
     const tn_slice *p = &s->slice[i];
     const tn_quant_ref *q = tn_loader_quant(l, p);
-    if (f->kind == TN_FORM_PRIVATE && (s->nslice > 1 || p->row1 - p->row0 != p->n))
+    if (f->kind == TN_FORM_PRIVATE && s->nslice > 1)
         return tn_fail(err, TN_UNSUPPORTED, "model %s: module %s: plugin %s hands it over in a "
                        "private form, but its rows must be told apart; expected a neutral form",
                        view_of(l, p)->dir, p->module, q->name);
@@ -302,7 +335,7 @@ static tn_status read_perm(const tn_loader *l, const tn_source *s, const tn_slic
                            int32_t *perm, tn_err *err)
 {
     tn_module m = module_of(p);
-    tn_rect r = rect_of(s, p);
+    tn_rect r = rect_of(s, p, false);
     tn_block out = {.size = sizeof out, .perm = perm};
     const tn_quant_ref *q = tn_loader_quant(l, p);
     return q->table->read(q->self, view_of(l, p), &m, &r, p->row0, p->row0 + 1, &out, err);
@@ -419,7 +452,7 @@ static tn_status slice_rows(const row_source *r, const tn_slice *p, uint64_t row
     if (!p->quantized)
         return plain_rows(r, p, row0, row1, out, err);
     tn_module m = module_of(p);
-    tn_rect rect = rect_of(r->src, p);
+    tn_rect rect = rect_of(r->src, p, r->spec->form.kind == TN_FORM_PRIVATE);
     return q->table->read(q->self, view_of(r->l, p), &m, &rect, row0, row1, out, err);
 }
 
@@ -460,6 +493,15 @@ static bool wants_nothing(const tn_block *b)
     return b->codes == NULL && b->scale == NULL && b->zero == NULL && b->perm == NULL;
 }
 
+/* A form's bytes are shared out over its rows. */
+static void count_read(const row_source *r, uint64_t rows)
+{
+    const tn_weight_spec *w = r->spec;
+    double share = (double)rows / ((double)w->n * w->nexpert);
+    if (r->l->dummy == NULL)
+        atomic_fetch_add(&r->l->read, (uint64_t)((double)w->form.file_bytes * share + 0.5));
+}
+
 /* Walks the slices that hold rows [row0, row1) of an expert. */
 static tn_status read_rows(void *ctx, uint32_t expert, uint64_t row0, uint64_t row1,
                            tn_block *out, tn_err *err)
@@ -470,6 +512,8 @@ static tn_status read_rows(void *ctx, uint32_t expert, uint64_t row0, uint64_t r
         announce(r, p);
         return TN_OK;
     }
+    if (out->codes != NULL)
+        count_read(r, row1 - row0);
     uint64_t at = 0; /* the weight's row at which the slice begins */
     tn_status st = TN_OK;
     for (uint32_t i = 0; i < r->src->nslice && at < row1 && st == TN_OK; i++, p++) {
@@ -484,16 +528,25 @@ static tn_status read_rows(void *ctx, uint32_t expert, uint64_t row0, uint64_t r
     return st;
 }
 
-/* W20: a NaN or an infinity in a plain tensor. */
-static tn_status count_odd_in(tn_loader *l, const tn_slice *p, tn_err *err)
+static uint64_t odd_in(uint32_t dtype, const void *data, size_t n)
+{
+    return dtype == TN_F32 ? tn_f32_odd(data, n)
+           : dtype == TN_F16 ? tn_f16_odd(data, n) : tn_bf16_odd(data, n);
+}
+
+/* W20: a NaN or an infinity in a plain tensor, in the rows and columns that are this rank's. */
+static tn_status count_odd_in(tn_loader *l, const tn_source *s, const tn_slice *p, tn_err *err)
 {
     tn_tensor t;
     tn_status st = find_plain(view_of(l, p), p, &t, err);
     if (st != TN_OK)
         return st;
-    size_t n = (size_t)(t.data_size / dtype_size(form_of_dtype(t.dtype)));
-    uint64_t odd = t.dtype == TN_F32 ? tn_f32_odd(t.data, n)
-                   : t.dtype == TN_F16 ? tn_f16_odd(t.data, n) : tn_bf16_odd(t.data, n);
+    uint64_t item = dtype_size(form_of_dtype(t.dtype)), cols = s->col1 - s->col0, odd = 0;
+    const uint8_t *at = (const uint8_t *)t.data + (p->row0 * p->k + s->col0) * item;
+    if (cols == p->k)
+        odd = odd_in(t.dtype, at, (size_t)((p->row1 - p->row0) * cols));
+    for (uint64_t r = p->row0; cols != p->k && r < p->row1; r++, at += p->k * item)
+        odd += odd_in(t.dtype, at, (size_t)cols);
     if (odd > 0 && l->strict)
         return tn_fail(err, TN_DATA, "%s: weight %s: %llu values are NaN or infinite; expected "
                        "finite ones, as strict_weights asks", t.file, p->module,
@@ -504,12 +557,12 @@ static tn_status count_odd_in(tn_loader *l, const tn_slice *p, tn_err *err)
 
 static tn_status count_odd(tn_loader *l, uint32_t i, tn_err *err)
 {
-    const tn_slice *p = l->draft->source[i].slice;
-    uint32_t n = l->draft->weight[i].nexpert * l->draft->source[i].nslice;
+    const tn_source *s = &l->draft->source[i];
+    uint32_t n = l->draft->weight[i].nexpert * s->nslice;
     tn_status st = TN_OK;
     for (uint32_t k = 0; k < n && st == TN_OK && l->dummy == NULL; k++)
-        if (!p[k].quantized && (k == 0 || p[k].module != p[k - 1].module))
-            st = count_odd_in(l, &p[k], err);
+        if (!s->slice[k].quantized)
+            st = count_odd_in(l, s, &s->slice[k], err);
     return st;
 }
 
@@ -522,6 +575,7 @@ tn_status tn_loader_pack(tn_loader *l, const tn_device *device, void *program,
     if (r == NULL)
         return tn_fail(err, TN_NO_MEMORY, "model %s: no memory to read it", l->view->dir);
     l->odd = 0;
+    atomic_store(&l->read, 0);
     for (uint32_t i = 0; i < n; i++) {
         r[i] = (row_source){.l = l, .spec = &l->draft->weight[i], .src = &l->draft->source[i]};
         tn_reader reader = {.size = sizeof reader, .ctx = &r[i], .rows = read_rows};

@@ -11,6 +11,8 @@
 #include "log.h"
 #include "recipe.h"
 
+#include <stdatomic.h>
+
 struct tn_buf;
 
 /* A loaded quantization plugin. */
@@ -37,11 +39,12 @@ typedef struct tn_loader {
     tn_draft *draft;         /* borrowed; forms are written into its weights */
     uint32_t requant_head, requant_dense; /* 0 or TN_FORM_W8G */
     uint64_t file_bytes;     /* of all weights, once forms are known */
+    _Atomic uint64_t read;   /* bytes of the files that were handed over, so far */
     bool mapped;             /* routed experts are placed MAPPED: loader, draft and views stay */
     bool host;               /* they are placed HOST */
     uint32_t nhost;          /* how many weights were, once forms are known */
     bool strict;             /* refuse plain weights that are NaN or infinite */
-    uint64_t odd;            /* how many were, once all is packed; quantizations check their own,
+    uint64_t odd;            /* how many of this rank's were, once all is packed; quantizations check their own,
                                 and mapped ones are only looked at when strict */
 } tn_loader;
 

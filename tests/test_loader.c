@@ -221,6 +221,115 @@ static void private_sizes_are_looked_at(void **state)
     }
 }
 
+/* ----------------------------------------------------------------------------- a rank's share */
+
+/* A plugin that keeps what it was asked for. */
+typedef struct cutter {
+    uint32_t kind;
+    uint64_t row_unit, col_unit;
+    tn_rect form, read;
+    uint64_t row0, row1;
+} cutter;
+
+static tn_status cutter_form(void *self, const tn_view *v, const tn_module *m, const tn_rect *r,
+                             tn_form *out, tn_err *err)
+{
+    cutter *c = self;
+    (void)v, (void)m, (void)err;
+    c->form = *r;
+    *out = (tn_form){.size = sizeof *out, .kind = c->kind, .rows = r->row1 - r->row0,
+                     .cols = r->col1 - r->col0, .bytes = 100, .file_bytes = ROWS * COLS * 4};
+    return TN_OK;
+}
+
+static tn_status cutter_cut(void *self, const tn_view *v, const tn_module *m, uint64_t *row_unit,
+                            uint64_t *col_unit, tn_err *err)
+{
+    const cutter *c = self;
+    (void)v, (void)m, (void)err;
+    *row_unit = c->row_unit;
+    *col_unit = c->col_unit;
+    return TN_OK;
+}
+
+static tn_status cutter_read(void *self, const tn_view *v, const tn_module *m, const tn_rect *r,
+                             uint64_t row0, uint64_t row1, tn_block *out, tn_err *err)
+{
+    cutter *c = self;
+    (void)v, (void)m, (void)out, (void)err;
+    c->read = *r;
+    c->row0 = row0;
+    c->row1 = row1;
+    return TN_OK;
+}
+
+static tn_status pack_all(void *program, uint32_t w, const tn_reader *reader, tn_err *err)
+{
+    uint8_t codes[ROWS * COLS * 4];
+    const tn_weight_spec *spec = program;
+    tn_block out = {.size = sizeof out, .codes = codes};
+    (void)w;
+    return reader->rows(reader->ctx, 0, 0, spec->n, &out, err);
+}
+
+/* Rows 4 .. 8 and columns 16 .. 48 of a module, read by a device that wants all of them. */
+static tn_status share_read(cutter *c, uint64_t *read, tn_err *err)
+{
+    static const tn_multiply multiply = {.size = sizeof multiply, .device = "cpu"};
+    static const tn_quant cuts = {.size = sizeof cuts, .claims = stub_claims,
+                                  .form_of = cutter_form, .cut = cutter_cut, .read = cutter_read,
+                                  .multiply = &multiply, .nmultiply = 1};
+    const tn_device device = {.size = sizeof device, .pack = pack_all};
+    const tn_view v = {.size = sizeof v, .dir = "/m", .find = find_nothing};
+    const tn_quant_ref q = {"cuts", &cuts, c};
+    tn_slice slice = {.module = "layer", .n = ROWS, .k = COLS, .row0 = 4, .row1 = 8};
+    tn_draft d;
+    tn_draft_open(&d, "t", TN_F32, 0);
+    uint32_t w = tn_draft_stack(&d, TN_ROLE_DENSE, 1, 1, 4, COLS, "layer");
+    tn_draft_slice(&d, w, 0, &slice);
+    tn_draft_columns(&d, w, 16, 48);
+    tn_loader l = {.view = &v, .q = &q, .draft = &d};
+    tn_status st = tn_loader_forms(&l, err);
+    if (st == TN_OK)
+        st = tn_loader_pack(&l, &device, d.weight, NULL, NULL, err);
+    *read = atomic_load(&l.read);
+    tn_draft_close(&d);
+    return st;
+}
+
+static void a_rank_reads_its_own(void **state)
+{
+    uint64_t read;
+    tn_err err = {.text = ""};
+    (void)state;
+    cutter c = {.kind = TN_FORM_F32, .row_unit = 1, .col_unit = 1};
+    assert_int_equal(share_read(&c, &read, &err), TN_OK);
+    assert_int_equal(c.form.row1, ROWS); /* the module's rows, of which some are read */
+    assert_int_equal(c.read.col0, 16);
+    assert_int_equal(c.row0, 4);
+    assert_int_equal(c.row1, 8);
+    assert_int_equal(read, 4 * 32 * 4);
+    c = (cutter){.kind = TN_FORM_PRIVATE, .row_unit = 4, .col_unit = 16};
+    assert_int_equal(share_read(&c, &read, &err), TN_OK);
+    assert_true(c.form.row0 == 4 && c.form.row1 == 8 && c.form.col0 == 16 && c.form.col1 == 48);
+    assert_memory_equal(&c.form, &c.read, sizeof c.form); /* the whole of the rectangle */
+    assert_true(c.row0 == 4 && c.row1 == 8);
+}
+
+static void a_plugin_says_where_it_cuts(void **state)
+{
+    uint64_t read;
+    tn_err err = {.text = ""};
+    (void)state;
+    cutter c = {.kind = TN_FORM_F32, .row_unit = 3, .col_unit = 32}; /* any rows can be left out */
+    assert_int_equal(share_read(&c, &read, &err), TN_CONFIG);
+    assert_string_equal(err.text, "tensor_parallel_size: module layer: a rank would have columns 16 "
+                        "to 48 of 64; plugin cuts cuts it at multiples of 32");
+    c = (cutter){.kind = TN_FORM_PRIVATE, .row_unit = 3, .col_unit = 16};
+    assert_int_equal(share_read(&c, &read, &err), TN_CONFIG);
+    assert_non_null(strstr(err.text, "rows 4 to 8 of 16; plugin cuts cuts it at multiples of 3"));
+}
+
 /* ----------------------------------------------------------------------------------- dummy */
 
 /* A small qwen3_next: one layer of each mixer, experts in both. */
@@ -477,6 +586,8 @@ int main(void)
         cmocka_unit_test(odd_forms_are_refused),
         cmocka_unit_test(private_sizes_are_looked_at),
         cmocka_unit_test(orders_of_columns_must_agree),
+        cmocka_unit_test(a_rank_reads_its_own),
+        cmocka_unit_test(a_plugin_says_where_it_cuts),
         cmocka_unit_test(dummies_have_the_forms_of_their_config),
         cmocka_unit_test(ids_read_without_a_tokenizer),
         cmocka_unit_test(a_token_reads_the_experts_it_chooses),
