@@ -153,6 +153,22 @@ uint64_t tn_ckpt_bytes(const tn_ckpt *c)
     return bytes;
 }
 
+uint32_t tn_ckpt_shards(const tn_ckpt *c)
+{
+    return c->set != NULL ? tn_st_files(c->set) : 0;
+}
+
+bool tn_ckpt_shard(const tn_ckpt *c, uint32_t i, const char **name, const void **data,
+                   uint64_t *size)
+{
+    if (i >= tn_ckpt_shards(c))
+        return false;
+    *name = tn_st_file(c->set, i);
+    *data = tn_st_file_data(c->set, i);
+    *size = tn_st_file_size(c->set, i);
+    return true;
+}
+
 const char *tn_ckpt_note(const tn_ckpt *c)
 {
     return c->place.note.len > 0 ? c->place.note.data : NULL;

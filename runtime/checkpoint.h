@@ -24,6 +24,10 @@ void tn_ckpt_close(tn_ckpt *c);
 const tn_view *tn_ckpt_view(const tn_ckpt *c);
 const tn_json *tn_ckpt_generation(const tn_ckpt *c); /* generation_config.json or NULL */
 uint64_t tn_ckpt_bytes(const tn_ckpt *c);            /* of all shards */
+uint32_t tn_ckpt_shards(const tn_ckpt *c);
+/* The i-th shard as it is mapped, borrowed; false past the end. */
+bool tn_ckpt_shard(const tn_ckpt *c, uint32_t i, const char **name, const void **data,
+                   uint64_t *size);
 /* What was decided between contradictory files (single file and index both there, tensors the
  * index does not list, ...), for the log: sentences joined by "; ", NULL when all was plain. */
 const char *tn_ckpt_note(const tn_ckpt *c);

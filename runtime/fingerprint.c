@@ -35,6 +35,16 @@ static void put_json(tn_sip *s, const tn_json *v)
         put_json(s, c);
 }
 
+uint64_t tn_fingerprint_json(const tn_json *v)
+{
+    tn_sip s;
+    uint64_t out[2];
+    tn_sip_open(&s, secret);
+    put_json(&s, v);
+    tn_sip_done(&s, out);
+    return out[0];
+}
+
 static void put_tensor(tn_sip *s, const char *name, const tn_tensor *t)
 {
     uint64_t n = t->data_size < SAMPLE ? t->data_size : SAMPLE;

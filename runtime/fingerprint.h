@@ -13,5 +13,7 @@
 /* `second` is the view of the drafting module's folder, or NULL. */
 void tn_fingerprint(const tn_view *view, const tn_view *second, const tn_recipe *recipe,
                     const tn_limits *limits, uint32_t cache_dtype, uint64_t out[2]);
+/* Of a JSON value alone, however it is spaced. */
+uint64_t tn_fingerprint_json(const tn_json *v);
 
 #endif

@@ -510,6 +510,11 @@ uint64_t tn_st_file_size(const tn_st *s, uint32_t i)
     return i < s->nfile ? s->file[i].map.size : 0;
 }
 
+const void *tn_st_file_data(const tn_st *s, uint32_t i)
+{
+    return i < s->nfile ? s->file[i].map.data : NULL;
+}
+
 uint64_t tn_st_count(const tn_st *s)
 {
     return s->count;

@@ -32,6 +32,7 @@ tn_status tn_st_add(tn_st *s, const char *dir, const char *name, const char *ins
 uint32_t tn_st_files(const tn_st *s);
 const char *tn_st_file(const tn_st *s, uint32_t i);      /* its name as given to add */
 uint64_t tn_st_file_size(const tn_st *s, uint32_t i);
+const void *tn_st_file_data(const tn_st *s, uint32_t i); /* all of it, borrowed */
 uint64_t tn_st_count(const tn_st *s);                    /* tensors */
 uint64_t tn_st_data_bytes(const tn_st *s);               /* of all tensors */
 

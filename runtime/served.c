@@ -554,8 +554,7 @@ tn_status tn_served_open(const tn_served_setup *setup, tn_served *out, tn_err *e
     }
     if (st == TN_OK)
         st = load_weights(s, setup, err);
-    if (s->team != NULL)
-        st = tn_team_round(s->team, st, NULL, 0, NULL, err);
+    st = tn_served_loaded(s, st, err);
     if (st == TN_OK) {
         release_files(s);
         st = s->place.rank == 0 ? open_engine(s, setup, err) : tn_served_follow(s, err);

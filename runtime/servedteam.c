@@ -3,6 +3,7 @@
 #include "servedteam.h"
 
 #include "servedstats.h"
+#include "servedalike.h"
 #include "share.h"
 
 #include <stdlib.h>
@@ -77,20 +78,18 @@ static tn_status pick_comm(tn_served *s, const tn_served_setup *setup, tn_err *e
 
 /* What must be the same on all ranks before anything is joined. */
 typedef struct facts {
-    char version[32], comm[33], device[33], arch[32], type[32];
-    uint64_t file_bytes, ntensor;
+    char version[32], comm[33], device[33], arch[32], quant[33];
     uint32_t abi;
 } facts;
 
 static facts facts_of(const tn_served *s)
 {
-    facts f = {.file_bytes = tn_ckpt_bytes(s->ckpt), .abi = TN_ABI_MAJOR << 16 | TN_ABI_MINOR,
-               .ntensor = tn_ckpt_view(s->ckpt)->ntensor};
+    facts f = {.abi = TN_ABI_MAJOR << 16 | TN_ABI_MINOR};
     snprintf(f.version, sizeof f.version, "%s", TN_VERSION);
     snprintf(f.comm, sizeof f.comm, "%s", s->comm->name);
     snprintf(f.device, sizeof f.device, "%s", s->device->name);
     snprintf(f.arch, sizeof f.arch, "%s", s->info.arch);
-    snprintf(f.type, sizeof f.type, "%s", s->conf.type);
+    snprintf(f.quant, sizeof f.quant, "%s", s->quant != NULL ? s->quant->name : "none");
     return f;
 }
 
@@ -101,19 +100,26 @@ static tn_status compare_facts(const facts *all, uint32_t nrank, tn_err *err)
         const struct { const char *what, *mine, *theirs; } text[] = {
             {"version of tenon", a->version, b->version}, {"communicator", a->comm, b->comm},
             {"device", a->device, b->device}, {"instruction set", a->arch, b->arch},
-            {"model type", a->type, b->type},
+            {"quantization", a->quant, b->quant},
         };
         for (size_t i = 0; i < sizeof text / sizeof *text; i++)
             if (strcmp(text[i].mine, text[i].theirs) != 0)
                 return tn_fail(err, TN_CONFIG, "rank %u: %s: %.32s; rank 0 has %.32s", r,
                                text[i].what, text[i].theirs, text[i].mine);
-        if (a->abi != b->abi || a->file_bytes != b->file_bytes || a->ntensor != b->ntensor)
-            return tn_fail(err, TN_DATA, "rank %u: a model of %llu tensors and %llu bytes; rank 0 "
-                           "has one of %llu and %llu", r, (unsigned long long)b->ntensor,
-                           (unsigned long long)b->file_bytes, (unsigned long long)a->ntensor,
-                           (unsigned long long)a->file_bytes);
+        if (a->abi != b->abi)
+            return tn_fail(err, TN_CONFIG, "rank %u: plugin ABI %u.%u; rank 0 has %u.%u", r,
+                           b->abi >> 16, b->abi & 0xffff, a->abi >> 16, a->abi & 0xffff);
     }
     return TN_OK;
+}
+
+static tn_status compare_files(tn_served *s, tn_err *err)
+{
+    tn_alike a;
+    tn_alike_files(&a, s);
+    tn_status st = tn_alike_compare(s->team, &a, true, err);
+    tn_alike_close(&a);
+    return st;
 }
 
 tn_status tn_served_join(tn_served *s, const tn_served_setup *setup, tn_status mine, tn_err *err)
@@ -137,6 +143,8 @@ tn_status tn_served_join(tn_served *s, const tn_served_setup *setup, tn_status m
     st = s->place.rank == 0 ? compare_facts(all, s->place.nrank, err) : TN_OK;
     st = tn_team_round(t, st, NULL, 0, NULL, err);
     if (st == TN_OK)
+        st = compare_files(s, err);
+    if (st == TN_OK)
         st = tn_team_share(t, id, sizeof id, err);
     if (st != TN_OK)
         return st;
@@ -153,6 +161,16 @@ typedef struct means {
     uint64_t memory;
     uint32_t block_tokens;
 } means;
+
+static tn_status compare_forms(tn_served *s, tn_err *err)
+{
+    tn_alike a;
+    tn_alike_forms(&a, s);
+    /* a rank may have nothing of an expert */
+    tn_status st = tn_alike_compare(s->team, &a, false, err);
+    tn_alike_close(&a);
+    return st;
+}
 
 static void keep_most(uint64_t *a, uint64_t b)
 {
@@ -180,15 +198,42 @@ tn_status tn_served_agree(tn_served *s, tn_status mine, tn_err *err)
     if (st == TN_OK) {
         s->need = m.need;
         s->memory_free = m.memory;
+        st = compare_forms(s, err);
+    }
+    return st;
+}
+
+tn_status tn_served_loaded(tn_served *s, tn_status mine, tn_err *err)
+{
+    uint64_t all[TN_RANKS_MAX], own = atomic_load(&s->loader.read);
+    char read[32], files[32];
+    tn_status st = s->team != NULL ? tn_team_round(s->team, mine, &own, sizeof own, all, err) : mine;
+    if (st != TN_OK || s->place.rank > 0)
+        return st;
+    uint64_t bytes = tn_ckpt_bytes(s->ckpt) + (s->second != NULL ? tn_ckpt_bytes(s->second) : 0);
+    tn_budget_bytes(bytes, files);
+    for (uint32_t r = 0; r < s->place.nrank; r++) {
+        char who[24] = "";
+        uint64_t n = s->team != NULL ? all[r] : own;
+        if (s->team != NULL)
+            snprintf(who, sizeof who, "rank %u: ", r);
+        tn_budget_bytes(n, read);
+        tn_log_put(s->log, TN_LOG_INFO, "core", NULL, "model %s: %sread %s (%llu bytes) of %s in "
+                   "the files", s->settings->name, who, read, (unsigned long long)n, files);
     }
     return st;
 }
 
 static tn_team_work work_of(tn_served *s)
 {
+    tn_share share;
+    tn_err unused;
+    uint32_t columns = s->conf.vocab; /* of the logits */
+    if (tn_share_make(&s->conf, s->place.rank, s->place.nrank, &share, &unused) == TN_OK)
+        columns = share.nrank * share.vocab;
     return (tn_team_work){.device = s->device->table, .program = s->program,
                           .comm = s->comm->table, .group = s->group,
-                          .vocab = s->conf.vocab, .check = s->settings->rank_check,
+                          .vocab = columns, .check = s->settings->rank_check,
                           .look = tn_served_look, .hear = tn_served_hear, .user = s};
 }
 

@@ -14,6 +14,8 @@ tn_status tn_served_open_card(tn_served *s, const tn_device_ref *d, tn_err *err)
 tn_status tn_served_join(tn_served *s, const tn_served_setup *setup, tn_status mine, tn_err *err);
 /* After compiling: the greatest need of all ranks becomes that of each, and the least memory. */
 tn_status tn_served_agree(tn_served *s, tn_status mine, tn_err *err);
+/* All is packed (`mine` says so) on all ranks? Rank 0 logs what each has read of the files. */
+tn_status tn_served_loaded(tn_served *s, tn_status mine, tn_err *err);
 /* Rank 0: the device that all ranks are. */
 tn_status tn_served_lead(tn_served *s, const tn_device **device, tn_err *err);
 /* Other ranks: until rank 0 lets go; TN_CANCELLED then. */

@@ -25,7 +25,7 @@ LAYERS = [
               "fingerprint share"),
     ("serving", "request prefix payoff scheduler schedstate draftsteps engine* output intake servestats recheck "
                 "parcel session team*"),
-    ("house", "plugin_cmd served servedparts servedplan servedstats servedteam house fronthost frontsession answer command cmd_* main"),
+    ("house", "plugin_cmd served servedalike servedparts servedplan servedstats servedteam house fronthost frontsession answer command cmd_* main"),
 ]
 
 
