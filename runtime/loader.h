@@ -55,9 +55,10 @@ tn_status tn_loader_forms(tn_loader *l, tn_err *err);
 /* Packs everything; device order: compile and reserve came before. `progress` may be NULL. */
 tn_status tn_loader_pack(tn_loader *l, const tn_device *device, void *program,
                          tn_loader_progress progress, void *user, tn_err *err);
-/* Bytes a decoded token reads of packed weights: all but the embedding that is only looked up,
- * and of the routed experts those that it chooses. */
-uint64_t tn_loader_token_bytes(const tn_loader *l, const tn_device *device, void *program);
+/* Bytes a decoded token reads of the device's packed weights: all but the embedding that is only looked
+ * up, and of the routed experts those that it chooses; `here` is the part of those placed HOST that
+ * lies on the device, and which ones do is the device's secret: it is the mean. */
+uint64_t tn_loader_token_bytes(const tn_loader *l, const tn_device *device, void *program, double here);
 /* Packed bytes by role (TN_ROLE_*) of what is placed on the device; 0 where it does not tell. */
 typedef struct tn_loader_sizes {
     uint64_t role[TN_ROLE_VECTOR + 1];

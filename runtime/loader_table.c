@@ -21,12 +21,14 @@ static uint64_t chosen_bytes(const tn_recipe *r, uint32_t w, uint64_t bytes)
     return bytes;
 }
 
-uint64_t tn_loader_token_bytes(const tn_loader *l, const tn_device *device, void *program)
+uint64_t tn_loader_token_bytes(const tn_loader *l, const tn_device *device, void *program, double here)
 {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
         const tn_weight_spec *w = &l->draft->weight[i];
         uint64_t bytes = packed_bytes(device, program, i);
+        if (w->place == TN_PLACE_HOST)
+            bytes = (uint64_t)((double)bytes * here);
         if (w->role == TN_ROLE_EXPERTS)
             sum += chosen_bytes(&l->draft->recipe, i, bytes);
         else if (w->role != TN_ROLE_EMBED || (w->flags & TN_WEIGHT_TIED))

@@ -9,7 +9,7 @@
 #include "json.h"
 #include "plain.h"
 #include "safetensors.h"
-#include "servedparts.h"
+#include "servedplan.h"
 #include "servedstats.h"
 #include "sessionfile.h"
 #include "servedteam.h"
@@ -195,6 +195,14 @@ static tn_status open_device(tn_served *s, const tn_served_setup *setup, tn_err 
     return st;
 }
 
+uint32_t tn_served_sharers(const tn_served *s)
+{
+    uint32_t n = s->place.nlocal > 1 ? s->place.nlocal : 1, cards = s->info.ndevice;
+    if (s->info.host_memory)
+        return n;
+    return cards > 0 ? (n + cards - 1) / cards : 1;
+}
+
 tn_status tn_served_context(const tn_served *s, uint32_t *context, tn_err *err)
 {
     int64_t asked = s->settings->max_model_len;
@@ -214,6 +222,10 @@ static tn_limits make_limits(const tn_served *s, uint32_t context, uint32_t flag
                    .rank = s->place.rank, .nrank = s->place.nrank,
                    .comm = s->comm != NULL ? s->comm->table : NULL, .group = s->group,
                    .exact = m->exact, .drafts_max = s->drafts, .profile = flags & TN_SERVED_PROFILE ? 1 : 0};
+    if (s->team == NULL && s->place.nrank > 1) { /* nothing will run */
+        l.comm = tn_plan_nobody();
+        l.group = (void *)(uintptr_t)l.comm;
+    }
     if (s->count.table != NULL) { /* ranks that are timed */
         l.comm = &s->count.face;
         l.group = (void *)(uintptr_t)&s->count;
@@ -364,6 +376,13 @@ static tn_status compile_model(tn_served *s, uint32_t flags, tn_err *err)
     return compile_for(s, fits, flags, err);
 }
 
+/* Of experts that may lie in the host's memory, the part that the device holds. */
+static double share_here(const tn_served *s)
+{
+    const tn_budget *b = &s->budget;
+    return !b->in_host || b->experts >= b->mapped ? 1 : (double)b->experts / (double)b->mapped;
+}
+
 /* What each rank is about to take: said before the first byte is, for loading may fail, or last. */
 static void log_budget(const tn_served *s)
 {
@@ -401,7 +420,7 @@ static tn_status load_weights(tn_served *s, const tn_served_setup *setup, tn_err
                    "NaN or infinite", s->settings->name, (unsigned long long)s->loader.odd);
     tn_fingerprint(s->loader.view, s->loader.second, &s->draft.recipe, &s->limits,
                    s->need.cache_dtype, s->fingerprint);
-    s->token_bytes = tn_loader_token_bytes(&s->loader, d, s->program);
+    s->token_bytes = tn_loader_token_bytes(&s->loader, d, s->program, share_here(s));
     tn_loader_print(&s->loader, d, s->program, &s->table);
     st = tn_ckpt_unchanged(s->ckpt, err);
     return st == TN_OK && s->second != NULL ? tn_ckpt_unchanged(s->second, err) : st;

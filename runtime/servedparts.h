@@ -5,6 +5,9 @@
 
 #include "served.h"
 
+/* How many ranks of this host, this one included, share the memory of its device: all that of the
+ * host, and those beyond the last card that of the first cards. */
+uint32_t tn_served_sharers(const tn_served *s);
 /* What max_model_len asks for, held against what the model was made for. */
 tn_status tn_served_context(const tn_served *s, uint32_t *context, tn_err *err);
 /* Recipe, forms, limits, program and need of rank s->place.rank for one context length, as the

@@ -42,13 +42,16 @@ static void no_abort(void *g)
     (void)g;
 }
 
-/* Devices compile for several ranks only with one. */
 static const tn_comm nobody = {
     .size = sizeof nobody, .flags = TN_COMM_HOST | TN_COMM_DEVICE | TN_COMM_CAPTURABLE,
     .all_reduce = no_reduce, .all_gather = no_gather, .broadcast = no_broadcast,
     .barrier = no_wait, .health = no_wait, .abort = no_abort,
 };
-static const tn_comm_ref nobody_ref = {.name = "plan", .table = &nobody};
+
+const tn_comm *tn_plan_nobody(void)
+{
+    return &nobody;
+}
 
 /* ------------------------------------------------------------------------------ needs of ranks */
 
@@ -130,11 +133,8 @@ tn_status tn_plan_make(tn_planner *p, const tn_model_settings *m, uint32_t conte
     *out = (tn_plan){.context = context};
     s->settings = m;
     s->place = (tn_team_place){.nrank = n, .nlocal = local, .fd = -1};
-    s->comm = n > 1 ? &nobody_ref : NULL;
-    s->memory_free = s->info.host_memory ? s->room / (local > 0 ? local : 1) : s->room; /* ranks of a host share it */
-    s->group = n > 1 ? out : NULL; /* any that is there: no step is ever run */
+    s->memory_free = s->room / tn_served_sharers(s);
     tn_status st = count(p, context, out, err);
-    s->group = NULL;
     if (st != TN_OK)
         return st;
     st = tn_served_share_out(s, context, &why);

@@ -29,6 +29,8 @@ typedef struct tn_plan {
     char why[512];               /* else */
 } tn_plan;
 
+/* A communicator for ranks that are only planned: devices compile for several only with one. */
+const tn_comm *tn_plan_nobody(void);
 /* A device of so many bytes, of which all is free, in the place of the one that is there; not where
  * the device itself says that it has them. */
 void tn_plan_pretend(tn_served *s, uint64_t bytes);

@@ -2,6 +2,7 @@
 /* servedteam.c - what bringing up a model adds when several ranks share it. */
 #include "servedteam.h"
 
+#include "servedparts.h"
 #include "servedstats.h"
 #include "servedalike.h"
 #include "share.h"
@@ -181,8 +182,7 @@ tn_status tn_served_agree(tn_served *s, tn_status mine, tn_err *err)
 {
     means all[TN_RANKS_MAX], m = {.need = s->need, .memory = s->room,
                                   .block_tokens = s->limits.block_tokens};
-    if (s->info.host_memory && s->place.nlocal > 1)
-        m.memory /= s->place.nlocal; /* the ranks of a host share its memory */
+    m.memory /= tn_served_sharers(s);
     tn_status st = tn_team_round(s->team, mine, &m, sizeof m, all, err);
     for (uint32_t r = 1; st == TN_OK && s->place.rank == 0 && r < s->place.nrank; r++) {
         const tn_need *n = &all[r].need;

@@ -95,6 +95,10 @@ with check("two hosts of two ranks each take a machine's memory by halves"):
     p = plan(wide, "-tp", "4", "--nnodes", "2", "--load-format", "dummy", "--gpu-memory", "64MiB")
     assert p["rank_memory"] == 32 << 20, p
 
+with check("a recipe of one of several ranks can be printed"):
+    r = run("serve", hybrid, "--config", ini, "-tp", "2", "--print-tensors")
+    assert r.returncode == 0 and "lm_head" in r.stdout, r.stderr
+
 with check("yes: as many sequences as there is room for"):
     p = plan(llama, "--memory", "2700KiB", "--max-num-seqs", "4")
     assert p["fits"] and p["context"] == 512 and p["sequences"] == 4

@@ -574,7 +574,17 @@ static void a_token_reads_the_experts_it_chooses(void **state)
         uint32_t role = draft.weight[i].role;
         others += role != TN_ROLE_EXPERTS && role != TN_ROLE_VECTOR && role != TN_ROLE_EMBED;
     }
-    assert_int_equal(tn_loader_token_bytes(&l, &device, &draft), 4 * 3200 / 32 * 4 + others);
+    assert_int_equal(tn_loader_token_bytes(&l, &device, &draft, 0.5), 4 * 3200 / 32 * 4 + others);
+    for (uint32_t i = 0; i < draft.recipe.nweight; i++) /* of those in the host's memory a part */
+        if (draft.weight[i].role == TN_ROLE_EXPERTS)
+            draft.weight[i].place = TN_PLACE_HOST;
+    assert_int_equal(tn_loader_token_bytes(&l, &device, &draft, 0.5), 4 * 1600 / 32 * 4 + others);
+    assert_int_equal(tn_loader_token_bytes(&l, &device, &draft, 0), others);
+    tn_loader_sizes sizes;
+    tn_loader_sum(&l, &device, &draft, &sizes);
+    assert_int_equal(sizes.role[TN_ROLE_EXPERTS], 0);
+    assert_int_equal(sizes.elsewhere, sizes.nelsewhere * 3200ull);
+    assert_int_equal(sizes.role[TN_ROLE_DENSE] + sizes.role[TN_ROLE_ROUTER] + sizes.role[TN_ROLE_HEAD], others);
     tn_draft_close(&draft);
     tn_json_close(doc);
 }

@@ -29,7 +29,7 @@ void cu_planned_open(cu_dev *d, const cu_planned *p)
 void cu_planned_info(const cu_dev *d, tn_device_info *out)
 {
     const cu_planned *p = &d->planned;
-    out->ndevice = 1;
+    out->ndevice = 64; /* one for each rank */
     out->memory_total = p->memory;
     out->memory_free = p->memory > p->kept ? p->memory - p->kept : 0;
 }
