@@ -157,7 +157,7 @@ static tn_status head_fits(const tn_session_place *p, const tn_session_head *h, 
     if (h->fingerprint[0] == p->fingerprint[0] && h->fingerprint[1] == p->fingerprint[1])
         return TN_OK;
     tn_fail(err, TN_DATA, "%s: saved from another model or cache layout, \"%s\" %016llx; expected "
-            "\"%s\" %016llx: the same weights, drafts (on or off), dtypes and block size", p->what, h->model, (unsigned long long)h->fingerprint[0], p->model,
+            "\"%s\" %016llx: the same weights, ranks, drafts (on or off), dtypes and block size", p->what, h->model, (unsigned long long)h->fingerprint[0], p->model,
             (unsigned long long)p->fingerprint[0]);
     return mismatch(err);
 }

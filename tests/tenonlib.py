@@ -160,6 +160,52 @@ def make_hybrid(folder, seed=1, layers=4, hidden=64, context=512, mtp=False):
     return folder
 
 
+def make_experts(folder, seed=1, layers=2, hidden=128, width=768, nexpert=4, context=512):
+    """A Qwen3 mixture of experts of random weights, whose experts are as wide as the ones of 30B."""
+    import numpy as np
+    from safetensors.numpy import save_file
+    os.makedirs(folder, exist_ok=True)
+    vocab = make_tokenizer(folder).get_vocab_size()
+    vocab += -vocab % 16
+    heads, kv, dim = 4, 2, 64
+    r = np.random.default_rng(seed)
+    w = {}
+
+    def matrix(name, n, k, gain=1.0):
+        w[name + ".weight"] = (r.standard_normal((n, k)) * gain / np.sqrt(k)).astype(np.float16)
+
+    matrix("model.embed_tokens", vocab, hidden, 4.0)
+    matrix("lm_head", vocab, hidden, 2.0)
+    w["model.norm.weight"] = np.ones(hidden, np.float16)
+    for i in range(layers):
+        p = f"model.layers.{i}."
+        matrix(p + "self_attn.q_proj", heads * dim, hidden, 2.0)
+        matrix(p + "self_attn.k_proj", kv * dim, hidden, 2.0)
+        matrix(p + "self_attn.v_proj", kv * dim, hidden)
+        matrix(p + "self_attn.o_proj", hidden, heads * dim)
+        matrix(p + "mlp.gate", nexpert, hidden, 4.0)
+        for e in range(nexpert):
+            matrix(p + f"mlp.experts.{e}.gate_proj", width, hidden)
+            matrix(p + f"mlp.experts.{e}.up_proj", width, hidden)
+            matrix(p + f"mlp.experts.{e}.down_proj", hidden, width, 4.0)
+        for n in ("input_layernorm", "post_attention_layernorm"):
+            w[p + n + ".weight"] = np.ones(hidden, np.float16)
+        for n in ("q_norm", "k_norm"):
+            w[p + "self_attn." + n + ".weight"] = np.ones(dim, np.float16)
+    save_file(w, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+    write_json(os.path.join(folder, "config.json"), {
+        "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "hidden_size": hidden,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv,
+        "head_dim": dim, "intermediate_size": width, "moe_intermediate_size": width,
+        "num_experts": nexpert, "num_experts_per_tok": 2, "norm_topk_prob": True,
+        "decoder_sparse_step": 1, "mlp_only_layers": [], "vocab_size": vocab,
+        "max_position_embeddings": context, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+        "tie_word_embeddings": False, "hidden_act": "silu", "torch_dtype": "float16",
+        "bos_token_id": 0, "eos_token_id": 2})
+    write_json(os.path.join(folder, "generation_config.json"), {"eos_token_id": [2]})
+    return folder
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
