@@ -12,9 +12,7 @@ static tn_status check(const cu_program *p, int32_t i, uint32_t n, const char *w
 
 static tn_status settle(cu_program *p, cudaError_t e, const char *what, tn_err *err)
 {
-    if (e == cudaSuccess)
-        e = cudaStreamSynchronize(p->dev->stream);
-    return e == cudaSuccess ? TN_OK : cu_fail(err, e, what);
+    return e == cudaSuccess ? cu_await(p, NULL, what, err) : cu_fail(err, e, what);
 }
 
 /* --------------------------------------------------------------------------------- blocks */

@@ -784,6 +784,48 @@ static void lower_sample(lowering *w, const tn_op_logits *a, uint32_t section_en
     add(w, CU_SAMPLE)->a.sample = g;
 }
 
+/* ------------------------------------------------------------------------------ with others */
+
+static void lower_sum(lowering *w, const tn_op_sum *a)
+{
+    const cu_program *p = w->p;
+    gpu_span x = span(w, a->x, a->col, a->width);
+    if (w->st != TN_OK || p->lim.nrank < 2)
+        return;                /* one rank: there is nothing to add */
+    if (a->width != p->buffer[a->x].width || (x.type != TN_F32 && x.type != TN_F16))
+        fail(w, TN_UNSUPPORTED, "columns %u + %u of buffer %s, which has %u; expected whole rows of "
+             "f32 or f16", a->col, a->width, p->buffer[a->x].name, p->buffer[a->x].width);
+    cu_cmd *c = add(w, CU_SUM);
+    c->a.sum.x = x;
+    c->a.sum.rows = rows_index(w, a->x);
+}
+
+static void lower_gather(lowering *w, const tn_op_gather *a)
+{
+    cu_program *p = w->p;
+    uint32_t nrank = p->lim.nrank;
+    gpu_span in = span(w, a->in, 0, a->width), none = {0};
+    gpu_span out = span(w, a->out, 0, (uint64_t)nrank * a->width);
+    want_same_rows(w, a->in, a->out);
+    if (nrank < 2) {
+        lower_mix(w, in, none, out, a->width, 1, 0, rows_index(w, w->st == TN_OK ? a->in : 0));
+        return;
+    }
+    if (w->st == TN_OK && (in.type != TN_F32 || out.type != TN_F32))
+        fail(w, TN_UNSUPPORTED, "buffers %s and %s; expected f32", p->buffer[a->in].name,
+             p->buffer[a->out].name);
+    if (w->st != TN_OK)
+        return;
+    keep_most(&p->gather_size, cu_gather_bytes(p, (uint32_t)cu_rows_max(p, p->buffer[a->in].rows),
+                                               in.stride));
+    cu_cmd *c = add(w, CU_GATHER);
+    c->a.gather.in = in;
+    c->a.gather.out = out;
+    c->a.gather.all = (float *)(void *)(p->work.data + p->gather_at);
+    c->a.gather.width = a->width;
+    c->a.gather.rows = rows_index(w, a->in);
+}
+
 /* ------------------------------------------------------------------------------------ all */
 
 /* Lowers the operation at w->op; gives how many it took. */
@@ -817,14 +859,8 @@ static uint32_t lower(lowering *w, uint32_t section_end)
     }
     case TN_OP_CONCAT: lower_concat(w, op->args); return 1;
     case TN_OP_PICK: lower_pick(w, op->args); return 1;
-    case TN_OP_SUM: return 1;  /* one rank: there is nothing to add */
-    case TN_OP_GATHER: {
-        const tn_op_gather *a = op->args;
-        const gpu_span none = {0};
-        lower_mix(w, span(w, a->in, 0, a->width), none, span(w, a->out, 0, a->width), a->width, 1,
-                  0, rows_index(w, w->st == TN_OK ? a->in : 0));
-        return 1;
-    }
+    case TN_OP_SUM: lower_sum(w, op->args); return 1;
+    case TN_OP_GATHER: lower_gather(w, op->args); return 1;
     case TN_OP_LOGITS: lower_sample(w, op->args, section_end); return 2;
     case TN_OP_SAMPLE: fail(w, TN_UNSUPPORTED, "expected LOGITS right before it"); return 1;
     default: fail(w, TN_UNSUPPORTED, "kind %u is not known to this device", op->kind); return 1;

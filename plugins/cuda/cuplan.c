@@ -267,9 +267,6 @@ static tn_status take_limits(cu_program *p, const tn_limits *l, tn_err *err)
     if (m->exact != 0)
         return tn_fail(err, TN_UNSUPPORTED, "cuda: exact mode (fp32 activations) is the cpu "
                        "device's; this device computes in f16 with f32 sums");
-    if (m->nrank > 1)
-        return tn_fail(err, TN_UNSUPPORTED, "cuda: %u ranks: tensor parallel is not offered yet",
-                       m->nrank);
     if (m->rows_max < 1 || m->rows_max > ROWS_MAX || m->seqs_max < 1 || m->seqs_max > ROWS_MAX ||
         m->outs_max < 1 || m->outs_max > ROWS_MAX || m->context_max < 1)
         return tn_fail(err, TN_CONFIG, "cuda: %u rows, %u sequences, %u outputs a step; expected 1 "
@@ -278,6 +275,9 @@ static tn_status take_limits(cu_program *p, const tn_limits *l, tn_err *err)
                                   m->block_tokens > 256))
         return tn_fail(err, TN_UNSUPPORTED, "cuda: blocks of %u tokens; expected a multiple of 8 "
                        "from 8 to 256", m->block_tokens);
+    tn_status st = cu_ranks_check(m, err);
+    if (st != TN_OK)
+        return st;
     m->cache_dtype = m->cache_dtype != 0 ? m->cache_dtype : TN_F16;
     if (m->cache_dtype != TN_F16 && m->cache_dtype != TN_F8_E4M3)
         return tn_fail(err, TN_UNSUPPORTED, "cuda: kv_cache_dtype: %s is not offered; expected "
@@ -391,6 +391,7 @@ tn_status cu_program_open(cu_dev *dev, const tn_recipe *r, const tn_limits *l, c
     p->delta_at = place(p, p->delta_size);
     p->sample_at = place(p, p->sample_size);
     p->meet_at = place(p, p->meet_size);
+    p->gather_at = place(p, p->gather_size);
     for (uint32_t i = 0; i < CU_EXPERT_PARTS; i++)
         p->experts_at[i] = place(p, p->experts_size[i]);
     cu_plan_packing(p);

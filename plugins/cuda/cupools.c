@@ -55,8 +55,10 @@ static void give_all(cu_program *p)
 void cu_release(cu_program *p)
 {
     const tn_host *h = p->dev->host;
+    tn_err why;
     if (p->reserved) { /* before, nothing was taken or begun: a card to plan for has no driver */
-        cudaStreamSynchronize(p->dev->stream);
+        if (cu_await(p, NULL, "the last step", &why) != TN_OK)
+            cudaStreamSynchronize(p->dev->stream); /* aborted, what runs ends */
         give_all(p);
     }
     for (cu_piece *piece = p->pieces, *next; piece != NULL; piece = next) {
@@ -228,13 +230,16 @@ tn_status cu_reserve(cu_program *p, const tn_pools *pools, tn_err *err)
         return tn_fail(err, TN_CONFIG, "cuda: %u blocks, %u slots for %u caches and %u states",
                        pools != NULL ? pools->nblock : 0, pools != NULL ? pools->nslot : 0,
                        p->ncache, p->nstate);
+    tn_status st = cu_ranks_joined(p, err);
+    if (st != TN_OK)
+        return st;
     p->nblock = pools->nblock;
     p->nslot = pools->nslot;
     uint64_t cache = cu_block_bytes(p) * p->nblock;
     uint64_t states = p->nstate > 0 ? cu_slot_bytes(p) * p->nslot + p->nslot * sizeof(int32_t) : 0;
     uint64_t weights, host;
     cu_host_share(p, pools->mapped_kib * 1024ull, &weights, &host);
-    tn_status st = take(&p->weights, weights, "the weights", err);
+    st = take(&p->weights, weights, "the weights", err);
     if (st == TN_OK)
         st = cu_host_take(p, host, err);
     if (st == TN_OK)

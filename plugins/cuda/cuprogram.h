@@ -10,6 +10,7 @@
  *     custep.c     a step: staging, graphs, results
  *     cublocks.c   blocks and states in and out
  *     cubad.c      rows that are not finite
+ *     curanks.c    what goes over the communicator, and waiting for it
  *     cureport.c   what a doctor asks
  *     cuplanned.c  a card that is not there, for plans
  *
@@ -67,7 +68,8 @@ typedef struct cu_buffer {
 
 /* What a command calls. */
 enum cu_call { CU_EMBED = 1, CU_NORM, CU_PREPARE, CU_LINEAR, CU_ACT_MUL, CU_HEADS, CU_ATTEND,
-               CU_DELTA, CU_ROUTE, CU_EXPERTS, CU_COMBINE, CU_MIX, CU_PICK, CU_SAMPLE, CU_ROTARY };
+               CU_DELTA, CU_ROUTE, CU_EXPERTS, CU_COMBINE, CU_MIX, CU_PICK, CU_SAMPLE, CU_ROTARY,
+               CU_SUM, CU_GATHER };
 
 typedef struct cu_cmd {
     enum cu_call call;
@@ -88,6 +90,8 @@ typedef struct cu_cmd {
         struct { gpu_span in, out; uint32_t width; } pick;
         gpu_sample sample;
         struct { const double *inv_freq; float *cs; uint32_t dims; double scale; } rotary;
+        struct { gpu_span x; uint32_t rows; } sum;
+        struct { gpu_span in, out; float *all; uint32_t width, rows; } gather;
     } a;
 } cu_cmd;
 
@@ -144,6 +148,7 @@ typedef struct cu_program {
     uint64_t attend_at, delta_at, sample_at, step_at;
     uint64_t attend_size, delta_size, sample_size;
     uint64_t meet_at, meet_size;      /* counters of DELTA's blocks, zero between launches */
+    uint64_t gather_at, gather_size;  /* rows of all ranks, rank after rank */
     uint64_t experts_at[CU_EXPERT_PARTS], experts_size[CU_EXPERT_PARTS];
     uint32_t experts_rows;
     uint64_t *rope_at, *freq_at;      /* [nrope] cs, inv_freq */
@@ -171,6 +176,7 @@ typedef struct cu_program {
     uint32_t nbad;
     uint32_t *bad, *bad_seen, *bad_metric;
     uint64_t bad_told;                /* when the log last heard of it */
+    uint64_t looked;           /* when the group's health was last asked for */
     cudaEvent_t *lap;                 /* with profile: [ncmd_max + 1] */
     struct cu_piece *pieces;          /* bookkeeping memory, owned */
 } cu_program;
@@ -244,6 +250,18 @@ tn_status cu_peek(cu_program *p, uint32_t buffer, uint32_t row0, uint32_t nrow, 
 void cu_planned_open(cu_dev *d, const cu_planned *p);
 void cu_planned_info(const cu_dev *d, tn_device_info *out);
 tn_status cu_planned_refuse(const cu_dev *d, const char *what, tn_err *err);
+
+/* curanks.c: what compile refuses of several ranks, who need not be there for a plan; and reserve. */
+tn_status cu_ranks_check(const tn_limits *l, tn_err *err);
+tn_status cu_ranks_joined(const cu_program *p, tn_err *err);
+/* Calls on the step's stream, for `rows` rows. */
+tn_status cu_sum(const cu_program *p, const cu_cmd *c, uint32_t rows, tn_err *err);
+tn_status cu_gather(const cu_program *p, const cu_cmd *c, uint32_t rows, tn_err *err);
+uint64_t cu_gather_bytes(const cu_program *p, uint32_t rows, uint32_t stride);
+/* Until the event, or NULL: the stream, is done. TN_UNAVAILABLE: another rank is lost, and the
+ * group was aborted. cu_poll: TN_BUSY while it is not. */
+tn_status cu_await(cu_program *p, cudaEvent_t event, const char *what, tn_err *err);
+tn_status cu_poll(cu_program *p, cudaEvent_t event, const char *what, tn_err *err);
 
 /* cureport.c */
 tn_status cu_report(void *dev, void (*put)(void *ctx, const char *key, const char *text),

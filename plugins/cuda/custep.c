@@ -283,20 +283,23 @@ static gpu_out out_of(const tn_out *o)
 /* Histories, biases and masks on their way to s->extra: behind the parcel's arrays while there
  * is room, and when that is full over to the card from there. */
 typedef struct extras {
-    const cu_program *p;
+    cu_program *p;
     uint8_t *room;
     uint64_t size, used;       /* of the room, in bytes */
     uint64_t sent;             /* bytes that are over */
-    cudaError_t e;
+    tn_status st;
+    tn_err *err;
 } extras;
 
 static void send_extras(extras *x)
 {
     uint8_t *to = (uint8_t *)(uintptr_t)x->p->step.extra + x->sent;
-    if (x->e == cudaSuccess)
-        x->e = cudaMemcpyAsync(to, x->room, x->used, cudaMemcpyHostToDevice, x->p->dev->stream);
-    if (x->e == cudaSuccess)
-        x->e = cudaStreamSynchronize(x->p->dev->stream);
+    if (x->st == TN_OK) {
+        cudaError_t e = cudaMemcpyAsync(to, x->room, x->used, cudaMemcpyHostToDevice,
+                                        x->p->dev->stream);
+        x->st = e == cudaSuccess ? cu_await(x->p, NULL, "sending a step", x->err)
+                                 : cu_fail(x->err, e, "sending a step");
+    }
     x->sent += x->used;
     x->used = 0;
 }
@@ -356,7 +359,7 @@ static tn_status fill_parcel(cu_program *p, cu_slot *t, const tn_step *s, uint64
     put_rows(&w, s, p->ncache > 0);
     gpu_out *out = put(&w, GPU_PARCEL_OUT, NULL, s->nout * sizeof(gpu_out));
     uint8_t *room = put(&w, GPU_PARCEL_EXTRA, NULL, 0);
-    extras x = {.p = p, .room = room, .size = (p->parcel_size - w.at) / 4 * 4};
+    extras x = {.p = p, .err = err, .room = room, .size = (p->parcel_size - w.at) / 4 * 4};
     for (uint32_t i = 0; i < s->nout; i++) {
         out[i] = out_of(&s->out[i]);
         if (vocab > 0)
@@ -364,8 +367,8 @@ static tn_status fill_parcel(cu_program *p, cu_slot *t, const tn_step *s, uint64
     }
     if (x.sent > 0)
         send_extras(&x);
-    if (x.e != cudaSuccess)
-        return cu_fail(err, x.e, "sending a step");
+    if (x.st != TN_OK)
+        return x.st;
     w.parcel->words[GPU_PARCEL_EXTRA] = (uint32_t)(x.used / 4);
     *bytes = w.at + x.used;
     return TN_OK;
@@ -436,6 +439,8 @@ static cudaError_t call(const cu_program *p, const cu_cmd *c, const gpu_shape *n
                                                      c->a.pick.width, s, n->outs, stream);
     case CU_SAMPLE:
         return n->outs == 0 ? cudaSuccess : gpu_do_sample(&c->a.sample, s, n, stream);
+    case CU_SUM:
+    case CU_GATHER: break;     /* the communicator's, with a sentence of their own */
     }
     return cudaErrorInvalidValue;
 }
@@ -449,6 +454,17 @@ static tn_status op_fail(const cu_program *p, const cu_cmd *c, cudaError_t e, tn
     return cu_fail(err, e, what);
 }
 
+static tn_status do_one(const cu_program *p, const cu_cmd *c, const gpu_shape *n, tn_err *err)
+{
+    const uint32_t most[3] = {n->rows, n->seqs, n->outs};
+    if (c->call == CU_SUM)
+        return cu_sum(p, c, most[c->a.sum.rows], err);
+    if (c->call == CU_GATHER)
+        return cu_gather(p, c, most[c->a.gather.rows], err);
+    cudaError_t e = call(p, c, n);
+    return e == cudaSuccess ? TN_OK : op_fail(p, c, e, err);
+}
+
 static tn_status unpack(const cu_program *p, tn_err *err)
 {
     cudaError_t e = gpu_unpack((const gpu_parcel *)(const void *)p->parcel, &p->step,
@@ -460,11 +476,8 @@ static tn_status call_all(const cu_program *p, uint32_t section, const gpu_shape
 {
     const cu_section *s = &p->section[section];
     tn_status st = unpack(p, err);
-    for (uint32_t i = s->cmd0; st == TN_OK && i < s->cmd0 + s->ncmd; i++) {
-        cudaError_t e = call(p, &p->cmd[i], n);
-        if (e != cudaSuccess)
-            return op_fail(p, &p->cmd[i], e, err);
-    }
+    for (uint32_t i = s->cmd0; st == TN_OK && i < s->cmd0 + s->ncmd; i++)
+        st = do_one(p, &p->cmd[i], n, err);
     return st;
 }
 
@@ -483,10 +496,8 @@ static tn_status call_timed(cu_program *p, uint32_t section, const gpu_shape *n,
     tn_status st = e == cudaSuccess ? unpack(p, err) : cu_fail(err, e, "events");
     for (uint32_t i = 0; st == TN_OK && i < s->ncmd; i++) {
         e = cudaEventRecord(p->lap[i], p->dev->stream);
-        if (e == cudaSuccess)
-            e = call(p, &p->cmd[s->cmd0 + i], n);
-        if (e != cudaSuccess)
-            st = op_fail(p, &p->cmd[s->cmd0 + i], e, err);
+        st = e == cudaSuccess ? do_one(p, &p->cmd[s->cmd0 + i], n, err)
+                              : op_fail(p, &p->cmd[s->cmd0 + i], e, err);
     }
     if (st == TN_OK && (e = cudaEventRecord(p->lap[s->ncmd], p->dev->stream)) != cudaSuccess)
         st = cu_fail(err, e, "events");
@@ -521,7 +532,8 @@ static gpu_shape shape_of(const cu_program *p, const tn_step *s)
 static bool may_capture(const cu_program *p, const gpu_shape *n)
 {
     return p->dev->graphs && p->lim.profile == 0 && n->rows > 0 && n->rows <= GRAPH_ROWS &&
-           n->outs > 0 && n->seqs > 0 && n->seq_rows <= 1 + p->lim.drafts_max;
+           n->outs > 0 && n->seqs > 0 && n->seq_rows <= 1 + p->lim.drafts_max &&
+           (p->lim.nrank < 2 || (p->lim.comm->flags & TN_COMM_CAPTURABLE) != 0);
 }
 
 static gpu_shape rounded(const cu_program *p, const gpu_shape *n)
@@ -553,21 +565,27 @@ static tn_status capture(cu_program *p, cu_graph *g, tn_err *err)
 }
 
 /* Room for one more graph; the longest unused goes when there is none. */
-static cu_graph *graph_room(cu_program *p)
+static tn_status graph_room(cu_program *p, cu_graph **out, tn_err *err)
 {
-    if (p->ngraph < CU_GRAPHS_MAX)
-        return &p->graph[p->ngraph++];
+    if (p->ngraph < CU_GRAPHS_MAX) {
+        *out = &p->graph[p->ngraph++];
+        return TN_OK;
+    }
     cu_graph *old = &p->graph[0];
     for (uint32_t i = 1; i < p->ngraph; i++)
         old = p->graph[i].used < old->used ? &p->graph[i] : old;
-    cudaStreamSynchronize(p->dev->stream); /* it may be running */
+    tn_status st = cu_await(p, NULL, "a step", err); /* it may be running */
+    if (st != TN_OK)
+        return st;
     cu_count(p->dev, p->dev->graphs_dropped, 1);
     if (old->exec != NULL)
         cudaGraphExecDestroy(old->exec);
-    return old;
+    *out = old;
+    return TN_OK;
 }
 
-/* The graph of this shape, made now if need be; NULL in *out: run without. */
+/* The graph of this shape, made now if need be; NULL in *out: run without. A rank alone may do so
+ * when it cannot capture; with others that is a failure, for all count each other's calls. */
 static tn_status find_graph(cu_program *p, uint32_t section, const gpu_shape *n, cu_graph **out,
                             tn_err *err)
 {
@@ -579,10 +597,12 @@ static tn_status find_graph(cu_program *p, uint32_t section, const gpu_shape *n,
             memcmp(&p->graph[i].shape, &want, sizeof want) == 0)
             g = &p->graph[i];
     if (g == NULL) {
-        g = graph_room(p);
+        tn_status st = graph_room(p, &g, err);
+        if (st != TN_OK)
+            return st;
         *g = (cu_graph){.section = section, .shape = want};
-        tn_status st = capture(p, g, err);
-        if (st != TN_OK && cudaPeekAtLastError() != cudaSuccess)
+        st = capture(p, g, err);
+        if (st != TN_OK && (cudaPeekAtLastError() != cudaSuccess || p->lim.nrank > 1))
             return st;         /* not the capture's own fault */
     }
     g->used = p->nstep;
@@ -687,11 +707,12 @@ tn_status cu_run(cu_program *p, const tn_step *s, tn_err *err)
     cu_slot *t = &p->slot[p->current ^ 1];
     uint64_t bytes = 0;
     cudaError_t e = cudaSetDevice(p->dev->index);
-    if (e == cudaSuccess && t->number != UINT64_MAX)
-        e = cudaEventSynchronize(t->done); /* its parcel is ours again */
     if (e != cudaSuccess)
         return cu_fail(err, e, "waiting for a step");
-    st = fill_parcel(p, t, s, &bytes, err);
+    if (t->number != UINT64_MAX) /* then its parcel is ours again */
+        st = cu_await(p, t->done, "waiting for a step", err);
+    if (st == TN_OK)
+        st = fill_parcel(p, t, s, &bytes, err);
     if (st != TN_OK)
         return st;
     p->current ^= 1;
@@ -704,14 +725,15 @@ tn_status cu_run(cu_program *p, const tn_step *s, tn_err *err)
     st = enqueue(p, s, err);
     if (st == TN_OK)
         st = fetch(p, t, s, err);
-    if (st == TN_OK && p->lim.profile != 0) {
-        e = cudaStreamSynchronize(p->dev->stream);
-        st = e == cudaSuccess ? take_times(p, t, s->section, err) : cu_fail(err, e, "a step");
-    }
+    if (st == TN_OK && p->lim.profile != 0)
+        st = cu_await(p, NULL, "a step", err);
+    if (st == TN_OK && p->lim.profile != 0)
+        st = take_times(p, t, s->section, err);
     if (st == TN_OK) {
         t->number = s->number;
     } else {                   /* its parcel may be on its way, and it drew nothing */
-        cudaStreamSynchronize(p->dev->stream);
+        tn_err why;
+        (void)cu_await(p, NULL, "a step", &why);
         t->results.nout = 0;
     }
     return st;
@@ -723,13 +745,10 @@ tn_status cu_wait(cu_program *p, uint64_t number, bool poll, const tn_results **
         cu_slot *t = &p->slot[i];
         if (t->number != number)
             continue;
-        cudaError_t e = poll ? cudaEventQuery(t->done) : cudaEventSynchronize(t->done);
-        if (e == cudaErrorNotReady) {
-            cudaGetLastError();
-            return TN_BUSY;
-        }
-        if (e != cudaSuccess)
-            return cu_fail(err, e, "a step");
+        tn_status st = poll ? cu_poll(p, t->done, "a step", err)
+                            : cu_await(p, t->done, "a step", err);
+        if (st != TN_OK)
+            return st;
         cu_bad_look(p, t);
         *out = &t->results;
         return TN_OK;

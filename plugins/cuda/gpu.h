@@ -241,6 +241,10 @@ cudaError_t gpu_mix(gpu_span in, gpu_span gate, gpu_span out, uint32_t width, fl
 /* out[o] = in[row of output o] */
 cudaError_t gpu_pick(gpu_span in, gpu_span out, uint32_t width, const gpu_step *s,
                      uint32_t rows_most, cudaStream_t stream);
+/* out[row0 + i][r * width ..] = all[r][i], of `n` rows of each of `nrank` ranks; f32. */
+cudaError_t gpu_place(const float *all, uint32_t nrank, uint32_t stride, uint32_t width,
+                      gpu_span out, uint32_t rows, uint32_t row0, uint32_t n, const gpu_step *s,
+                      cudaStream_t stream);
 /* out[.., cols] halves of in, gathered by perm (-1: 0; NULL: as they are), 0 from k on. */
 cudaError_t gpu_prepare(gpu_span in, const int32_t *perm, uint32_t k, uint32_t cols,
                         uint16_t *out, uint32_t rows, const gpu_step *s, uint32_t rows_most,

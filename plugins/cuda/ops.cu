@@ -4,6 +4,7 @@
 #include "route.cuh"
 
 #define ROW_THREADS 256
+#define PLACE_THREADS 1024      /* rows of tens of thousands of logits */
 
 /* -------------------------------------------------------------------------------- rotary */
 
@@ -204,6 +205,30 @@ extern "C" cudaError_t gpu_mix(gpu_span in, gpu_span gate, gpu_span out, uint32_
     const gpu_step step = *s;
     GPU_LAUNCH_EARLY(mix_kernel, rows_most, ROW_THREADS, 0, stream, in, gate, out, width, scale, add,
                rows, step);
+    return cudaGetLastError();
+}
+
+/* One block a row and rank. */
+__global__ void place_kernel(const float *all, uint32_t stride, uint32_t width, const gpu_span out,
+                             uint32_t rows, uint32_t row0, const gpu_step s)
+{
+    wait_for_earlier();
+    start_next();
+    uint32_t row = row0 + blockIdx.x, rank = blockIdx.y;
+    if (row >= s.count[rows])
+        return;
+    const float *from = all + ((uint64_t)rank * gridDim.x + blockIdx.x) * stride;
+    for (uint32_t c = threadIdx.x; c < width; c += blockDim.x)
+        span_put(out, row, rank * width + c, from[c]);
+}
+
+extern "C" cudaError_t gpu_place(const float *all, uint32_t nrank, uint32_t stride,
+                                 uint32_t width, gpu_span out, uint32_t rows, uint32_t row0,
+                                 uint32_t n, const gpu_step *s, cudaStream_t stream)
+{
+    const gpu_step step = *s;
+    GPU_LAUNCH_EARLY(place_kernel, dim3(n, nrank), PLACE_THREADS, 0, stream, all, stride, width, out,
+               rows, row0, step);
     return cudaGetLastError();
 }
 

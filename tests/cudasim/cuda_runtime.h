@@ -58,6 +58,14 @@ typedef struct cudasim_event *cudaEvent_t;
 typedef struct cudasim_graph *cudaGraph_t;
 typedef struct cudasim_graph *cudaGraphExec_t;
 
+/* What a stream begins with, for communicators of tests, which are given streams of cudasim. */
+typedef struct cudasim_queue {
+    /* Does f(user) when it is the stream's turn. 1: kept for a captured graph, which does it at each
+     * launch, so `user` has to stay; 0: it was done. */
+    int (*give)(cudaStream_t s, void (*f)(void *user), void *user);
+    int held;                    /* not 0: what is asked of the stream is not ready */
+} cudasim_queue;
+
 struct cudaDeviceProp {
     char name[256];
     size_t totalGlobalMem;

@@ -293,10 +293,12 @@ struct cudasim_graph {
     std::vector<std::function<void()>> node;
 };
 struct cudasim_stream {
+    cudasim_queue queue;
     cudasim_graph *capture;
 };
 struct cudasim_event {
     double ms;
+    cudasim_stream *on;
 };
 
 static cudaError_t last;
@@ -326,6 +328,18 @@ static cudaError_t on_stream(cudaStream_t s, std::function<void()> f)
     else
         f();
     return cudaSuccess;
+}
+
+static int give(cudaStream_t s, void (*f)(void *user), void *user)
+{
+    bool kept = s->capture != nullptr;
+    on_stream(s, [=] { f(user); });
+    return kept;
+}
+
+static cudaError_t ready(const cudasim_stream *s)
+{
+    return s != nullptr && s->queue.held != 0 ? cudaErrorNotReady : cudaSuccess;
 }
 
 void cudasim_launch(dim3 grid, dim3 block, size_t shared, cudaStream_t s,
@@ -551,7 +565,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags)
     (void)flags;
     if (fails())
         return cudaErrorUnknown;
-    *s = new cudasim_stream{nullptr};
+    *s = new cudasim_stream{{give, 0}, nullptr};
     return cudaSuccess;
 }
 
@@ -569,8 +583,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
 
 cudaError_t cudaStreamQuery(cudaStream_t s)
 {
-    (void)s;
-    return cudaSuccess;
+    return ready(s);
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags)
@@ -586,7 +599,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags)
     (void)flags;
     if (fails())
         return cudaErrorUnknown;
-    *e = new cudasim_event{0};
+    *e = new cudasim_event{0, nullptr};
     return cudaSuccess;
 }
 
@@ -598,6 +611,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t e)
 
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 {
+    e->on = s;
     return on_stream(s, [=] { e->ms = now_ms(); });
 }
 
@@ -609,8 +623,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e)
 
 cudaError_t cudaEventQuery(cudaEvent_t e)
 {
-    (void)e;
-    return cudaSuccess;
+    return ready(e->on);
 }
 
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b)
