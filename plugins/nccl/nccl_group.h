@@ -57,6 +57,7 @@ typedef struct nccl_lib {
     int (*cu_init)(unsigned flags);
     int (*cu_count)(int *n);
     int (*cu_device)(int *d, int i);
+    int (*cu_bus)(char *text, int size, int d);
     int (*cu_retain)(void **ctx, int d);
     int (*cu_release)(int d);
     int (*cu_push)(void *ctx);
@@ -78,6 +79,7 @@ typedef struct nccl_seat {
     _Atomic uint32_t state;    /* 0: on another host */
     _Atomic int32_t pid;
     _Atomic uint64_t space;    /* process name space */
+    _Atomic uint64_t card;     /* which of the machine's; 0: not known yet */
     _Atomic uint64_t calls;    /* made so far */
 } nccl_seat;
 
@@ -138,6 +140,11 @@ tn_status nccl_check(const nccl_group *g, tn_err *err);
 /* Looks for ranks that ended, left or fell behind. [any] */
 void nccl_look(nccl_group *g);
 void nccl_fault(nccl_group *g, uint32_t what, uint32_t rank);
+
+/* nccl_card.c: seen cards are counted from 0 on again behind the last. Ranks that share one are
+ * made hosts of their own, which NCCL wants. After the page is open. */
+tn_status nccl_card_of(const nccl_group *g, uint32_t device, int *out, tn_err *err);
+void nccl_card_share(nccl_group *g, uint32_t device, const char *name);
 
 /* nccl_join.c */
 tn_status nccl_make_id(void *self, uint8_t id[TN_COMM_ID_SIZE], tn_err *err);

@@ -182,13 +182,13 @@ static tn_status begin(nccl_group *g, const uint8_t *id, uint64_t end, tn_err *e
     return st == TN_OK ? nccl_meet(g, WARM_COUNT, end, err) : st;
 }
 
-static nccl_group *new_group(nccl_self *s, uint32_t rank, uint32_t nrank, uint32_t device)
+static nccl_group *new_group(nccl_self *s, uint32_t rank, uint32_t nrank)
 {
     const tn_host *h = s->h;
     nccl_group *g = h->alloc(h->ctx, sizeof *g);
     if (g == NULL)
         return NULL;
-    *g = (nccl_group){.h = h, .lib = &s->lib, .rank = rank, .nrank = nrank, .device = (int)device};
+    *g = (nccl_group){.h = h, .lib = &s->lib, .rank = rank, .nrank = nrank};
     g->timeout_s = (uint32_t)h->opt_int(h->ctx, "timeout");
     pthread_mutex_init(&g->lock, NULL);
     for (uint32_t r = 0; r < GROUP_RANKS_MAX; r++)
@@ -271,13 +271,17 @@ tn_status nccl_join(void *self, const uint8_t id[TN_COMM_ID_SIZE], uint32_t rank
                        nrank, GROUP_RANKS_MAX);
     if (!is_ours(id))
         return tn_fail(err, TN_UNAVAILABLE, "nccl: the id is not one of its make_id");
-    nccl_group *g = new_group(s, rank, nrank, device);
+    nccl_group *g = new_group(s, rank, nrank);
     if (g == NULL)
         return tn_fail(err, TN_NO_MEMORY, "nccl: out of memory");
     uint64_t end = ms_now(g) + timeout_ms;
     tn_status st = nccl_page_open(g, page_name(id), err);
     if (st == TN_OK)
+        st = nccl_card_of(g, device, &g->device, err);
+    if (st == TN_OK)
         st = take_card(g, err);
+    if (st == TN_OK)
+        nccl_card_share(g, device, page_name(id));
     if (st == TN_OK)
         st = begin(g, id, end, err);
     nccl_page_unlink(page_name(id));

@@ -34,6 +34,7 @@ static const symbol of_driver[] = {
     {"cuInit", AT(cu_init), false},
     {"cuDeviceGetCount", AT(cu_count), false},
     {"cuDeviceGet", AT(cu_device), false},
+    {"cuDeviceGetPCIBusId", AT(cu_bus), false},
     {"cuDevicePrimaryCtxRetain", AT(cu_retain), false},
     {"cuDevicePrimaryCtxRelease_v2", AT(cu_release), false},
     {"cuCtxPushCurrent_v2", AT(cu_push), false},

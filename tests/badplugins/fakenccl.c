@@ -261,6 +261,7 @@ OPEN int ncclBroadcast(const void *in, void *out, size_t n, int type, int root, 
 OPEN int cuInit(unsigned flags) { (void)flags; return 0; }
 OPEN int cuDeviceGetCount(int *n) { *n = 1; return 0; }
 OPEN int cuDeviceGet(int *d, int i) { *d = i; return i == 0 ? 0 : 101; }
+OPEN int cuDeviceGetPCIBusId(char *s, int n, int d) { snprintf(s, (size_t)n, "0000:%02x:00.0", d + 1); return 0; }
 OPEN int cuDevicePrimaryCtxRetain(void **ctx, int d) { (void)d; *ctx = &pending; return 0; }
 OPEN int cuDevicePrimaryCtxRelease_v2(int d) { (void)d; return 0; }
 OPEN int cuCtxPushCurrent_v2(void *ctx) { (void)ctx; return 0; }
