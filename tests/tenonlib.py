@@ -89,16 +89,19 @@ def make_model(folder, seed=1, layers=2, hidden=64, context=512, tied=True):
     return folder
 
 
-def make_hybrid(folder, seed=1, layers=4, hidden=64, context=512, mtp=False):
+def make_hybrid(folder, seed=1, layers=4, hidden=64, context=512, mtp=False, attend=(2, 1, 32),
+                states=(2, 4, 16), experts=0):
     """A Qwen3-Next of random weights: every second layer attends, the others keep a state; with
-    `mtp` it brings the module that drafts."""
+    `mtp` it brings the module that drafts. attend: query and KV heads, their size; states: key and
+    value heads, their size; experts: so many in each layer, two a token, and a shared one."""
     import numpy as np
     from safetensors.numpy import save_file
     os.makedirs(folder, exist_ok=True)
     vocab = make_tokenizer(folder).get_vocab_size()
     vocab += -vocab % 16
-    heads, kv, dim, inter = 2, 1, 32, hidden * 2
-    kh, vh, kd, vd = 2, 4, 16, 16
+    heads, kv, dim = attend
+    inter = hidden * 2
+    kh, vh, kd, vd = *states, states[2]
     r = np.random.default_rng(seed)
     w = {}
 
@@ -109,9 +112,13 @@ def make_hybrid(folder, seed=1, layers=4, hidden=64, context=512, mtp=False):
         w[name] = (r.standard_normal(n) * gain).astype(np.float16)
 
     def mlp(p):
-        matrix(p + "mlp.gate_proj", inter, hidden)
-        matrix(p + "mlp.up_proj", inter, hidden)
-        matrix(p + "mlp.down_proj", hidden, inter)
+        for e in [f"experts.{i}." for i in range(experts)] + ["shared_expert."] if experts else [""]:
+            matrix(p + f"mlp.{e}gate_proj", inter, hidden)
+            matrix(p + f"mlp.{e}up_proj", inter, hidden)
+            matrix(p + f"mlp.{e}down_proj", hidden, inter)
+        if experts:
+            matrix(p + "mlp.gate", experts, hidden, 2.0)
+            matrix(p + "mlp.shared_expert_gate", 1, hidden)
         for n in ("input_layernorm.weight", "post_attention_layernorm.weight"):
             vector(p + n, hidden)
 
@@ -152,7 +159,9 @@ def make_hybrid(folder, seed=1, layers=4, hidden=64, context=512, mtp=False):
         "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv,
         "head_dim": dim, "intermediate_size": inter, "vocab_size": vocab, "full_attention_interval": 2,
         "max_position_embeddings": context, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
-        "partial_rotary_factor": 0.25, "num_experts": 0, "linear_num_key_heads": kh,
+        "partial_rotary_factor": 0.25, "num_experts": experts, "num_experts_per_tok": min(2, experts),
+        "moe_intermediate_size": inter, "shared_expert_intermediate_size": inter if experts else 0,
+        "norm_topk_prob": True, "decoder_sparse_step": 1, "linear_num_key_heads": kh,
         "linear_num_value_heads": vh, "linear_key_head_dim": kd, "linear_value_head_dim": vd,
         "linear_conv_kernel_dim": 4, "tie_word_embeddings": False, "hidden_act": "silu",
         "torch_dtype": "float16", "bos_token_id": 0, "eos_token_id": 2})
