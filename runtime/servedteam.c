@@ -183,6 +183,10 @@ tn_status tn_served_agree(tn_served *s, tn_status mine, tn_err *err)
     means all[TN_RANKS_MAX], m = {.need = s->need, .memory = s->room,
                                   .block_tokens = s->limits.block_tokens};
     m.memory /= tn_served_sharers(s);
+    if (s->place.rank == 0 && tn_served_sharers(s) > 1 && !s->info.host_memory)
+        tn_log_put(s->log, TN_LOG_WARN, "core", NULL, "model %s: up to %u of its %u ranks share a "
+                   "card: that is for trying things out, a card each is faster", s->settings->name,
+                   tn_served_sharers(s), s->place.nrank);
     tn_status st = tn_team_round(s->team, mine, &m, sizeof m, all, err);
     for (uint32_t r = 1; st == TN_OK && s->place.rank == 0 && r < s->place.nrank; r++) {
         const tn_need *n = &all[r].need;

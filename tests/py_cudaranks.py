@@ -122,6 +122,7 @@ for n in (1, 2):
                 found[n] = [r.json() for r in pool.map(
                     lambda b: requests.post(s.url + "/v1/completions", json=b, timeout=300), bodies)]
             assert all("choices" in r for r in found[n]), found[n]
+            assert ("2 of its 2 ranks share a card" in s.text()) == (n == 2), s.text()
             assert s.stop() == 0, s.text()
 
 with check("a rank is killed under way: the client is told, the server ends"):
