@@ -212,6 +212,7 @@ static tn_status round_lead(tn_team *t, tn_status mine, const void *data, uint64
 {
     tn_status st = mine;
     tn_err other;
+    bool more = false;
     if (all != NULL && size > 0 && mine == TN_OK)
         memcpy(all, data, size);
     for (uint32_t r = 1; r < t->nrank; r++) {
@@ -221,6 +222,11 @@ static tn_status round_lead(tn_team *t, tn_status mine, const void *data, uint64
         if (s != TN_OK && (st == TN_OK || end)) {
             st = s;
             *err = other;
+        } else if (s != TN_OK && !known && !more && strstr(other.text, err->text) == NULL) {
+            /* two sides of one matter */
+            tn_err own = *err;
+            tn_fail(err, st, "%.480s; %.480s", own.text, other.text);
+            more = true;
         }
     }
     for (uint32_t r = 1; r < t->nrank; r++) {

@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <time.h>
@@ -26,6 +27,8 @@
 #define PREFIX "tenon-shared-"
 #define ID_BYTES 16u
 #define VERSION 1u
+#define PLACE_AT 128u           /* in the id */
+#define PLACE_SIZE 64u
 #define KNOCKS_MAX (2 * SHARED_RANKS_MAX)
 #define KNOCK_NS 1000000       /* between two knocks at a door that is not there yet */
 #define PAGE 4096u
@@ -450,6 +453,36 @@ static tn_status join_later(shared_group *g, const uint8_t *id, uint64_t deadlin
 
 /* --------------------------------------------------------------------------- join and leave */
 
+/* Where a socket without a file can be reached: this boot of this kernel, and this network name
+ * space of it. "" when the system does not say. */
+static void write_place(char out[PLACE_SIZE])
+{
+    char boot[40] = "";
+    struct stat net;
+    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+    bool known = f != NULL && fgets(boot, sizeof boot, f) != NULL
+              && stat("/proc/self/ns/net", &net) == 0;
+    if (f != NULL)
+        fclose(f);
+    out[0] = 0;
+    if (known)
+        snprintf(out, PLACE_SIZE, "%.36s/%llu", boot, (unsigned long long)net.st_ino);
+}
+
+/* The id carries rank 0's place behind its name. Whoever is elsewhere would knock in vain. */
+static tn_status check_place(const uint8_t *id, uint32_t rank, tn_err *err)
+{
+    char mine[PLACE_SIZE], first[PLACE_SIZE];
+    memcpy(first, id + PLACE_AT, sizeof first);
+    first[PLACE_SIZE - 1] = 0;
+    write_place(mine);
+    if (mine[0] == 0 || first[0] == 0 || strcmp(mine, first) == 0)
+        return TN_OK;
+    return tn_fail(err, TN_UNAVAILABLE, "shared: rank %u is on another host than rank 0, or in "
+                   "another network name space; expected ranks of one host, or a communicator for "
+                   "several (mpi, nccl)", rank);
+}
+
 tn_status shared_make_id(void *self, uint8_t id[TN_COMM_ID_SIZE], tn_err *err)
 {
     uint8_t bits[ID_BYTES];
@@ -460,6 +493,7 @@ tn_status shared_make_id(void *self, uint8_t id[TN_COMM_ID_SIZE], tn_err *err)
     int n = snprintf((char *)id, TN_COMM_ID_SIZE, "%s", PREFIX);
     for (uint32_t i = 0; i < ID_BYTES; i++)
         n += snprintf((char *)id + n, TN_COMM_ID_SIZE - (size_t)n, "%02x", bits[i]);
+    write_place((char *)id + PLACE_AT);
     return TN_OK;
 }
 
@@ -517,12 +551,15 @@ tn_status shared_join(void *self, const uint8_t id[TN_COMM_ID_SIZE], uint32_t ra
                        nrank, SHARED_RANKS_MAX);
     if (!is_ours(id))
         return tn_fail(err, TN_UNAVAILABLE, "shared: the id is not one of its make_id");
+    tn_status st = check_place(id, rank, err);
+    if (st != TN_OK)
+        return st;
     shared_group *g = new_group(h, rank, nrank);
     if (g == NULL)
         return tn_fail(err, TN_NO_MEMORY, "shared: out of memory");
     uint64_t deadline = ms_now(g) + timeout_ms;
-    tn_status st = rank == 0 ? join_first(g, id, deadline, timeout_ms, err)
-                             : join_later(g, id, deadline, timeout_ms, err);
+    st = rank == 0 ? join_first(g, id, deadline, timeout_ms, err)
+                   : join_later(g, id, deadline, timeout_ms, err);
     if (st != TN_OK) {
         shared_leave(g);
         return st;
