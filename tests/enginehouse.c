@@ -198,7 +198,11 @@ void house_ask(house *h, tn_ask *ask, guest *g)
     tn_err err = {0};
     ask->on_piece = guest_piece;
     ask->user = g;
-    if (tn_engine_submit(h->engine, ask, &g->req, &err) != TN_OK)
+    /* The last piece may be here before the call returns, and cancels g->req. */
+    pthread_mutex_lock(&g->lock);
+    tn_status st = tn_engine_submit(h->engine, ask, &g->req, &err);
+    pthread_mutex_unlock(&g->lock);
+    if (st != TN_OK)
         fail_msg("%s", err.text);
 }
 

@@ -14,7 +14,7 @@
 #define VECS 1
 #define TILE 8
 #define TILE_FLOATS 8
-#ifdef __AMX_INT8__
+#ifdef LANES_GRID
 #define TALL 16
 #define TALL_GRID 1  /* products in the registers of AMX, see wide_grid.h */
 #else

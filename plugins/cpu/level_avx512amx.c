@@ -5,11 +5,13 @@
  * Flags of this unit: -mavx2 -mfma -mf16c
  *   -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mamx-tile -mamx-int8. */
 #if defined(__x86_64__)
-#if !defined(__AMX_INT8__) || !defined(__AMX_TILE__) || !defined(__AVX512VNNI__) || \
-    !defined(__AVX512BW__) || !defined(__AVX512VL__) || !defined(__AVX512DQ__)
+#if (!defined(__AMX_INT8__) && !defined(__AMXINT8__)) || /* gcc's name, and clang's */ \
+    !defined(__AVX512VNNI__) || !defined(__AVX512BW__) || !defined(__AVX512VL__) || \
+    !defined(__AVX512DQ__)
 #error "level_avx512amx.c wants the flags of level_avx512vnni.c, -mamx-tile and -mamx-int8"
 #endif
 
+#define LANES_GRID 1
 #include "lanes512.h"
 #include "wide_linear.h"
 #include "wide_vector.h"
