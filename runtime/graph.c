@@ -8,7 +8,7 @@ uint32_t tn_graph_buffer(tn_graph *g, uint32_t *slot, uint32_t width, uint32_t d
                          const char *name)
 {
     if (*slot == TN_NONE)
-        *slot = tn_draft_buffer(g->d, TN_ROWS_TOKENS, width, dtype, name);
+        *slot = tn_draft_buffer(g->d, g->rows, width, dtype, name);
     return *slot;
 }
 
@@ -161,6 +161,29 @@ void tn_graph_norm(tn_graph *g, const tn_graph_layer *l, const char *name, uint3
              tn_draft_vector(g->d, g->c->hidden, "%s.%s.weight", l->path, name), label);
 }
 
+static uint32_t add_pick(const tn_graph *g, const tn_graph_layer *l, uint32_t in, uint32_t width,
+                         uint32_t dtype, const char *name)
+{
+    tn_op_pick pick = {.size = sizeof pick, .in = in, .width = width};
+    pick.out = tn_draft_buffer(g->d, TN_ROWS_OUTS, width, dtype, name);
+    tn_draft_op(g->d, TN_OP_PICK, l->index, &pick, "%s.%s", l->label, name);
+    return pick.out;
+}
+
+/* Keys, values and states need every row of the last layer, what comes after them does not: of a
+ * prompt that is one row, so a model of 30 layers saves nearly one of them. */
+uint32_t tn_graph_narrow(tn_graph *g, const tn_graph_layer *l, uint32_t in, uint32_t width)
+{
+    if (!l->end)
+        return in;
+    g->rows = TN_ROWS_OUTS;
+    g->part = g->gu = g->ff = g->route = g->ids = g->weights = TN_NONE;
+    g->shared_gu = g->shared_ff = g->shared = TN_NONE;
+    g->x = add_pick(g, l, g->x, g->c->hidden, TN_F32, "x_out");
+    g->h = tn_draft_buffer(g->d, TN_ROWS_OUTS, g->c->hidden, g->act_dtype, "mlp_out");
+    return add_pick(g, l, in, width, g->act_dtype, "mixer_out");
+}
+
 void tn_graph_layer_add(tn_graph *g, const tn_graph_layer *l)
 {
     tn_graph_norm(g, l, "input_layernorm", g->x, g->h, "mixer_norm");
@@ -193,6 +216,7 @@ static void add_layers(tn_graph *g)
             .path = tn_draft_name(g->d, "%slayers.%u", c->prefix, i),
             .label = tn_draft_name(g->d, "layers.%u", i),
             .index = i, .window = c->window[i], .mixer = c->mixer[i], .mlp = c->mlp[i],
+            .end = i + 1 == c->layers && g->last == TN_NONE,
         };
         if (!g->d->failed)
             tn_graph_layer_add(g, &l);
@@ -227,7 +251,7 @@ static uint32_t vocab_rows(tn_graph *g, uint32_t role, const char *module)
     return stack_rows(g, role, &whole, &rows, module);
 }
 
-/* Only rows whose logits are wanted need the last norm, unless drafting wants all. */
+/* Drafting wants the last norm of all rows; else only those whose logits are wanted came here. */
 static void add_end(tn_graph *g)
 {
     tn_draft *d = g->d;
@@ -243,11 +267,7 @@ static void add_end(tn_graph *g)
         tn_graph_norm_named(g, g->x, g->last, norm, "norm");
         tn_draft_op(d, TN_OP_PICK, TN_NONE, &pick, "pick");
     } else {
-        g->x_out = tn_draft_buffer(d, TN_ROWS_OUTS, c->hidden, TN_F32, "x_out");
-        pick.in = g->x;
-        pick.out = g->x_out;
-        tn_draft_op(d, TN_OP_PICK, TN_NONE, &pick, "pick");
-        tn_graph_norm_named(g, g->x_out, g->h_out, norm, "norm");
+        tn_graph_norm_named(g, g->x, g->h_out, norm, "norm");
     }
     g->head = g->embed;
     if (c->tied && g->embed != TN_NONE)
@@ -275,8 +295,8 @@ tn_status tn_graph_build(const tn_model_conf *c, const tn_graph_ask *ask, tn_dra
     if (st != TN_OK)
         return st;
     tn_graph g = {
-        .d = d, .c = c, .view = ask->view, .s = share, .act_dtype = act, .part = TN_NONE,
-        .some_logits = TN_NONE,
+        .d = d, .c = c, .view = ask->view, .s = share, .act_dtype = act, .rows = TN_ROWS_TOKENS,
+        .part = TN_NONE, .some_logits = TN_NONE,
         .x = tn_draft_buffer(d, TN_ROWS_TOKENS, c->hidden, TN_F32, "x"),
         .h = tn_draft_buffer(d, TN_ROWS_TOKENS, c->hidden, act, "h"),
         .qkv = TN_NONE, .att = TN_NONE, .mix = TN_NONE, .delta = TN_NONE, .gu = TN_NONE,

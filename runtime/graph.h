@@ -46,7 +46,8 @@ typedef struct tn_graph {
     const tn_view *view;          /* may be NULL: nothing is known of the files */
     tn_share s;                   /* what is this rank's */
     uint32_t act_dtype;
-    uint32_t x, h;                /* residual and normed rows, [tokens, hidden] */
+    uint32_t rows;                /* of the buffers made next: TN_ROWS_TOKENS, then _OUTS */
+    uint32_t x, h;                /* residual and normed rows, [rows, hidden] */
     uint32_t part;                /* what this rank adds to x; only with others */
     uint32_t qkv, att;            /* q | k | v | gate; what attention made */
     uint32_t mix, delta;          /* q | k | v | z | b | a; what the delta rule made */
@@ -56,7 +57,7 @@ typedef struct tn_graph {
     uint32_t last;                /* normed rows behind the last layer, kept for drafting;
                                      TN_NONE without */
     uint32_t embed, head;         /* weights */
-    uint32_t x_out, h_out, logits; /* output rows */
+    uint32_t h_out, logits;       /* output rows */
     uint32_t some_logits;         /* of this rank's tokens; only with others */
     uint32_t rope;
 } tn_graph;
@@ -67,6 +68,7 @@ typedef struct tn_graph_layer {
     uint32_t index;               /* for timing; TN_NONE outside the model's layers */
     uint32_t window;
     uint32_t mixer, mlp;          /* TN_MIXER_*, TN_MLP_* */
+    bool end;                     /* behind its mixer only rows whose logits are wanted count */
 } tn_graph_layer;
 
 void tn_graph_embed(tn_graph *g, const char *name);
@@ -117,6 +119,9 @@ typedef struct tn_graph_way {
 void tn_graph_back(tn_graph *g, const tn_graph_layer *l, const tn_graph_way *way);
 /* A part of zeros, of a rank that has nothing of an MLP. */
 void tn_graph_nothing(tn_graph *g, const tn_graph_layer *l, const char *op);
+/* What a mixer made, `in`, for tn_graph_back: in the layer at the end the output rows alone, and
+ * the residual's likewise from here on. */
+uint32_t tn_graph_narrow(tn_graph *g, const tn_graph_layer *l, uint32_t in, uint32_t width);
 /* Where what a rank adds to the residual goes: x itself when it is alone. */
 uint32_t tn_graph_target(tn_graph *g);
 /* x += the sum of all ranks' parts; nothing to do for one alone. */

@@ -92,7 +92,8 @@ void tn_graph_attention(tn_graph *g, const tn_graph_layer *l)
     }
     tn_draft_op(d, TN_OP_ATTEND, l->index, &attend, "%s.attend", l->label);
 
-    const tn_graph_way way = {.module = "self_attn.o_proj", .op = "o", .in = g->att,
+    const tn_graph_way way = {.module = "self_attn.o_proj", .op = "o",
+                              .in = tn_graph_narrow(g, l, g->att, nq),
                               .cols = g->s.q.cols, .in_col = g->s.q.skip, .bias = c->o_bias,
                               .k = (uint64_t)c->heads * c->head_dim};
     tn_graph_back(g, l, &way);
@@ -222,7 +223,8 @@ void tn_graph_delta(tn_graph *g, const tn_graph_layer *l)
     const tn_delta_conf *t = &g->c->delta;
     mix_cols m = mix_layout(t, &g->s);
     tn_graph_buffer(g, &g->mix, m.width, g->act_dtype, "mix");
-    tn_graph_buffer(g, &g->delta, g->s.v.count * t->v_dim, g->act_dtype, "delta");
+    uint32_t wide = g->s.v.count * t->v_dim;
+    tn_graph_buffer(g, &g->delta, wide, g->act_dtype, "delta");
     tn_op_linear in = {.size = sizeof in, .in = g->h};
     if (t->split)
         parts_split(g, l, m, &in);
@@ -231,7 +233,8 @@ void tn_graph_delta(tn_graph *g, const tn_graph_layer *l)
     tn_draft_op(g->d, TN_OP_LINEAR, l->index, &in, "%s.in", l->label);
     tn_op_delta op = delta_op(g, l, m);
     tn_draft_op(g->d, TN_OP_DELTA, l->index, &op, "%s.delta", l->label);
-    const tn_graph_way way = {.module = "linear_attn.out_proj", .op = "out", .in = g->delta,
+    const tn_graph_way way = {.module = "linear_attn.out_proj", .op = "out",
+                              .in = tn_graph_narrow(g, l, g->delta, wide),
                               .cols = g->s.v.cols, .in_col = g->s.v.skip,
                               .k = (uint64_t)t->v_heads * t->v_dim};
     tn_graph_back(g, l, &way);

@@ -49,7 +49,7 @@ static void indices_are_whole(void **state)
         assert_int_equal(tn_graph_build(&c, &ask, &d, &err), TN_OK);
         const tn_recipe *r = &d.recipe;
         assert_int_equal(r->ncache, 3);
-        assert_int_equal(r->nop, 1 + 3 * 9 + 5);
+        assert_int_equal(r->nop, 1 + 3 * 9 + 6);
         assert_int_equal(r->nsection, 1);
         assert_int_equal(r->section[0].nop, r->nop);
         assert_int_equal(r->weight[0].flags & TN_WEIGHT_TIED, tied ? TN_WEIGHT_TIED : 0);

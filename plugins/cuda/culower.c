@@ -569,7 +569,8 @@ static void count_experts(lowering *w, const tn_op_experts *a, const cu_weight *
 {
     cu_program *p = w->p;
     const uint32_t most = gpu_experts_rows();
-    uint64_t rows = p->lim.rows_max < most ? p->lim.rows_max : most;
+    uint64_t all = cu_rows_max(p, p->buffer[a->in].rows), rows = all < most ? all : most;
+    rows = rows > p->experts_rows ? rows : p->experts_rows;
     uint64_t pairs = rows * a->ntop, cols = up->m.cols > down->m.cols ? up->m.cols : down->m.cols;
     bool perm = ((up->spec.form.flags | down->spec.form.flags) & TN_FORM_PERM) != 0;
     const uint64_t sizes[CU_EXPERT_PARTS] = {
@@ -627,8 +628,6 @@ static void lower_experts(lowering *w, const tn_op_experts *a, uint32_t section_
     span(w, a->in, 0, up->spec.k);
     if (w->st != TN_OK)
         return;
-    if (p->buffer[a->in].rows != TN_ROWS_TOKENS)
-        fail(w, TN_UNSUPPORTED, "experts of other rows than tokens");
     if (w->count)
         count_experts(w, a, up, down);
     gpu_experts *e = w->count ? NULL : cu_take(p, 1, sizeof *e), scratch;
@@ -662,7 +661,8 @@ static void lower_experts(lowering *w, const tn_op_experts *a, uint32_t section_
         e->route = route_of(w, cu_op(p, w->routed)->args);
         w->routed = TN_NONE;
     }
-    w->combine = p->lim.rows_max <= p->experts_rows ? mix_behind(w, a, section_end) : TN_NONE;
+    bool whole = cu_rows_max(p, p->buffer[a->in].rows) <= p->experts_rows;
+    w->combine = whole ? mix_behind(w, a, section_end) : TN_NONE;
     e->defers = w->combine != TN_NONE;
     if (e->defers)
         w->deferred = e;       /* while counting it is only looked at, not kept */
