@@ -199,6 +199,7 @@ static void put_weights(const plan *p, tn_buf *out)
     put_bytes(out, "  dense", t->sizes.role[TN_ROLE_DENSE] + t->sizes.role[TN_ROLE_ROUTER], "");
     put_bytes(out, "  head, embedding", t->sizes.role[TN_ROLE_HEAD] + t->sizes.role[TN_ROLE_EMBED], "");
     put_bytes(out, "  vectors, rounding", t->sizes.role[TN_ROLE_VECTOR] + rounding_of(t), "");
+    put_bytes(out, "read of the files", t->sizes.files, "");
     if (t->sizes.elsewhere > 0)
         put_bytes(out, "experts elsewhere", t->sizes.elsewhere, p->m->mapped ? "in the files" :
                   "in the host's memory, but for those that the device has room for");
@@ -296,6 +297,7 @@ static void put_json_memory(const plan *p, tn_buf *out)
                   (unsigned long long)(t->sizes.role[TN_ROLE_HEAD] + t->sizes.role[TN_ROLE_EMBED]),
                   (unsigned long long)t->sizes.role[TN_ROLE_VECTOR],
                   (unsigned long long)rounding_of(t), (unsigned long long)t->sizes.elsewhere);
+    put_number(out, "file_bytes", t->sizes.files);
     put_number(out, "weight_bytes", t->need.weight_bytes);
     put_number(out, "workspace_bytes", t->need.workspace_bytes);
     put_number(out, "block_bytes", t->need.block_bytes);

@@ -64,6 +64,7 @@ typedef struct tn_loader_sizes {
     uint64_t role[TN_ROLE_VECTOR + 1];
     uint64_t elsewhere;      /* of the experts: placed MAPPED or HOST, in none of `role` */
     uint32_t nelsewhere;     /* and how many weights they are */
+    uint64_t files;          /* bytes that all of them take in the files: what a rank reads */
 } tn_loader_sizes;
 void tn_loader_sum(const tn_loader *l, const tn_device *device, void *program,
                    tn_loader_sizes *out);

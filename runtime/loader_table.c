@@ -40,7 +40,7 @@ uint64_t tn_loader_token_bytes(const tn_loader *l, const tn_device *device, void
 void tn_loader_sum(const tn_loader *l, const tn_device *device, void *program,
                    tn_loader_sizes *out)
 {
-    *out = (tn_loader_sizes){.elsewhere = 0};
+    *out = (tn_loader_sizes){.files = l->file_bytes};
     for (uint32_t i = 0; i < l->draft->recipe.nweight; i++) {
         const tn_weight_spec *w = &l->draft->weight[i];
         uint64_t bytes = packed_bytes(device, program, i);
