@@ -3,6 +3,7 @@
 #include "house.h"
 
 #include "buf.h"
+#include "cleanenv.h"
 #include "command.h"
 #include "json.h"
 
@@ -42,6 +43,7 @@ static tn_status set_early(const tn_house_setup *setup, tn_house *h, tn_err *err
     static const char *const key[][2] = {{"plugin_path", "plugin-path"},
                                          {"log_level", "log-level"},
                                          {"log_format", "log-format"},
+                                         {"keep_environment", "keep-environment"},
                                          {"drain_timeout", "drain-timeout"}};
     for (size_t i = 0; i < sizeof key / sizeof *key; i++) {
         const char *v = tn_flags_early(setup->argc, setup->argv, key[i][1]);
@@ -76,6 +78,7 @@ static tn_status open_tools(const tn_house_setup *setup, tn_house *h, tn_err *er
 
 static tn_status load_plugins(const tn_house_setup *setup, tn_house *h, tn_err *err)
 {
+    tn_env_clean(h->settings.keep_environment, h->settings.nkeep_environment, h->log);
     tn_status st = tn_wall_open(h->log, h->metrics, setup->guard, &h->wall, err);
     if (st == TN_OK)
         st = tn_wall_set_path(h->wall, h->settings.plugin_path, h->settings.nplugin_path, err);

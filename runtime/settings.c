@@ -35,6 +35,8 @@ static const tn_option tenon_options[] = {
         "Absolute folders in which plugins are looked for, with commas between them."),
     ENUM("log_level", "info", log_levels, "The least urgent events that are logged."),
     ENUM("log_format", "text", log_formats, "How a log line is written."),
+    OPT(LIST, "keep_environment", "", "Variables of Open MPI, NCCL, UCX and CUDA that may name code to load "
+        "and are taken out before plugins are loaded: those to keep."),
     NUM(INT, "drain_timeout", "30", 0, 86400,
         "Seconds that running requests get to finish at shutdown."),
 };
@@ -199,6 +201,9 @@ tn_status tn_settings_open(const tn_conf *c, tn_settings *out, tn_err *err)
     }
     s.nplugin_path = path->count;
     s.plugin_path = path->item;
+    const tn_value *keep = tn_values_find(s.values, "keep_environment");
+    s.nkeep_environment = keep->count;
+    s.keep_environment = keep->item;
     s.log_level = TN_LOG_ERROR + place_of(s.values, "log_level");
     s.log_json = place_of(s.values, "log_format") == 1;
     s.drain_timeout = (uint32_t)int_of(s.values, "drain_timeout");

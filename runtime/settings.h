@@ -12,6 +12,8 @@ typedef struct tn_settings {
     tn_values *values;
     uint32_t nplugin_path;
     char **plugin_path;        /* absolute folders, searched in order */
+    uint32_t nkeep_environment;
+    char **keep_environment;   /* variables that are not taken out, see cleanenv.h */
     uint32_t log_level;        /* TN_LOG_* */
     bool log_json;
     uint32_t drain_timeout;    /* seconds that running requests get at shutdown */

@@ -17,7 +17,7 @@ LINES_MOST = 1000
 LAYERS = [
     ("tools", "arena buf json log metric number nearest names plain quote utf8seq unicode* floats "
               "commcount conf* option settings speculative flags* progress pattern regex* scanner newer "
-              "siphash"),
+              "siphash cleanenv"),
     ("files", "safetensors checkpoint ckpt* filemap jsonscan stwriter sessionfile gguf ggml_types import* "
               "tokenizer tok* bpe pretoken* normal* added decod* detok ids lexicon jinja_* chat*"),
     ("wall", "wall* guard manners elffile plugin_*"),

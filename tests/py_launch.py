@@ -235,6 +235,13 @@ def nodes():
             assert printed(near) == printed(far) == "" and not any(map(is_there, ranks))
         finally:
             end(near, far)
+    with check("a variable that names code to load is taken out, and said so"):
+        r = complete(NCCL_NET_PLUGIN="evil", OMPI_MCA_mca_base_component_path="/tmp/evil")
+        assert r.returncode == 0, r.stderr
+        for name in ("NCCL_NET_PLUGIN", "OMPI_MCA_mca_base_component_path"):
+            assert f"environment: {name} may name code to load: taken out" in r.stderr, r.stderr
+        r = complete("--keep-environment", "NCCL_NET_PLUGIN", NCCL_NET_PLUGIN="evil")
+        assert r.returncode == 0 and "taken out" not in r.stderr, r.stderr
     with check("a rank of the other host is killed: all end"):
         flags = hosts(2, 4)
         far = start("serve", *flags, "--node-rank", "1", TENON_TEAM_KEY=KEY)
@@ -315,6 +322,26 @@ def strangers():
             for s in held:
                 s.close()
             end(near)
+
+
+def unit():
+    """The unit starts anew what a new start can help, and nothing else."""
+    path = os.path.join(os.path.dirname(os.path.dirname(TENON)), "share", "tenon", "tenon.service")
+    with check("tenon.service: what it runs is there, and what it does not start anew"):
+        with open(path, encoding="utf-8") as f:
+            said = f.read()
+        assert "@" not in re.sub(r"^#.*", "", said, flags=re.M), said
+        command = re.search(r"^ExecStart=(\S+) serve --config (\S+)$", said, re.M)
+        assert os.path.samefile(command[1], TENON) and os.path.exists(command[2]), command
+        codes = re.search(r"^RestartPreventExitStatus=(.*)$", said, re.M)[1].split()
+        assert codes == ["64", "65", "66", "77", "78"], codes
+        assert re.search(r"^KillMode=mixed$", said, re.M) and re.search(r"^LimitMEMLOCK=infinity$", said, re.M)
+    if shutil.which("systemd-analyze") is None:
+        print("skip  tenon.service: no systemd-analyze")
+        return
+    with check("tenon.service: systemd finds nothing wrong with it"):
+        r = subprocess.run(["systemd-analyze", "verify", "--man=no", path], text=True, capture_output=True)
+        assert r.returncode == 0 and path not in r.stderr, r
 
 
 A, B = f"tenon-{os.getpid()}-a", f"tenon-{os.getpid()}-b"
@@ -423,6 +450,7 @@ mpirun()
 srun()
 nodes()
 strangers()
+unit()
 two_networks()
 shutil.rmtree(folder, ignore_errors=True)
 check.finish()
