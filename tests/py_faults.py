@@ -32,6 +32,32 @@ def start(*args, **env):
     return p, time.monotonic() - begun
 
 
+for busy in (False, True):
+    with check(f"all ranks are frozen for longer than the timeout, {'decoding' if busy else 'idle'}, and go on"):
+        s = ranks_faults.Server(world)
+        try:
+            s.wait_ready()
+            ranks = [*ranks_faults.children_of(s.process.pid), s.process.pid]
+            c = ranks_faults.Client(s.port, 40) if busy else None
+            ranks_faults.wait_for(lambda: not busy or c.first, 20)
+            for pid in ranks:
+                os.kill(pid, STOP)
+            time.sleep(4)
+            for pid in ranks:
+                os.kill(pid, signal.SIGCONT)
+            c = c or ranks_faults.Client(s.port, 8)
+            c.join(30)
+            assert c.saw == "whole", (c.saw, s.text()[-2000:])
+            time.sleep(2) # nobody is missed later either
+            assert ranks_faults.health(s.port) == 200, s.text()[-2000:]
+            s.process.terminate()
+            assert s.process.wait(20) == 0, s.text()[-2000:]
+        finally:
+            for pid in filter(ranks_faults.is_there, ranks):
+                os.kill(pid, KILL)
+            s.process.wait()
+
+
 HOSTS = ("--tensor-parallel-size", "2", "--nnodes", "2", "--rank-patience", "1", "--rank-timeout", "1")
 port = str(ranks_faults.free_port())
 with check("a rank that never comes is named, in time"):
