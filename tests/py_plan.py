@@ -166,7 +166,7 @@ for args, code, words in (
 
 BUILD = os.environ.get("TENON_BUILD", "")
 SIMULATED = os.path.join(BUILD, ".libs", "cudasim_plugin.so")
-MAKE = ["make", "-C", BUILD, "--silent", "cudasim_plugin.la"]
+MAKE = ["make", "-C", BUILD, "--silent", "cudasim_plugin.la", "simcomm.la"]
 if BUILD and subprocess.run(MAKE + ["-n"], capture_output=True).returncode == 0:
     subprocess.run(MAKE, check=True, capture_output=True)
     os.environ["CUDASIM_MEMORY"] = str(64 << 20)
@@ -190,8 +190,18 @@ if BUILD and subprocess.run(MAKE + ["-n"], capture_output=True).returncode == 0:
                 assert told(big, *size, *args, conf=card) == there
             finally:
                 del os.environ["CUDASIM_NO_DEVICE"]
+    with check("two ranks: of cards of half the size, as when they share one of the whole size"):
+        joined = os.path.join(folder, "joined.ini")
+        with open(card, encoding="utf-8") as f, open(joined, "w", encoding="utf-8") as to:
+            to.write(f.read() + f"[plugin simcomm]\nfile = {BUILD}/.libs/simcomm.so\n")
+        there = served(big, "--device", "cuda", "-tp", "2", conf=joined)
+        half = ("--gpu-memory", "32MiB", *size[2:])
+        assert told(big, *half, "-tp", "2", conf=card) == there
     os.environ["CUDASIM_NO_DEVICE"] = "1"
     with check("a card of 16 GiB, without a card"):
+        four = plan(big, "--gpu-memory", "16GiB", "-tp", "4", "--load-format", "dummy", conf=card)
+        assert four["rank_memory"] == int(0.9 * (16 << 30)) - (512 << 20), four
+        assert four["weight_bytes"] < plan(big, "--gpu-memory", "16GiB", conf=card)["weight_bytes"] / 2
         p = plan(big, "--gpu-memory", "16GiB", "--gpu-arch", "7.5", conf=card)
         assert p["device"] == "cuda" and p["arch"] == "sm_75", p
         assert p["device_memory"] == 16 << 30
@@ -208,6 +218,7 @@ if BUILD and subprocess.run(MAKE + ["-n"], capture_output=True).returncode == 0:
         p = plan(big, *size, "--memory", str(tight), "--max-num-seqs", "1", "--max-model-len", "512",
                  code=69, conf=card)
         assert "kv_cache_dtype = fp8" in p["would_fit"], p
+        assert "tensor_parallel_size = 2" in p["would_fit"], p
     with check("nothing is served by it"):
         r = run("complete", big, "--config", card, "--device", "cuda", "--prompt", "x",
                 "--plan-memory", "64MiB", "--plan-kept", "0")
