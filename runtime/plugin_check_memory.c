@@ -96,6 +96,8 @@ tn_status tn_comm_settle(tn_comm_rank *r, tn_status st, tn_comm_buffer *b, tn_er
     if (st != TN_OK && r->comm->abort != NULL)
         r->comm->abort(r->group);
     pthread_join(t, NULL);
+    if (st == TN_OK && r->comm->health != NULL) /* a call that was given up ends, too */
+        st = r->comm->health(r->group, err);
     if (st == TN_OK && w.st != TN_OK)
         return tn_fail(err, w.st, "%.900s", w.err.text);
     return st;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* cuda_runtime.h - cudasim: the part of CUDA that plugins/cuda uses, on the processor.
+/* cuda_runtime.h - cudasim: the part of CUDA that plugins/cuda and plugins/peer use, on the
+ * processor.
  *
  * Tests on machines without a graphics card compile the plugin against this header instead of
  * CUDA's own: the host code and the kernels, line by line the same. A block's threads are
@@ -10,7 +11,8 @@
  * Environment: CUDASIM_ORDER=reverse runs lanes, warps and blocks backwards. A kernel that
  * lacks a barrier gives different numbers then, so tests run both ways. CUDASIM_MEMORY: bytes
  * of the card (default 1 GiB). CUDASIM_FAIL=N: the N-th call that can fail does. CUDASIM_CARD:
- * what the card can, times ten (default 90). */
+ * what the card can, times ten (default 90). CUDASIM_IPC: memory between processes
+ * is "refused", or "deaf" (opened, but what is written does not arrive). */
 #ifndef TN_CUDASIM_RUNTIME_H
 #define TN_CUDASIM_RUNTIME_H
 
@@ -36,7 +38,8 @@ enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeT
                              cudaStreamCaptureModeRelaxed };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrClockRate = 13,
                       cudaDevAttrMemoryClockRate = 36, cudaDevAttrGlobalMemoryBusWidth = 37,
-                      cudaDevAttrL2CacheSize = 38, cudaDevAttrComputeCapabilityMajor = 75,
+                      cudaDevAttrL2CacheSize = 38,
+                      cudaDevAttrMaxThreadsPerMultiProcessor = 39, cudaDevAttrComputeCapabilityMajor = 75,
                       cudaDevAttrComputeCapabilityMinor = 76,
                       cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
@@ -46,6 +49,14 @@ enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 #define cudaEventDisableTiming 2u
 #define cudaHostAllocDefault 0u
 #define cudaHostAllocPortable 1u
+#define cudaHostRegisterPortable 1u
+#define cudaHostRegisterMapped 2u
+#define cudaIpcMemLazyEnablePeerAccess 1u
+
+/* Between processes: only memory of a MiB and more. */
+typedef struct cudaIpcMemHandle {
+    char reserved[64];
+} cudaIpcMemHandle_t;
 
 #ifndef __cplusplus
 typedef struct int4 {
@@ -79,6 +90,9 @@ cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr a, int device);
 cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int device);
+cudaError_t cudaDeviceGetByPCIBusId(int *device, const char *id);
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int other);
+cudaError_t cudaGetDevice(int *device);
 cudaError_t cudaDriverGetVersion(int *v);
 cudaError_t cudaRuntimeGetVersion(int *v);
 cudaError_t cudaMemGetInfo(size_t *free, size_t *total);
@@ -92,6 +106,12 @@ cudaError_t cudaMalloc(void **p, size_t size);
 cudaError_t cudaFree(void *p);
 cudaError_t cudaHostAlloc(void **p, size_t size, unsigned flags);
 cudaError_t cudaFreeHost(void *p);
+cudaError_t cudaHostRegister(void *p, size_t size, unsigned flags);
+cudaError_t cudaHostUnregister(void *p);
+cudaError_t cudaHostGetDevicePointer(void **out, void *p, unsigned flags);
+cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t *handle, void *p);
+cudaError_t cudaIpcOpenMemHandle(void **p, cudaIpcMemHandle_t handle, unsigned flags);
+cudaError_t cudaIpcCloseMemHandle(void *p);
 cudaError_t cudaMemcpy(void *to, const void *from, size_t n, enum cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, enum cudaMemcpyKind kind,
                             cudaStream_t s);

@@ -4,9 +4,11 @@
 
 #include <cstdio>
 #include <ctime>
+#include <fcntl.h>
 #include <mutex>
 #include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 #include <vector>
 
 uint3 threadIdx, blockIdx;
@@ -378,8 +380,48 @@ static size_t memory_size()
 
 struct header {
     size_t size;
-    char fill[248];
+    int fd;                    /* large memory is a file's, so that other processes can open it */
+    char fill[244];
 };
+
+#define OPEN_FROM (1u << 20)
+#define OPEN_PAGE 4096u        /* before what a program gets; the header is its end */
+
+static header *take_open(size_t size)
+{
+    int fd = memfd_create("cudasim", MFD_CLOEXEC);
+    if (fd < 0)
+        return nullptr;
+    void *m = ftruncate(fd, (off_t)(OPEN_PAGE + size)) == 0
+        ? mmap(nullptr, OPEN_PAGE + size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+    if (m == MAP_FAILED) {
+        close(fd);
+        return nullptr;
+    }
+    header *h = (header *)((char *)m + OPEN_PAGE) - 1;
+    h->fd = fd;
+    return h;
+}
+
+static header *take(size_t size)
+{
+    if (size >= OPEN_FROM)
+        return take_open(size);
+    header *h = (header *)aligned_alloc(256, (sizeof *h + size + 255) / 256 * 256);
+    if (h != nullptr)
+        h->fd = -1;
+    return h;
+}
+
+static void give(header *h)
+{
+    if (h->fd < 0) {
+        free(h);
+        return;
+    }
+    close(h->fd);
+    munmap((char *)(h + 1) - OPEN_PAGE, OPEN_PAGE + h->size);
+}
 
 extern "C" {
 
@@ -389,7 +431,7 @@ cudaError_t cudaMalloc(void **p, size_t size)
         return cudaErrorMemoryAllocation;
     if (taken + size > memory_size())
         return last = cudaErrorMemoryAllocation;
-    header *h = (header *)aligned_alloc(256, (sizeof *h + size + 255) / 256 * 256);
+    header *h = take(size);
     if (h == nullptr)
         return last = cudaErrorMemoryAllocation;
     h->size = size;
@@ -403,9 +445,74 @@ cudaError_t cudaFree(void *p)
 {
     if (p != nullptr) {
         taken -= ((header *)p - 1)->size;
-        free((header *)p - 1);
+        give((header *)p - 1);
     }
     return cudaSuccess;
+}
+
+static bool ipc_is(const char *what)
+{
+    const char *s = getenv("CUDASIM_IPC");
+    return s != nullptr && strcmp(s, what) == 0;
+}
+
+/* A handle says where another process of this user finds the memory: process, descriptor, size. */
+cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t *handle, void *p)
+{
+    const header *h = (const header *)p - 1;
+    if (fails() || h->fd < 0 || ipc_is("refused"))
+        return last = cudaErrorInvalidValue;
+    uint64_t facts[3] = {(uint64_t)getpid(), (uint64_t)h->fd, OPEN_PAGE + h->size};
+    memset(handle, 0, sizeof *handle);
+    memcpy(handle, facts, sizeof facts);
+    return cudaSuccess;
+}
+
+cudaError_t cudaIpcOpenMemHandle(void **p, cudaIpcMemHandle_t handle, unsigned flags)
+{
+    (void)flags;
+    uint64_t facts[3];
+    char path[64];
+    memcpy(facts, &handle, sizeof facts);
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)facts[0], (int)facts[1]);
+    int fd = fails() ? -1 : open(path, O_RDWR | O_CLOEXEC);
+    void *m = fd < 0 ? MAP_FAILED
+        : mmap(nullptr, facts[2], PROT_READ | PROT_WRITE, ipc_is("deaf") ? MAP_PRIVATE : MAP_SHARED,
+               fd, 0);
+    if (fd >= 0)
+        close(fd);
+    if (m == MAP_FAILED)
+        return last = cudaErrorInvalidValue;
+    *p = (char *)m + OPEN_PAGE;
+    return cudaSuccess;
+}
+
+cudaError_t cudaIpcCloseMemHandle(void *p)
+{
+    const header *h = (const header *)p - 1; /* the owner's, which wrote it there */
+    munmap((char *)p - OPEN_PAGE, OPEN_PAGE + h->size);
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostRegister(void *p, size_t size, unsigned flags)
+{
+    (void)p;
+    (void)size;
+    (void)flags;
+    return fails() ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+
+cudaError_t cudaHostUnregister(void *p)
+{
+    (void)p;
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostGetDevicePointer(void **out, void *p, unsigned flags)
+{
+    (void)flags;
+    *out = p;
+    return fails() ? cudaErrorInvalidValue : cudaSuccess;
 }
 
 cudaError_t cudaHostAlloc(void **p, size_t size, unsigned flags)
@@ -493,6 +600,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr a, int device
     case cudaDevAttrMultiProcessorCount: *value = 4; break;
     case cudaDevAttrComputeCapabilityMajor: *value = capability() / 10; break;
     case cudaDevAttrComputeCapabilityMinor: *value = capability() % 10; break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = 2048; break;
     case cudaDevAttrL2CacheSize: *value = 1 << 20; break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = SHARED_MAX - 1024; break;
     default: *value = 0; break;
@@ -503,6 +611,27 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr a, int device
 cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int device)
 {
     snprintf(id, (size_t)size, "0000:%02x:00.0", 1 + device);
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetByPCIBusId(int *device, const char *id)
+{
+    unsigned bus = 0;
+    if (sscanf(id, "0000:%2x:00.0", &bus) != 1 || bus == 0)
+        return last = cudaErrorInvalidValue;
+    *device = (int)bus - 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int other)
+{
+    *can = device != other;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int *device)
+{
+    *device = 0;
     return cudaSuccess;
 }
 
