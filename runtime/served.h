@@ -9,6 +9,7 @@
 #include "budget.h"
 #include "chat.h"
 #include "checkpoint.h"
+#include "commchoice.h"
 #include "commcount.h"
 #include "engine.h"
 #include "genconf.h"
@@ -29,12 +30,6 @@ typedef struct tn_device_ref {
     const tn_device *table; /* the core's own copy */
     void *self;
 } tn_device_ref;
-
-typedef struct tn_comm_ref {
-    const char *name;
-    const tn_comm *table;   /* the core's own copy */
-    void *self;
-} tn_comm_ref;
 
 #define TN_SERVED_PROFILE 1u    /* time every operation */
 #define TN_SERVED_NO_ENGINE 2u  /* stop before reserving: recipe, forms and budget only */

@@ -57,7 +57,45 @@ tn_status tn_served_open_card(tn_served *s, const tn_device_ref *d, tn_err *err)
     return d->table->open(d->self, index, &s->dev, err);
 }
 
-/* The named communicator, or with "auto" the first that works on the device's memory. */
+static bool is_to_choose(const tn_served *s, const tn_served_setup *setup)
+{
+    return strcmp(s->settings->communicator, "auto") == 0
+        && tn_comm_fitting(setup->comm, setup->ncomm,
+                           s->info.host_memory ? TN_COMM_HOST : TN_COMM_DEVICE) > 1;
+}
+
+static tn_status round_of(void *team, tn_status mine, const void *data, uint64_t size, void *all,
+                          tn_err *err)
+{
+    return tn_team_round(team, mine, data, size, all, err);
+}
+
+static tn_status share_of(void *team, void *data, uint64_t size, tn_err *err)
+{
+    return tn_team_share(team, data, size, err);
+}
+
+/* Of several that fit, the fastest by size. */
+static tn_status choose_comm(tn_served *s, const tn_served_setup *setup, tn_err *err)
+{
+    const tn_choice_setup c = {
+        .comm = setup->comm, .ncomm = setup->ncomm, .rank = s->place.rank, .nrank = s->place.nrank,
+        .flag = s->info.host_memory ? TN_COMM_HOST : TN_COMM_DEVICE, .card = s->place.local,
+        .join_ms = s->settings->rank_patience * 1000u, .device = s->device->table, .dev = s->dev,
+        .round = round_of, .share = share_of, .team = s->team, .log = s->log};
+    return tn_comm_choose(&c, &s->comm, &s->group, err);
+}
+
+static tn_status join_comm(tn_served *s, uint8_t *id, tn_err *err)
+{
+    tn_status st = tn_team_share(s->team, id, TN_COMM_ID_SIZE, err);
+    return st != TN_OK ? st
+        : s->comm->table->join(s->comm->self, id, s->place.rank, s->place.nrank, s->place.local,
+                               s->settings->rank_patience * 1000u, &s->group, err);
+}
+
+/* The named communicator, or with "auto" the first that works on the device's memory: the only one,
+ * or else the one to compare with the other ranks' before choosing. */
 static tn_status pick_comm(tn_served *s, const tn_served_setup *setup, tn_err *err)
 {
     const char *wanted = s->settings->communicator;
@@ -136,7 +174,8 @@ tn_status tn_served_join(tn_served *s, const tn_served_setup *setup, tn_status m
         return t == NULL ? st : tn_team_round(t, st, NULL, 0, NULL, err);
     tn_team_phase(t, "shaking hands");
     own = facts_of(s);
-    if (s->place.rank == 0)
+    bool chooses = is_to_choose(s, setup);
+    if (s->place.rank == 0 && !chooses)
         st = s->comm->table->make_id(s->comm->self, id, err);
     st = tn_team_round(t, st, &own, sizeof own, all, err);
     if (st != TN_OK)
@@ -145,12 +184,9 @@ tn_status tn_served_join(tn_served *s, const tn_served_setup *setup, tn_status m
     st = tn_team_round(t, st, NULL, 0, NULL, err);
     if (st == TN_OK)
         st = compare_files(s, err);
-    if (st == TN_OK)
-        st = tn_team_share(t, id, sizeof id, err);
     if (st != TN_OK)
         return st;
-    st = s->comm->table->join(s->comm->self, id, s->place.rank, s->place.nrank, s->place.local,
-                              s->settings->rank_patience * 1000u, &s->group, err);
+    st = chooses ? choose_comm(s, setup, err) : join_comm(s, id, err);
     if (st == TN_OK && s->info.host_memory)
         tn_comm_count_open(&s->count, s->comm->table, s->group);
     return tn_team_round(t, st, NULL, 0, NULL, err);

@@ -91,8 +91,8 @@ static const tn_option model_options[] = {
     ENUM("head", "keep", requants, "Requantize a 16-bit output head at load."),
     ENUM("dense", "keep", requants, "Requantize other 16-bit weights at load."),
     NUM(INT, "tensor_parallel_size", "1", 1, 64, "Ranks that share the model, a process each."),
-    OPT(TEXT, "communicator", "auto", "The plugin that joins the ranks; auto: the first loaded one "
-        "that works on the device's memory."),
+    OPT(TEXT, "communicator", "auto", "The plugin that joins the ranks; auto: of the loaded ones "
+        "that work on the device's memory, the fastest for each size, measured at the start."),
     NUM(INT, "rank_timeout", "30", 1, 86400, "Seconds after which a rank that says nothing, or cannot "
         "be reached, is lost."),
     NUM(INT, "rank_patience", "60", 1, 86400, "Seconds for all ranks to come at the start."),

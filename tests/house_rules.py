@@ -16,8 +16,8 @@ LINES_MOST = 1000
 # Layers in order; each name is a header of runtime/ without ".h", or a prefix ending in "*".
 LAYERS = [
     ("tools", "arena buf json log metric number nearest names plain quote utf8seq unicode* floats "
-              "commcount conf* option settings speculative flags* progress pattern regex* scanner newer "
-              "siphash cleanenv"),
+              "commchoice commcount commtrial conf* option settings speculative flags* progress pattern "
+              "regex* scanner newer siphash cleanenv"),
     ("files", "safetensors checkpoint ckpt* filemap jsonscan stwriter sessionfile gguf ggml_types import* "
               "tokenizer tok* bpe pretoken* normal* added decod* detok ids lexicon jinja_* chat*"),
     ("wall", "wall* guard manners elffile plugin_*"),
