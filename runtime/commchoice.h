@@ -27,7 +27,8 @@ typedef struct tn_choice_setup {
     uint32_t rank, nrank;
     uint32_t card;               /* this rank's, as join wants it */
     uint32_t join_ms;
-    uint32_t trial_ms;           /* after which a trial counts as hanging; 0: two seconds */
+    uint32_t trial_ms;           /* after which a trial counts as hanging; 0: ten seconds */
+    uint32_t measure_ms;         /* larger sizes are left out beyond it; 0: one and a half seconds */
     const tn_device *device;     /* whose memory it is */
     void *dev;
     /* As tn_team_round and tn_team_share. */

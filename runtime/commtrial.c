@@ -132,8 +132,10 @@ tn_status tn_trial_run(const tn_trial *t, const tn_trial_room *room, double *us,
     pthread_t thread;
     work *w = calloc(1, sizeof *w);
     *stuck = false;
-    if (w == NULL)
+    if (w == NULL || room->mem == NULL) {
+        free(w);
         return tn_fail(err, TN_NO_MEMORY, "out of memory");
+    }
     w->t = *t;
     w->room = *room;
     w->stream = room->device->stream != NULL ? room->device->stream(room->dev) : NULL;

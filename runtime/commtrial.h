@@ -21,7 +21,7 @@ typedef struct tn_trial_room {
 
 tn_status tn_trial_open(const tn_device *device, void *dev, uint64_t size, tn_trial_room *out,
                         tn_err *err);
-/* Left as it is, lost, while a trial may still be in it. */
+/* Not one that a stuck trial may still be in: that is lost. */
 void tn_trial_close(tn_trial_room *room);
 
 typedef struct tn_trial {

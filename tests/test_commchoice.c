@@ -78,7 +78,7 @@ typedef struct fake {
     double base_us, us_per_kib;
     meeting m;
     const float *slot[NRANK];
-    _Atomic uint32_t calls, aborts, leaves, joins;
+    _Atomic uint32_t calls, aborts, leaves, joins, inside;
     _Atomic uint32_t is_over;  /* lets go what sticks */
 } fake;
 
@@ -126,6 +126,7 @@ static tn_status all_reduce(void *group, void *x, uint64_t count, uint32_t dtype
     if (f->kind == NO_F16 && dtype == TN_F16)
         return tn_fail(err, TN_UNSUPPORTED, "no halves");
     atomic_fetch_add(&f->calls, 1);
+    atomic_fetch_add(&f->inside, 1);
     while (f->kind == STICKS && !atomic_load(&f->is_over))
         sleep_us(1000);
     if (f->kind == HANGS && g->rank == 2)
@@ -144,6 +145,7 @@ static tn_status all_reduce(void *group, void *x, uint64_t count, uint32_t dtype
     if (f->kind == LIES && g->rank == 1)
         ((float *)x)[count - 1] += 1;
     sleep_us(f->base_us + f->us_per_kib * (double)(count * 4) / 1024);
+    atomic_fetch_sub(&f->inside, 1);
     return good ? TN_OK : tn_fail(err, TN_CANCELLED, "aborted");
 }
 
@@ -308,7 +310,7 @@ static void *live(void *user)
     world *w = l->w;
     seat s = {&w->t, l->rank};
     tn_choice_setup setup = {.comm = w->ref, .ncomm = NFAKE + 1, .flag = TN_COMM_HOST,
-                             .rank = l->rank, .nrank = NRANK, .join_ms = 1000, .trial_ms = w->trial_ms,
+                             .rank = l->rank, .nrank = NRANK, .join_ms = 1000, .trial_ms = w->trial_ms, .measure_ms = 60000,
                              .device = &device, .round = round_of, .share = share_of, .team = &s, .log = w->log};
     uint32_t r = l->rank;
     w->st[r] = tn_comm_choose(&setup, &w->comm[r], &w->group[r], &w->err[r]);
@@ -435,7 +437,7 @@ static void left_out(uint32_t kind, bool is_warned, const char *why, uint32_t le
     char text[4096], line[200];
     struct timespec a, b;
     open_world(w, kind, GOOD);
-    w->trial_ms = kind == HANGS || kind == STICKS ? 500 : 10000;
+    w->trial_ms = kind == HANGS || kind == STICKS ? 3000 : 30000;
     clock_gettime(CLOCK_MONOTONIC, &a);
     run(w);
     clock_gettime(CLOCK_MONOTONIC, &b);
@@ -447,8 +449,8 @@ static void left_out(uint32_t kind, bool is_warned, const char *why, uint32_t le
     assert_in_range(b.tv_sec - a.tv_sec, 0, seconds_most);
     atomic_store(&w->f[0].is_over, 1);
     break_up(&w->f[0].m);
-    if (kind == STICKS)
-        sleep_us(300000);      /* its threads end now */
+    while (atomic_load(&w->f[0].inside) > 0)
+        sleep_us(1000);        /* its threads end now */
     close_world(w, text, sizeof text);
     snprintf(line, sizeof line, "%s core: the communicator first is left out: ",
              is_warned ? "warn" : "info");
@@ -460,21 +462,23 @@ static void left_out(uint32_t kind, bool is_warned, const char *why, uint32_t le
 static void what_lies_is_left_out(void **state)
 {
     (void)state;
-    left_out(LIES, true, "element 1023 of a sum of 4096 bytes is ", NRANK, 20);
+    left_out(LIES, true, "element 1023 of a sum of 4096 bytes is ", NRANK, 60);
 }
 
 static void what_hangs_is_aborted(void **state)
 {
     (void)state;
-    left_out(HANGS, true, "a sum of 4096 bytes did not end within 500 ms", NRANK, 20);
+    left_out(HANGS, true, "a sum of 4096 bytes did not end within 3000 ms", NRANK, 60);
 }
 
+#ifndef __SANITIZE_ADDRESS__
 /* Deaf to an abort: the call stays in its thread, and its group is not left under its feet. */
 static void what_sticks_is_left_to_itself(void **state)
 {
     (void)state;
-    left_out(STICKS, true, "a sum of 4096 bytes did not end within 500 ms", 0, 20);
+    left_out(STICKS, true, "a sum of 4096 bytes did not end within 3000 ms", 0, 60);
 }
+#endif
 
 static void what_has_no_id_is_left_out(void **state)
 {
@@ -567,7 +571,9 @@ int main(void)
         cmocka_unit_test(who_is_best_nowhere_is_let_go),
         cmocka_unit_test(what_lies_is_left_out),
         cmocka_unit_test(what_hangs_is_aborted),
+#ifndef __SANITIZE_ADDRESS__ /* what is lost there on purpose counts as a leak */
         cmocka_unit_test(what_sticks_is_left_to_itself),
+#endif
         cmocka_unit_test(what_has_no_id_is_left_out),
         cmocka_unit_test(what_one_rank_cannot_join_nobody_joins),
         cmocka_unit_test(none_is_an_error),
