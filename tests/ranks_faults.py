@@ -2,6 +2,7 @@
 """Ranks that are killed or stopped at every phase of their life: what is seen of it, and when.
 
     python3 tests/ranks_faults.py [--rounds 100] [--ranks 2] [--seed 1] [--timeout 2]
+                                  [--device cuda --communicators peer,nccl]
 
 Each round starts a server with several ranks, waits for a phase, and sends SIGKILL or SIGSTOP to
 one rank. Then it looks at what clients were told, the exit code, the time until all that was
@@ -204,7 +205,7 @@ class Round:
         if self.phase == "idle":
             time.sleep(rng.random() * 0.3)
             return
-        self.clients = [Client(s.port, 400) for _ in range(2)]
+        self.clients = [Client(s.port, w.reply) for _ in range(2)]
         if self.phase == "prefill":
             time.sleep(w.prefill * (0.1 + 0.6 * rng.random()))
             return
@@ -307,13 +308,17 @@ def wait_for_empty(what, seconds=3):
 
 class World:
     """What the rounds share."""
-    def __init__(self, folder, ranks=2, timeout=2, seed=1):
+    def __init__(self, folder, ranks=2, timeout=2, seed=1, device="cpu", communicators=("shared",)):
         self.rng = random.Random(seed)
         self.ranks, self.timeout = ranks, timeout
-        self.model = make_model(os.path.join(folder, "m"), layers=24, hidden=256, context=1024)
-        self.ini = write_ini(os.path.join(folder, "t.ini"), plugins=("cpu", "http"),
-                             tail=f"[plugin shared]\ntimeout = {timeout}\n")
-        self.args = ("--cpu-exact", "--tensor-parallel-size", str(ranks), "--rank-timeout", str(timeout),
+        self.reply = 400 if device == "cpu" else 7000 # a card has said 400 in no time
+        self.model = make_model(os.path.join(folder, "m"), layers=24, hidden=256,
+                                context=self.reply + 1000)
+        self.ini = write_ini(os.path.join(folder, "t.ini"), plugins=(device, "http"),
+                             tail="".join(f"[plugin {c}]\ntimeout = {timeout}\n"
+                                          for c in communicators))
+        self.args = ("--device", device, *(("--cpu-exact",) if device == "cpu" else ()),
+                     "--tensor-parallel-size", str(ranks), "--rank-timeout", str(timeout),
                      "--rank-patience", str(PATIENCE), "--max-num-batched-tokens", "16",
                      "--max-num-seqs", "4", "--log-level", "debug", "--no-prefix-caching")
         self.measure()
@@ -370,10 +375,13 @@ def main():
     a.add_argument("--ranks", type=int, default=2)
     a.add_argument("--seed", type=int, default=1)
     a.add_argument("--timeout", type=int, default=2)
+    a.add_argument("--device", default="cpu")
+    a.add_argument("--communicators", default="shared", help="comma separated")
     a.add_argument("--verbose", action="store_true")
     o = a.parse_args()
     folder = tempfile.mkdtemp(prefix="tenon-faults-")
-    world = World(folder, o.ranks, o.timeout, o.seed)
+    world = World(folder, o.ranks, o.timeout, o.seed, o.device,
+                  o.communicators.split(","))
     done = []
     for phase, rank, sig in plan(o.rounds, o.ranks, world.rng):
         r = Round(world, phase, rank, sig).run()
