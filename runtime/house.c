@@ -256,13 +256,15 @@ static tn_status list_parts(tn_house *h, tn_err *err)
 }
 
 /* Frontends come first: a port that is taken is told before anything large is done. Where a
- * model is only planned none is needed, and what serves beside it may have the port. */
+ * model is only planned neither they nor communicators are needed: what serves beside it may
+ * have the port, and a plan for cards is made where there are none. */
 static tn_status init_parts(const tn_house_setup *setup, tn_house *h, tn_err *err)
 {
     static const uint32_t kinds[] = {TN_KIND_FRONT, TN_KIND_QUANT, TN_KIND_DEVICE, TN_KIND_COMM};
-    uint32_t first = setup->flags & TN_HOUSE_PLAN || h->place.rank > 0 ? 1 : 0;
+    bool plan = (setup->flags & TN_HOUSE_PLAN) != 0;
+    uint32_t first = plan || h->place.rank > 0 ? 1 : 0, end = plan ? 3 : 4;
     tn_status st = tn_wall_configure(h->wall, h->conf, err);
-    for (uint32_t i = first; st == TN_OK && i < sizeof kinds / sizeof *kinds; i++)
+    for (uint32_t i = first; st == TN_OK && i < end; i++)
         st = tn_wall_init_kind(h->wall, kinds[i], err);
     return st;
 }

@@ -168,10 +168,12 @@ tn_status tn_served_join(tn_served *s, const tn_served_setup *setup, tn_status m
     facts all[TN_RANKS_MAX], own;
     memset(&own, 0, sizeof own);
     tn_status st = mine;
+    if (t == NULL) /* a plan joins nobody */
+        return st;
     if (st == TN_OK)
         st = pick_comm(s, setup, err);
-    if (t == NULL || st != TN_OK) /* a plan joins nobody */
-        return t == NULL ? st : tn_team_round(t, st, NULL, 0, NULL, err);
+    if (st != TN_OK)
+        return tn_team_round(t, st, NULL, 0, NULL, err);
     tn_team_phase(t, "shaking hands");
     own = facts_of(s);
     bool chooses = is_to_choose(s, setup);
