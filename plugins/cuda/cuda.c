@@ -398,10 +398,10 @@ static const tn_option options[] = {
     {.size = sizeof(tn_option), .type = TN_OPT_INT, .key = "plan_multiprocessors", .fallback = "0",
      .least = 0, .greatest = 1024,
      .help = "Multiprocessors of the card to plan for; 0: the most that one of the kind has."},
-    {.size = sizeof(tn_option), .type = TN_OPT_SIZE, .key = "plan_kept", .fallback = "768MiB",
+    {.size = sizeof(tn_option), .type = TN_OPT_SIZE, .key = "plan_kept", .fallback = "1GiB",
      .least = 0, .greatest = 1125899906842624.0,
      .help = "What driver, context, NCCL and captured graphs take of the card to plan for beside "
-             "the budget: 541 to 860 MiB a process were seen."},
+             "the budget: 0.8 to 1.1 GiB a process were seen."},
 };
 
 static const tn_device device = {
