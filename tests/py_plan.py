@@ -78,6 +78,10 @@ with check("a folder without weights wants dummy ones"):
     r = run("plan", wide, "--config", ini)
     assert r.returncode == 66 and "safetensors" in r.stderr, (r.returncode, r.stderr)
 
+with check("a plan joins nobody: a communicator that cannot work here does not matter"):
+    cards = write_ini(os.path.join(folder, "cards.ini"), plugins=("cpu", "awq", "nccl"))
+    assert plan(llama, "-tp", "2", conf=cards)["ranks"] == 2
+
 with check("the parts are the whole, and a rank's part is less"):
     one, two = plan(hybrid), plan(hybrid, "-tp", "2")
     for p in (one, two):
@@ -200,12 +204,12 @@ if BUILD and subprocess.run(MAKE + ["-n"], capture_output=True).returncode == 0:
     os.environ["CUDASIM_NO_DEVICE"] = "1"
     with check("a card of 16 GiB, without a card"):
         four = plan(big, "--gpu-memory", "16GiB", "-tp", "4", "--load-format", "dummy", conf=card)
-        assert four["rank_memory"] == int(0.9 * (16 << 30)) - (512 << 20), four
+        assert four["rank_memory"] == int(0.9 * (16 << 30)) - (1 << 30), four
         assert four["weight_bytes"] < plan(big, "--gpu-memory", "16GiB", conf=card)["weight_bytes"] / 2
         p = plan(big, "--gpu-memory", "16GiB", "--gpu-arch", "7.5", conf=card)
         assert p["device"] == "cuda" and p["arch"] == "sm_75", p
         assert p["device_memory"] == 16 << 30
-        assert p["rank_memory"] == int(0.9 * (16 << 30)) - (512 << 20), p
+        assert p["rank_memory"] == int(0.9 * (16 << 30)) - (1 << 30), p
     with check("the operator's device goes first"):
         p = plan(big, "--gpu-memory", "16GiB", "--device", "cpu", conf=card)
         assert p["device"] == "cpu" and p["device_memory"] == 16 << 30
