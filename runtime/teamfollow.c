@@ -146,6 +146,9 @@ tn_status tn_team_follow(tn_team *t, const tn_team_work *w, tn_err *err)
         if (st != TN_OK)
             say_fail(t, st, err->text);
     }
+    /* Leaving a group that counts as sound waits for ranks that may never answer. */
+    if (st != TN_OK && w->comm != NULL && w->comm->abort != NULL && w->group != NULL)
+        w->comm->abort(w->group);
     tn_team_step_close(&c.step);
     tn_buf_close(&c.out);
     return st;

@@ -421,29 +421,37 @@ def between():
                      TENON_TEAM_KEY="short")
         assert r.returncode == 78 and "TENON_TEAM_KEY: too short" in r.stderr, r.stderr
     with check("the cable is pulled while they decode: clients are told, all end"):
-        port = 8000
-        p = start("serve", *TWO, "--port", str(port), comm="mpi", before=launch, **env)
-        try:
-            ready(p)
-            ranks = ranks_below(p.pid)
-            assert sorted(ranks) == [0, 1], ranks
+        pull(launch, env, True)
+    with check("the cable is pulled while they are idle: all end"):
+        ip("-n", A, "link", "set", "ta", "up")
+        pull(launch, env, False)
+
+
+def pull(launch, env, busy):
+    p = start("serve", *TWO, "--port", "8000", comm="mpi", before=launch, **env)
+    try:
+        ready(p)
+        ranks = ranks_below(p.pid)
+        assert sorted(ranks) == [0, 1], ranks
+        if busy:
             ask = subprocess.Popen(
                 ["ip", "netns", "exec", A, "python3", "-c", "import sys; sys.path.insert(0, sys.argv[1])\n"
                  "from ranks_faults import Client\nc = Client(8000, 300)\n"
                  "while not (c.first or c.ended): pass\nprint('first', flush=True)\nc.join()\nprint(c.saw)",
                  os.path.dirname(os.path.abspath(__file__))], stdout=subprocess.PIPE, text=True, env=ENV)
             assert ask.stdout.readline() == "first\n", text(p)
-            ip("-n", A, "link", "set", "ta", "down")
+        ip("-n", A, "link", "set", "ta", "down")
+        if busy:
             begun = time.monotonic()
             saw = ask.communicate(timeout=30)[0].strip()
             took = time.monotonic() - begun
             assert saw == "error event", (saw, text(p))
             assert took < 15, took
-            assert wait_for(lambda: not any(map(is_there, ranks.values())), 20), text(p)
-            # mpirun waits on for its daemon beyond the cable; that is not ours to end
-            assert re.search(r"rank 1.*(not heard of|lost|did not come)", text(p)), text(p)
-        finally:
-            end(p)
+        assert wait_for(lambda: not any(map(is_there, ranks.values())), 20), text(p)
+        # mpirun waits on for its daemon beyond the cable; that is not ours to end
+        assert re.search(r"rank 1.*(not heard of|lost|did not come)", text(p)), text(p)
+    finally:
+        end(p)
 
 
 mpirun()
