@@ -207,6 +207,16 @@ static tn_status hear(tn_team *t, uint32_t r, void *to, uint64_t size, tn_err *e
     return TN_OK;
 }
 
+/* All hear the same, also when one of them is lost meanwhile: else some would go on to what the
+ * others never begin. The next round finds who is lost, and so does the watch behind the last. */
+static void tell_all(tn_team *t, uint32_t kind, uint32_t status, const void *data, uint64_t size)
+{
+    tn_err unused;
+    for (uint32_t r = 1; r < t->nrank; r++)
+        if (tn_team_send(t, r, kind, status, data, size, NULL, 0, &unused) == TN_TIMEOUT)
+            t->peer[r].gone = true; /* a frame that was cut */
+}
+
 static tn_status round_lead(tn_team *t, tn_status mine, const void *data, uint64_t size,
                             void *all, tn_err *err)
 {
@@ -229,14 +239,7 @@ static tn_status round_lead(tn_team *t, tn_status mine, const void *data, uint64
             more = true;
         }
     }
-    for (uint32_t r = 1; r < t->nrank; r++) {
-        tn_status s = tn_team_send(t, r, TN_WIRE_VERDICT, (uint32_t)st, err->text,
-                                   st != TN_OK ? strlen(err->text) : 0, NULL, 0, &other);
-        if (s != TN_OK && st == TN_OK) {
-            tn_team_obituary(t, r, &other, err);
-            st = TN_UNAVAILABLE;
-        }
-    }
+    tell_all(t, TN_WIRE_VERDICT, (uint32_t)st, err->text, st != TN_OK ? strlen(err->text) : 0);
     return st;
 }
 
@@ -270,13 +273,11 @@ tn_status tn_team_round(tn_team *t, tn_status mine, const void *data, uint64_t s
 tn_status tn_team_share(tn_team *t, void *data, uint64_t size, tn_err *err)
 {
     tn_frame f;
-    tn_status st = TN_OK;
     if (t->rank == 0) {
-        for (uint32_t r = 1; r < t->nrank && st == TN_OK; r++)
-            st = tn_team_send(t, r, TN_WIRE_SHARE, 0, data, size, NULL, 0, err);
-        return st;
+        tell_all(t, TN_WIRE_SHARE, 0, data, size);
+        return TN_OK;
     }
-    st = expect(t, 0, TN_WIRE_SHARE, &f, err);
+    tn_status st = expect(t, 0, TN_WIRE_SHARE, &f, err);
     if (st == TN_OK && f.size != size)
         return tn_fail(err, TN_UNAVAILABLE, "rank 0 shared %llu bytes; expected %llu",
                        (unsigned long long)f.size, (unsigned long long)size);

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_team.c - runtime/team*.c: frames, steps as bytes, who a process is, meeting, rounds. Two
  * ranks are two threads of this process. */
-#include "team.h"
-#include "teamstep.h"
-#include "teamwire.h"
+#include "teamparts.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -508,7 +506,7 @@ typedef struct turn {
     tn_team *team;
     tn_status mine, st;
     uint64_t say;
-    uint64_t all[2];
+    uint64_t all[3];
     tn_err err;
 } turn;
 
@@ -564,6 +562,48 @@ static void test_rounds(void **state)
     tn_team_close(m[0].team);
 }
 
+static void *three_steps(void *arg)
+{
+    turn *t = arg;
+    uint64_t number = t->say;
+    take_turn(t);
+    bool well = t->st == TN_OK && tn_team_share(t->team, &number, sizeof number, &t->err) == TN_OK;
+    t->mine = well && number == 5 ? TN_OK : tn_fail(&t->err, TN_INTERNAL, "no verdict, or another's");
+    take_turn(t);
+    return NULL;
+}
+
+/* A rank says its word and ends. The others all hear one verdict, and of the loss a round later:
+ * none waits for what another never begins. */
+static void test_lost_in_between(void **state)
+{
+    member m[3];
+    uint64_t word = 7;
+    tn_err err;
+    pthread_t thread;
+    (void)state;
+    new_address();
+    for (uint32_t i = 0; i < 3; i++)
+        begin(&m[i], i, 3, 10);
+    for (uint32_t i = 0; i < 3; i++)
+        pthread_join(m[i].thread, NULL);
+    assert_int_equal(m[0].st | m[1].st | m[2].st, TN_OK);
+    assert_int_equal(tn_team_send(m[1].team, 0, TN_WIRE_ROUND, TN_OK, &word, sizeof word, NULL, 0,
+                                  &err), TN_OK);
+    tn_team_close(m[1].team);
+    turn a = {.team = m[0].team, .say = 5}, b = {.team = m[2].team, .say = 6};
+    assert_int_equal(pthread_create(&thread, NULL, three_steps, &b), 0);
+    three_steps(&a);
+    pthread_join(thread, NULL);
+    assert_int_equal(a.all[1], 7);
+    assert_int_equal(a.st, TN_UNAVAILABLE);
+    assert_non_null(strstr(a.err.text, "rank 1 is lost"));
+    assert_int_equal(b.st, TN_UNAVAILABLE);
+    assert_non_null(strstr(b.err.text, "rank 1 is lost"));
+    tn_team_close(m[2].team);
+    tn_team_close(m[0].team);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -579,6 +619,7 @@ int main(void)
         cmocka_unit_test(test_wrong_proof),
         cmocka_unit_test(test_turned_away),
         cmocka_unit_test(test_rounds),
+        cmocka_unit_test(test_lost_in_between),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
