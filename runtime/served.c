@@ -585,6 +585,7 @@ tn_status tn_served_open(const tn_served_setup *setup, tn_served *out, tn_err *e
 
 void tn_served_close(tn_served *s)
 {
+    tn_team_hush(s->team); /* it may be telling the engine of a lost rank */
     if (s->engine != NULL)
         tn_engine_close(s->engine);
     s->engine = NULL;

@@ -103,11 +103,13 @@ void tn_alike_forms(tn_alike *a, const tn_served *s)
 {
     const tn_recipe *r = &s->draft.recipe;
     const tn_limits *l = &s->limits;
+    const tn_model_settings *m = s->settings;
     const uint64_t limits[] = {l->rows_max, l->seqs_max, l->outs_max, l->blocks_max, l->block_tokens,
                                l->context_max, l->top_max, l->cache_dtype, l->exact, l->drafts_max,
-                               r->act_dtype, r->nsection};
+                               r->act_dtype, r->nsection, m->rank_check, m->rank_timeout,
+                               m->kv_cache_memory, m->num_gpu_blocks_override, m->state_snapshots};
     open_for(a, 1 + (uint64_t)r->nweight);
-    put(a, "", "context, batch, cache or type of its settings", hash(limits, sizeof limits));
+    put(a, "", "context, batch, cache, type, rank_check or rank_timeout of its settings", hash(limits, sizeof limits));
     for (uint32_t i = 0; i < r->nweight; i++) {
         const tn_weight_spec *w = &r->weight[i];
         const tn_source *from = &s->draft.source[i];

@@ -41,17 +41,26 @@ tn_status tn_served_team(tn_served *s, const tn_served_setup *setup, tn_err *err
     return tn_team_start(&t, &s->team, err);
 }
 
-/* Ranks beyond the last card share cards from the first on. */
+/* Ranks beyond the last card share cards from the first on. A rank's own comes first: a card that
+ * was once opened keeps some memory for the process, so the first is opened to count them only by
+ * ranks that have none of their own. */
 tn_status tn_served_open_card(tn_served *s, const tn_device_ref *d, tn_err *err)
 {
     tn_device_info info = {.size = sizeof info};
+    tn_err other;
+    if (s->place.local == 0)
+        return d->table->open(d->self, 0, &s->dev, err);
+    if (d->table->open(d->self, s->place.local, &s->dev, err) == TN_OK)
+        return TN_OK;
+    s->dev = NULL;
     tn_status st = d->table->open(d->self, 0, &s->dev, err);
-    if (st != TN_OK || s->place.local == 0)
+    if (st == TN_OK)
+        st = d->table->info(s->dev, &info, &other);
+    if (st != TN_OK)
         return st;
-    st = d->table->info(s->dev, &info, err);
     uint32_t index = info.ndevice > 0 ? s->place.local % info.ndevice : 0;
-    if (st != TN_OK || index == 0)
-        return st;
+    if (index == 0)
+        return TN_OK;
     d->table->close(s->dev);
     s->dev = NULL;
     return d->table->open(d->self, index, &s->dev, err);
@@ -117,15 +126,27 @@ static tn_status pick_comm(tn_served *s, const tn_served_setup *setup, tn_err *e
 
 /* What must be the same on all ranks before anything is joined. */
 typedef struct facts {
-    char version[32], comm[33], device[33], arch[32], quant[33];
+    char version[32], comm[160], device[33], arch[32], quant[33];
     uint32_t abi;
 } facts;
 
-static facts facts_of(const tn_served *s)
+/* The one that was picked, or all that are to be chosen from, in their order. */
+static void name_comms(const tn_served *s, const tn_served_setup *setup, char *out, size_t size)
 {
-    facts f = {.abi = TN_ABI_MAJOR << 16 | TN_ABI_MINOR};
+    uint32_t flag = s->info.host_memory ? TN_COMM_HOST : TN_COMM_DEVICE;
+    snprintf(out, size, "%s", s->comm->name);
+    for (uint32_t i = 0; is_to_choose(s, setup) && i < setup->ncomm; i++)
+        if ((setup->comm[i].table->flags & flag) != 0 && &setup->comm[i] != s->comm)
+            snprintf(out + strlen(out), size - strlen(out), " or %s", setup->comm[i].name);
+}
+
+static facts facts_of(const tn_served *s, const tn_served_setup *setup)
+{
+    facts f;
+    memset(&f, 0, sizeof f);
+    f.abi = TN_ABI_MAJOR << 16 | TN_ABI_MINOR;
     snprintf(f.version, sizeof f.version, "%s", TN_VERSION);
-    snprintf(f.comm, sizeof f.comm, "%s", s->comm->name);
+    name_comms(s, setup, f.comm, sizeof f.comm);
     snprintf(f.device, sizeof f.device, "%s", s->device->name);
     snprintf(f.arch, sizeof f.arch, "%s", s->info.arch);
     snprintf(f.quant, sizeof f.quant, "%s", s->quant != NULL ? s->quant->name : "none");
@@ -143,7 +164,7 @@ static tn_status compare_facts(const facts *all, uint32_t nrank, tn_err *err)
         };
         for (size_t i = 0; i < sizeof text / sizeof *text; i++)
             if (strcmp(text[i].mine, text[i].theirs) != 0)
-                return tn_fail(err, TN_CONFIG, "rank %u: %s: %.32s; rank 0 has %.32s", r,
+                return tn_fail(err, TN_CONFIG, "rank %u: %s: %.150s; rank 0 has %.150s", r,
                                text[i].what, text[i].theirs, text[i].mine);
         if (a->abi != b->abi)
             return tn_fail(err, TN_CONFIG, "rank %u: plugin ABI %u.%u; rank 0 has %u.%u", r,
@@ -175,7 +196,7 @@ tn_status tn_served_join(tn_served *s, const tn_served_setup *setup, tn_status m
     if (st != TN_OK)
         return tn_team_round(t, st, NULL, 0, NULL, err);
     tn_team_phase(t, "shaking hands");
-    own = facts_of(s);
+    own = facts_of(s, setup);
     bool chooses = is_to_choose(s, setup);
     if (s->place.rank == 0 && !chooses)
         st = s->comm->table->make_id(s->comm->self, id, err);

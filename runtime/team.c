@@ -92,17 +92,34 @@ void tn_team_obituary(tn_team *t, uint32_t rank, const tn_err *how, tn_err *out)
 void tn_team_lose(tn_team *t, const tn_err *why)
 {
     pthread_mutex_lock(&t->lock);
-    bool first = !t->lost && !t->closing;
+    bool first = !t->lost && !t->closing, tells = first && t->work.on_lost != NULL;
     if (first) {
         t->lost = true;
         t->why = *why;
     }
+    t->telling = t->telling || tells;
     pthread_cond_broadcast(&t->news);
     pthread_mutex_unlock(&t->lock);
     if (first && t->work.comm != NULL && t->work.comm->abort != NULL && t->work.group != NULL)
         t->work.comm->abort(t->work.group);
-    if (first && t->work.on_lost != NULL)
-        t->work.on_lost(t->work.user, why);
+    if (!tells)
+        return;
+    t->work.on_lost(t->work.user, why);
+    pthread_mutex_lock(&t->lock);
+    t->telling = false;
+    pthread_cond_broadcast(&t->news);
+    pthread_mutex_unlock(&t->lock);
+}
+
+void tn_team_hush(tn_team *t)
+{
+    if (t == NULL)
+        return;
+    pthread_mutex_lock(&t->lock);
+    while (t->telling)
+        pthread_cond_wait(&t->news, &t->lock);
+    t->work.on_lost = NULL;
+    pthread_mutex_unlock(&t->lock);
 }
 
 tn_status tn_team_health(tn_team *t, tn_err *err)
@@ -188,8 +205,8 @@ static tn_status expect(tn_team *t, uint32_t r, uint32_t kind, tn_frame *f, tn_e
     return st;
 }
 
-/* What rank r brought to the round: a sentence, or its bytes. */
-static tn_status hear(tn_team *t, uint32_t r, void *to, uint64_t size, tn_err *err)
+/* What rank r brought to the round: a sentence, or its bytes, which matter where rank 0 did well. */
+static tn_status hear(tn_team *t, uint32_t r, bool counts, void *to, uint64_t size, tn_err *err)
 {
     tn_frame f;
     tn_status st = expect(t, r, TN_WIRE_ROUND, &f, err);
@@ -199,6 +216,8 @@ static tn_status hear(tn_team *t, uint32_t r, void *to, uint64_t size, tn_err *e
     if (f.status != TN_OK)
         return tn_fail(err, (tn_status)f.status, "rank %u: %.*s", r, (int)(b->len < 900 ? b->len : 900),
                        b->data != NULL ? b->data : "");
+    if (!counts)
+        return TN_OK;
     if (b->len != size)
         return tn_fail(err, TN_UNAVAILABLE, "rank %u brought %zu bytes; expected %llu", r, b->len,
                        (unsigned long long)size);
@@ -227,7 +246,7 @@ static tn_status round_lead(tn_team *t, tn_status mine, const void *data, uint64
         memcpy(all, data, size);
     for (uint32_t r = 1; r < t->nrank; r++) {
         bool known = t->peer[r].gone;
-        tn_status s = hear(t, r, all, size, &other);
+        tn_status s = hear(t, r, mine == TN_OK, all, size, &other);
         bool end = t->peer[r].gone && !known; /* explains what failed here, a join say */
         if (s != TN_OK && (st == TN_OK || end)) {
             st = s;

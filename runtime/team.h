@@ -102,6 +102,8 @@ tn_status tn_team_lead(tn_team *t, const tn_team_work *w, const tn_device **devi
 /* Rank 0: TN_UNAVAILABLE when a rank was lost, and why; also before `on_lost` could do anything
  * about it. [any] */
 tn_status tn_team_health(tn_team *t, tn_err *err);
+/* From here on nobody calls `on_lost`, which may be under way until this returns. */
+void tn_team_hush(tn_team *t);
 /* Others: returns when rank 0 lets go (TN_OK) or something failed. */
 tn_status tn_team_follow(tn_team *t, const tn_team_work *w, tn_err *err);
 

@@ -65,13 +65,20 @@ static bool is_same_proof(const uint64_t a[2], const uint64_t b[2])
 
 /* Beyond this machine the key must be a secret. On it a launcher's own name of the job will do
  * to tell teams apart. */
-static tn_status find_key(const struct sockaddr *to, const char **key, tn_err *err)
+static bool is_loopback(const struct sockaddr *a)
+{
+    return a->sa_family == AF_INET
+               ? ntohl(((const struct sockaddr_in *)(const void *)a)->sin_addr.s_addr) >> 24 == 127
+               : IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr);
+}
+
+static tn_status find_key(const struct addrinfo *to, const char **key, tn_err *err)
 {
     static const char *const jobs[] = {"PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid",
                                        "SLURM_JOB_ID", "PMI_KVS"};
-    bool local = to->sa_family == AF_INET
-                     ? (ntohl(((const struct sockaddr_in *)to)->sin_addr.s_addr) >> 24) == 127
-                     : IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)to)->sin6_addr);
+    bool local = true; /* all that the name stands for: any of them may be the one that is used */
+    for (; to != NULL; to = to->ai_next)
+        local = local && is_loopback(to->ai_addr);
     *key = getenv("TENON_TEAM_KEY");
     if (*key != NULL && strlen(*key) >= KEY_MIN)
         return TN_OK;
@@ -415,7 +422,7 @@ tn_status tn_team_meet(tn_team *t, const tn_team_setup *setup, tn_err *err)
     const char *key = NULL;
     tn_status st = resolve(setup->address, &a, err);
     if (st == TN_OK)
-        st = find_key(a->ai_addr, &key, err);
+        st = find_key(a, &key, err);
     if (st == TN_OK && t->rank == 0)
         st = await_all(t, setup, a, key, err);
     else if (st == TN_OK)

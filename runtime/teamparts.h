@@ -42,6 +42,7 @@ struct tn_team {
     pthread_t beat;              /* says that this rank is there */
     bool has_locks, has_watch, has_beat, closing;
     bool lost;                   /* and then `why` stands */
+    bool telling;                /* `on_lost` is being called */
     tn_err why;
 };
 

@@ -122,7 +122,7 @@ static tn_status cuda_open(void *self, uint32_t index, void **dev, tn_err *err)
     cu_dev *d = p->host->alloc(p->host->ctx, sizeof *d);
     if (d == NULL)
         return tn_fail(err, TN_NO_MEMORY, "cuda: no memory for the device");
-    *d = (cu_dev){.host = p->host, .index = (int)card, .threads = p->threads,
+    *d = (cu_dev){.host = p->host, .index = (int)card, .first = p->device, .threads = p->threads,
                   .graphs = p->graphs};
     if (planned)
         cu_planned_open(d, &p->planned);

@@ -275,7 +275,7 @@ static tn_status take_limits(cu_program *p, const tn_limits *l, tn_err *err)
                                   m->block_tokens > 256))
         return tn_fail(err, TN_UNSUPPORTED, "cuda: blocks of %u tokens; expected a multiple of 8 "
                        "from 8 to 256", m->block_tokens);
-    tn_status st = cu_ranks_check(m, err);
+    tn_status st = cu_ranks_check(m, p->dev->first, err);
     if (st != TN_OK)
         return st;
     m->cache_dtype = m->cache_dtype != 0 ? m->cache_dtype : TN_F16;

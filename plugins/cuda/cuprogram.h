@@ -33,6 +33,7 @@ typedef struct cu_planned {
 typedef struct cu_dev {
     const tn_host *host;       /* borrowed */
     int index;
+    uint32_t first;            /* the card that counts as the plugin's first */
     uint32_t nsm;
     cudaStream_t stream;
     char name[128];
@@ -252,7 +253,7 @@ void cu_planned_info(const cu_dev *d, tn_device_info *out);
 tn_status cu_planned_refuse(const cu_dev *d, const char *what, tn_err *err);
 
 /* curanks.c: what compile refuses of several ranks, who need not be there for a plan; and reserve. */
-tn_status cu_ranks_check(const tn_limits *l, tn_err *err);
+tn_status cu_ranks_check(const tn_limits *l, uint32_t first, tn_err *err);
 tn_status cu_ranks_joined(const cu_program *p, tn_err *err);
 /* Calls on the step's stream, for `rows` rows. */
 tn_status cu_sum(const cu_program *p, const cu_cmd *c, uint32_t rows, tn_err *err);

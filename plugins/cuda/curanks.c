@@ -12,10 +12,13 @@
 #define GATHER_ROWS 32u          /* taken at a time: bounds what they are gathered in */
 #define LOOK_NS 1000000u         /* between questions for the group's health */
 
-tn_status cu_ranks_check(const tn_limits *l, tn_err *err)
+tn_status cu_ranks_check(const tn_limits *l, uint32_t first, tn_err *err)
 {
     if (l->nrank < 2)
         return TN_OK;
+    if (first > 0) /* communicators count from the driver's first card */
+        return tn_fail(err, TN_CONFIG, "cuda: device: %u; ranks take the driver's cards in order, so "
+                       "name those to be used in CUDA_VISIBLE_DEVICES; expected 0", first);
     if (l->rank >= l->nrank)
         return tn_fail(err, TN_CONFIG, "cuda: rank %u of %u", l->rank, l->nrank);
     if (l->comm != NULL && (l->comm->flags & TN_COMM_DEVICE) == 0)
