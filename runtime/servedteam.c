@@ -271,6 +271,8 @@ tn_status tn_served_loaded(tn_served *s, tn_status mine, tn_err *err)
     uint64_t all[TN_RANKS_MAX], own = atomic_load(&s->loader.read);
     char read[32], files[32];
     tn_status st = s->team != NULL ? tn_team_round(s->team, mine, &own, sizeof own, all, err) : mine;
+    if (st == TN_OK && s->team != NULL)
+        st = tn_team_missed(s->team, err);
     if (st != TN_OK || s->place.rank > 0)
         return st;
     uint64_t bytes = tn_ckpt_bytes(s->ckpt) + (s->second != NULL ? tn_ckpt_bytes(s->second) : 0);

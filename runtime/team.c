@@ -227,13 +227,26 @@ static tn_status hear(tn_team *t, uint32_t r, bool counts, void *to, uint64_t si
 }
 
 /* All hear the same, also when one of them is lost meanwhile: else some would go on to what the
- * others never begin. The next round finds who is lost, and so does the watch behind the last. */
+ * others never begin. The next round finds who is lost; behind the last, tn_team_missed. */
 static void tell_all(tn_team *t, uint32_t kind, uint32_t status, const void *data, uint64_t size)
 {
-    tn_err unused;
-    for (uint32_t r = 1; r < t->nrank; r++)
-        if (tn_team_send(t, r, kind, status, data, size, NULL, 0, &unused) == TN_TIMEOUT)
+    tn_err how;
+    for (uint32_t r = 1; r < t->nrank; r++) {
+        tn_status st = tn_team_send(t, r, kind, status, data, size, NULL, 0, &how);
+        if (st == TN_TIMEOUT)
             t->peer[r].gone = true; /* a frame that was cut */
+        if (st != TN_OK && !t->missed)
+            tn_team_obituary(t, r, &how, &t->missed_why);
+        t->missed = t->missed || st != TN_OK;
+    }
+}
+
+tn_status tn_team_missed(const tn_team *t, tn_err *err)
+{
+    if (!t->missed)
+        return TN_OK;
+    *err = t->missed_why;
+    return TN_UNAVAILABLE;
 }
 
 static tn_status round_lead(tn_team *t, tn_status mine, const void *data, uint64_t size,

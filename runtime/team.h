@@ -80,6 +80,8 @@ void tn_team_steps(const tn_team *t, uint64_t *steps, uint64_t *ns);
  * names the rank), and rank 0 all the bytes, [nrank][size], in `all`. */
 tn_status tn_team_round(tn_team *t, tn_status mine, const void *data, uint64_t size, void *all,
                         tn_err *err);
+/* Rank 0, behind the last round: TN_UNAVAILABLE when somebody could not be told a verdict. */
+tn_status tn_team_missed(const tn_team *t, tn_err *err);
 /* All get what rank 0 has. */
 tn_status tn_team_share(tn_team *t, void *data, uint64_t size, tn_err *err);
 

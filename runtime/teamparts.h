@@ -41,6 +41,8 @@ struct tn_team {
     pthread_t watch;             /* rank 0: reads all others */
     pthread_t beat;              /* says that this rank is there */
     bool has_locks, has_watch, has_beat, closing;
+    bool missed;                 /* rank 0, before it serves: somebody was lost, and then `missed_why` */
+    tn_err missed_why;
     bool lost;                   /* and then `why` stands */
     bool telling;                /* `on_lost` is being called */
     tn_err why;
