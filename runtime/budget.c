@@ -80,6 +80,23 @@ static void print_experts(const tn_budget *b, tn_buf *out)
                       ? "the others in the host's memory" : "none in the host's memory");
 }
 
+static bool keep_more(uint64_t *a, uint64_t b)
+{
+    bool more = b > *a;
+    *a = more ? b : *a;
+    return more;
+}
+
+bool tn_need_keep_most(tn_need *n, const tn_need *with)
+{
+    bool more = keep_more(&n->weight_bytes, with->weight_bytes);
+    more |= keep_more(&n->workspace_bytes, with->workspace_bytes);
+    more |= keep_more(&n->block_bytes, with->block_bytes);
+    more |= keep_more(&n->slot_bytes, with->slot_bytes);
+    more |= keep_more(&n->host_bytes, with->host_bytes);
+    return more;
+}
+
 tn_status tn_budget_make(const tn_budget_ask *a, const tn_need *need, tn_budget *out,
                          tn_err *err)
 {

@@ -39,6 +39,9 @@ typedef struct tn_budget {
     uint32_t context_fits;  /* longest sequence the cache holds, at most ask.context */
 } tn_budget;
 
+/* Ranks agree on one need: of each part the most that one of them has. True when `with` has more
+ * of some part than `n` had. */
+bool tn_need_keep_most(tn_need *n, const tn_need *with);
 /* TN_UNAVAILABLE with the table in one sentence when not even one block fits. */
 tn_status tn_budget_make(const tn_budget_ask *ask, const tn_need *need, tn_budget *out,
                          tn_err *err);

@@ -63,35 +63,6 @@ void tn_plan_pretend(tn_served *s, uint64_t bytes)
     s->room = tn_budget_room(&s->info, s->settings->gpu_memory_utilization, &s->whole);
 }
 
-#define PARTS 5
-static void parts_of(const tn_need *n, uint64_t out[PARTS])
-{
-    out[0] = n->weight_bytes;
-    out[1] = n->workspace_bytes;
-    out[2] = n->block_bytes;
-    out[3] = n->slot_bytes;
-    out[4] = n->host_bytes;
-}
-
-/* As ranks agree on it when they come up; true when `with` is the first with its most. */
-static bool keep_most(tn_need *n, const tn_need *with)
-{
-    uint64_t a[PARTS], b[PARTS];
-    bool more = false;
-    parts_of(n, a);
-    parts_of(with, b);
-    for (int i = 0; i < PARTS; i++) {
-        more = more || b[i] > a[i];
-        a[i] = b[i] > a[i] ? b[i] : a[i];
-    }
-    n->weight_bytes = a[0];
-    n->workspace_bytes = a[1];
-    n->block_bytes = a[2];
-    n->slot_bytes = a[3];
-    n->host_bytes = a[4];
-    return more;
-}
-
 /* Compiles every rank that matters, and leaves the greatest need in p->s->need. */
 static tn_status count(tn_planner *p, uint32_t context, tn_plan *plan, tn_err *err)
 {
@@ -115,7 +86,7 @@ static tn_status count(tn_planner *p, uint32_t context, tn_plan *plan, tn_err *e
             tn_loader_sum(&s->loader, s->device->table, s->program, &plan->sizes);
         }
         need.cache_dtype = s->need.cache_dtype;
-        p->most[r] = keep_most(&need, &s->need) || r == 0;
+        p->most[r] = tn_need_keep_most(&need, &s->need) || r == 0;
         tn_served_drop(s);
     }
     p->of = m;

@@ -11,7 +11,7 @@ static void take_fact(void *stats, const char *key, const char *text)
     tn_rank_stats_fact(stats, key, text);
 }
 
-/* The device's report is asked for now and then, and remembered between. */
+/* What the device reports of itself, at most REPORT_SECONDS old. */
 static void look_at_facts(tn_served *s, tn_rank_stats *out)
 {
     time_t now = time(NULL);

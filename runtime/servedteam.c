@@ -232,11 +232,6 @@ static tn_status compare_forms(tn_served *s, tn_err *err)
     return st;
 }
 
-static void keep_most(uint64_t *a, uint64_t b)
-{
-    *a = b > *a ? b : *a;
-}
-
 tn_status tn_served_agree(tn_served *s, tn_status mine, tn_err *err)
 {
     means all[TN_RANKS_MAX], m = {.need = s->need, .memory = s->room,
@@ -248,12 +243,7 @@ tn_status tn_served_agree(tn_served *s, tn_status mine, tn_err *err)
                    tn_served_sharers(s), s->place.nrank);
     tn_status st = tn_team_round(s->team, mine, &m, sizeof m, all, err);
     for (uint32_t r = 1; st == TN_OK && s->place.rank == 0 && r < s->place.nrank; r++) {
-        const tn_need *n = &all[r].need;
-        keep_most(&m.need.weight_bytes, n->weight_bytes);
-        keep_most(&m.need.workspace_bytes, n->workspace_bytes);
-        keep_most(&m.need.block_bytes, n->block_bytes);
-        keep_most(&m.need.slot_bytes, n->slot_bytes);
-        keep_most(&m.need.host_bytes, n->host_bytes);
+        (void)tn_need_keep_most(&m.need, &all[r].need);
         m.memory = all[r].memory < m.memory ? all[r].memory : m.memory;
     }
     if (st == TN_OK)
